@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets the environment up if needed, then checks lint and format and runs all tests.
+#
+#   bash scripts/test.sh [ARGUMENTS OF PYTEST]
+#
+#   bash scripts/test.sh                              everything
+#   bash scripts/test.sh tests/dassl -k scheduler     one room, some tests
+#
+# Tests on real images read ANPROMPT_TEST_DATA (default: ../shared/data) and skip without it.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+if asks_help "$@"; then usage; exit 0; fi
+ensure_env --dev
+cd "$ROOT"
+"$PY" -m ruff check .
+"$PY" -m ruff format --check .
+exec "$PY" -m pytest "$@"

@@ -1,10 +1,10 @@
 """The one cure for importing torchvision beside a CPU-only PyTorch.
 
-PyPI's torchvision wheels carry operators compiled against the CUDA build of PyTorch. Beside a CPU-only
-torch that library cannot be loaded, and ``import torchvision`` then fails with "operator
+PyPI's torchvision wheels carry operators compiled against the CUDA build of PyTorch. Beside a
+CPU-only torch that library cannot be loaded, and ``import torchvision`` then fails with "operator
 torchvision::nms does not exist", because torchvision attaches shape functions to operators nobody
-declared. Declaring the two schemas first is enough: image transforms do not call them. Where the real
-operators are present (``torchvision._C`` loads), this module changes nothing.
+declared. Declaring the two schemas first is enough: image transforms do not call them. Where the
+real operators are present (``torchvision._C`` loads), this module changes nothing.
 
 Import it before torchvision or anything that imports torchvision (open_clip does)::
 

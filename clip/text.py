@@ -1,0 +1,143 @@
+"""Text at the cost of what is particular to a class.
+
+Class prompts begin alike (start token, learned context, template words) and differ in a few tokens.
+Attention is causal, so two savings are exact:
+
+- *cut*: nothing after the end token can influence the feature read there;
+- *shared prefix*: positions before the first difference have the same hidden states for every
+  class, in every layer. They run once, and each class's own tokens attend to their keys and
+  values.
+
+``SharedText`` holds hidden states in that form. Its plain twin, ``plain_features``, runs every
+sequence in full; tests compare the two, values and gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .model import CLIP, Edit, Transformer
+
+
+def end_positions(tokens: Tensor) -> Tensor:
+    """Token ids (C, L) -> positions of the end token (C,), the highest id of each row."""
+    return tokens.argmax(dim=-1)
+
+
+def common_prefix_length(tokens: Tensor) -> int:
+    """How many leading positions of the token ids (C, L) are equal in all rows.
+
+    At least the start token, and at most up to the first end token, so that every text keeps at
+    least one token of its own.
+    """
+    differs = (tokens != tokens[:1]).any(dim=0)
+    first = int(differs.int().argmax()) if bool(differs.any()) else tokens.shape[1]
+    return max(1, min(first, int(end_positions(tokens).min())))
+
+
+@dataclass(frozen=True)
+class SharedText:
+    """Hidden states of texts that share their beginning.
+
+    prefix: (G, P, D), G groups that each have a prefix of their own (1, or one per image in
+    CoCoOp).
+    own: (G, C, S, D), what follows, per class, cut at the longest text's end token.
+    eot: (C,) position of the end token within ``own``.
+    """
+
+    prefix: Tensor
+    own: Tensor
+    eot: Tensor
+
+    def run(
+        self,
+        transformer: Transformer,
+        start: int = 0,
+        stop: int | None = None,
+        edit: Edit | None = None,
+    ) -> SharedText:
+        """Run blocks ``start .. stop - 1``; ``edit(layer, prefix)`` may change the prefix before
+        each.
+
+        After the transformer's last block only the end token's state is left, ``own`` (G, C, 1,
+        D), and an empty prefix: nothing else is read.
+        """
+        stop = transformer.layers if stop is None else stop
+        prefix, own, eot = self.prefix, self.own, self.eot
+        for layer in range(start, stop):
+            if edit is not None:
+                prefix = edit(layer, prefix)
+            if layer < transformer.layers - 1:
+                prefix, own = transformer.resblocks[layer].run_shared(prefix, own)
+            else:
+                _, own = transformer.resblocks[layer].run_shared(prefix, own, eot)
+                prefix, eot = own.new_zeros(len(own), 0, own.shape[-1]), torch.zeros_like(eot)
+        return SharedText(prefix, own, eot)
+
+    def features(self, clip: CLIP) -> Tensor:
+        """Text features (G, C, embed_dim), or (C, embed_dim) for one group; not normalised."""
+        classes = torch.arange(self.own.shape[1], device=self.own.device)
+        features = clip.ln_final(self.own[:, classes, self.eot]) @ clip.text_projection
+        return features[0] if len(features) == 1 else features
+
+    def detach(self) -> SharedText:
+        return replace(self, prefix=self.prefix.detach(), own=self.own.detach())
+
+
+def share_text(clip: CLIP, prefix: Tensor, own: Tensor, eot: Tensor) -> SharedText:
+    """Token embeddings -> block 0's input (positions added).
+
+    Args:
+        prefix: (P, D) or (G, P, D) embeddings all classes begin with (start token included).
+        own: (C, S, D) embeddings that follow.
+        eot: (C,) position of the end token within ``own``.
+    """
+    if prefix.dim() == 2:
+        prefix = prefix.unsqueeze(0)
+    shared, length = prefix.shape[1], own.shape[1]
+    positions = clip.positional_embedding.to(clip.dtype)
+    prefix = prefix.to(clip.dtype) + positions[:shared]
+    own = own.to(clip.dtype) + positions[shared : shared + length]
+    return SharedText(prefix, own.expand(len(prefix), -1, -1, -1), eot)
+
+
+def split_embeddings(
+    embeddings: Tensor, eot: Tensor, prefix_length: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings (C, L, D), ends (C,) -> prefix (P, D), own (C, S, D), end within own (C,)."""
+    last = int(eot.max()) + 1
+    return embeddings[0, :prefix_length], embeddings[:, prefix_length:last], eot - prefix_length
+
+
+def encode_tokens(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Token ids (C, L) -> text features (C, embed_dim), not normalised."""
+    embeddings = clip.token_embedding(tokens)
+    parts = split_embeddings(embeddings, end_positions(tokens), common_prefix_length(tokens))
+    return share_text(clip, *parts).run(clip.transformer).features(clip)
+
+
+def encode_embeddings(clip: CLIP, embeddings: Tensor, eot: Tensor) -> Tensor:
+    """Token embeddings (C, L, D) that share the start token only, ends (C,) -> features (C,
+    embed_dim).
+    """
+    parts = split_embeddings(embeddings, eot, prefix_length=1)
+    return share_text(clip, *parts).run(clip.transformer).features(clip)
+
+
+def plain_features(clip: CLIP, text: SharedText, edit: Edit | None = None) -> Tensor:
+    """The obvious twin of ``text.run(...).features(...)``: whole sequences, one per class and
+    group.
+
+    Returns:
+        (G, C, embed_dim), or (C, embed_dim) for one group.
+    """
+    groups, classes = text.own.shape[:2]
+    prefix = text.prefix.unsqueeze(1).expand(-1, classes, -1, -1)
+    x = torch.cat([prefix, text.own], dim=2).flatten(0, 1)  # (G * C, P + S, D)
+    own_length = text.own.shape[2]
+    x = clip.transformer.run(x, edit=edit)
+    own = x[:, x.shape[1] - own_length :].unflatten(0, (groups, classes))
+    return SharedText(text.prefix, own, text.eot).features(clip)

@@ -105,7 +105,9 @@ if [ "${#constraint[@]}" -gt 0 ]; then
   fi
 fi
 rm -f .venv/installed-*
-.venv/bin/python -m pip install --progress-bar off --quiet --disable-pip-version-check \
+detail=()
+[ -t 2 ] || detail=(--quiet --progress-bar off)
+.venv/bin/python -m pip install --disable-pip-version-check "${detail[@]+"${detail[@]}"}" \
   "${constraint[@]+"${constraint[@]}"}" -r "$requirements"
 mark_of >"$mark"
 [ "$dev" = no ] || mark_of >.venv/installed-requirements.txt

@@ -1,0 +1,323 @@
+"""What prompt-learning methods share: loading CLIP, precision, the training step, learned
+checkpoints.
+
+A method is three things on top of this file:
+
+- a ``PromptLearner``: the learned tensors, and nothing else that trains;
+- a ``PromptedCLIP``: how logits and the loss come about from a frozen CLIP and that learner;
+- a ``PromptTrainer``: its name in the registry, its defaults and how the two above are built.
+
+``trainers/template.py`` is the smallest complete example.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import clip
+from clip.text import SharedText, common_prefix_length, end_positions, share_text
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint
+
+PRECISIONS = ("fp32", "fp16", "amp", "bf16")
+DTYPES = {
+    "fp32": torch.float32,
+    "amp": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """The precision a run really has: ``fp16`` and ``amp`` are CUDA's, on a CPU they mean ``fp32``.
+
+    Raises:
+        ValueError: not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"PREC {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision in ("fp16", "amp"):
+        print(f"Precision: {precision} needs a GPU; running in fp32 on the CPU")
+        return "fp32"
+    return precision
+
+
+def load_clip(cfg: Any, precision: str, device: torch.device) -> clip.model.CLIP:
+    """The frozen backbone that ``cfg.MODEL.BACKBONE.NAME`` names, in the given precision.
+
+    Raises:
+        ValueError: the data transforms make images of another size than the backbone takes.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    model = clip.load_model(name, device=device, dtype=DTYPES[precision])
+    resolution = model.visual.input_resolution
+    if tuple(cfg.INPUT.SIZE) != (resolution, resolution):
+        raise ValueError(
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit backbone {name or 'small'!r}: "
+            f"set INPUT.SIZE ({resolution},{resolution})"
+        )
+    return model.requires_grad_(False).eval()
+
+
+def require_vit(model: clip.model.CLIP, method: str) -> None:
+    """Raise ValueError unless the image tower is a ViT, which visual prompts need."""
+    if not isinstance(model.visual, clip.model.VisionTransformer):
+        raise ValueError(
+            f"{method} puts prompts into the image tower and needs a ViT backbone: "
+            "set MODEL.BACKBONE.NAME to one, e.g. ViT-B/16"
+        )
+
+
+def setting_for(dataset: str, value: float | None, table: dict, default: float) -> float:
+    """A setting that may depend on the *training* data set: value if set, else table, else
+    default.
+    """
+    return float(value if value is not None else table.get(dataset, default))
+
+
+class TokenizedPrompts(nn.Module):
+    """Class prompts as CLIP reads them, cut at the last end token.
+
+    Attributes:
+        tokens: (C, L) token ids.
+        embeddings: (C, L, D) token embeddings, no positions added.
+        eot: (C,) position of the end token.
+        shared: leading positions that all prompts have in common (at least the start token).
+    """
+
+    def __init__(self, clip_model: clip.model.CLIP, prompts: list[str]):
+        super().__init__()
+        tokens = clip.tokenize(prompts).to(clip_model.positional_embedding.device)
+        eot = end_positions(tokens)
+        tokens = tokens[:, : int(eot.max()) + 1]
+        self.shared = common_prefix_length(tokens)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("eot", eot, persistent=False)
+        with torch.no_grad():
+            embeddings = clip_model.token_embedding(tokens)
+        self.register_buffer("embeddings", embeddings, persistent=False)
+
+    def shared_text(self, clip_model: clip.model.CLIP, context: Tensor | None = None) -> SharedText:
+        """Block 0's input; ``context`` (n, D) or (G, n, D) stands at positions 1 .. n.
+
+        The context must lie within the shared beginning.
+        """
+        start, own = self.embeddings[0, : self.shared], self.embeddings[:, self.shared :]
+        if context is not None:
+            n_ctx = context.shape[-2]
+            before, after = start[:1], start[1 + n_ctx :]
+            if context.dim() == 3:
+                before, after = (x.expand(len(context), -1, -1) for x in (before, after))
+            start = torch.cat([before, context.to(start.dtype), after], dim=-2)
+        return share_text(clip_model, start, own, self.eot - self.shared)
+
+
+class PromptLearner(nn.Module):
+    """Base of a method's learned module: all its parameters train, in fp32, and nothing else does.
+
+    Values derived from the parameters may be kept while the module is in eval mode (``cached``).
+    Any change of mode and any loading of weights forgets them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._cache: dict[str, Any] = {}
+        self.register_load_state_dict_post_hook(lambda module, keys: module._cache.clear())
+
+    def train(self, mode: bool = True) -> PromptLearner:
+        self._cache.clear()
+        return super().train(mode)
+
+    def cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """``compute()``, evaluated once per evaluation; always anew in training mode."""
+        if self.training:
+            return compute()
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP steered by a learner. A method fills in ``text_features`` and, where it goes
+    beyond text prompts and cross-entropy, ``image_features``, ``forward``, ``inference_rules`` or
+    ``loss``.
+    """
+
+    def __init__(self, clip_model: clip.model.CLIP, prompt_learner: PromptLearner):
+        super().__init__()
+        self.clip = clip_model
+        self.prompt_learner = prompt_learner
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's logit scale tau, exp(logit_scale)."""
+        return self.clip.logit_scale.exp().float()
+
+    def text_features(self) -> Tensor:
+        """Normalised class features (C, E)."""
+        raise NotImplementedError
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Normalised image features (B, E); by default frozen CLIP's."""
+        with torch.no_grad():
+            return F.normalize(self.clip.encode_image(image).float(), dim=-1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, C)."""
+        text_features = self.prompt_learner.cached("text_features", self.text_features)
+        return self.scale * self.image_features(image) @ text_features.t()
+
+    def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+        """Logits (B, C) under each inference rule, for methods that have more than one."""
+        return None
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Training loss and the logits (B, C) that the reported accuracy is taken from."""
+        logits = self(image)
+        return F.cross_entropy(logits, label), logits
+
+
+class PromptTrainer(TrainerX):
+    """The training step, checkpoints and evaluation that all methods share.
+
+    Class attributes a method sets:
+        method: name of its node under ``cfg.TRAINER``.
+        model_name: registered name, and so the checkpoint folder's (upstream's, where there is
+        one).
+        upstream_names: {name in an upstream checkpoint: name in our learner}, beyond
+        "prompt_learner.".
+    """
+
+    method = ""
+    model_name = "prompt_learner"
+    upstream_names: dict[str, str] = {}
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        """Add the method's defaults to ``cfg``."""
+
+    def check_cfg(self, cfg: Any) -> None:
+        resolve_precision(cfg.TRAINER[self.method].PREC, torch.device("cuda"))
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        """The method's model for these class names (underscores already replaced by spaces)."""
+        raise NotImplementedError
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        self.precision = resolve_precision(cfg.TRAINER[self.method].PREC, self.device)
+        clip_model = load_clip(cfg, self.precision, self.device)
+        classnames = [name.replace("_", " ") for name in self.dm.dataset.classnames]
+        self.model = self.build_prompted_clip(clip_model, classnames).to(self.device)
+        learner = self.model.prompt_learner
+        if cfg.MODEL.INIT_WEIGHTS:
+            self._load_learned(pathlib.Path(cfg.MODEL.INIT_WEIGHTS))
+        learned = sum(p.numel() for p in learner.parameters())
+        print(f"Learned parameters: {learned:,} in {len(list(learner.parameters()))} tensors")
+        self.optim = build_optimizer(learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.model_name, learner, self.optim, self.sched)
+        self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision == "amp":
+            return torch.autocast(self.device.type, dtype=torch.float16)
+        return contextlib.nullcontext()
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
+        image, label = self.parse_batch_train(batch)
+        with self.autocast():
+            loss, logits = self.model.loss(image, label)
+        if self.scaler is None:
+            self.model_backward_and_update(loss)
+        else:
+            self.detect_anomaly(loss)
+            self.model_zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optim)
+            self.scaler.update()
+        summary = {
+            "loss": loss.detach(),
+            "acc": compute_accuracy(logits.detach(), label)[0].detach(),
+        }
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        image = batch["img"].to(self.device, non_blocking=True)
+        return image, batch["label"].to(self.device, non_blocking=True)
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+    def model_inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+        return self.model.inference_rules(image)
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load learned tensors from a run's folder, ours or an upstream repository's.
+
+        Args:
+            directory: the run's output folder; empty does nothing, as upstream.
+            epoch: which epoch's file; None takes ``model-best.pth.tar`` if there is one, else the
+                file that the folder's ``checkpoint`` names.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+            ValueError: the checkpoint holds other tensors than this method learns.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        folder = pathlib.Path(directory) / self.model_name
+        if epoch is not None:
+            path = folder / f"model.pth.tar-{epoch}"
+        else:
+            path = folder / "model-best.pth.tar"
+            pointer = folder / "checkpoint"
+            if not path.exists() and pointer.exists():
+                path = folder / pointer.read_text().strip()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no checkpoint {path}: train first, or name the run's folder with --model-dir "
+                "and its epoch with --load-epoch"
+            )
+        loaded_epoch = self._load_learned(path)
+        print(f'Loaded "{path}" (epoch {loaded_epoch})')
+
+    def _load_learned(self, path: pathlib.Path) -> int | None:
+        checkpoint = load_checkpoint(str(path))
+        learner = self.model.prompt_learner
+        wanted = learner.state_dict()
+        found, ignored = {}, []
+        for name, tensor in checkpoint["state_dict"].items():
+            own_name = name.removeprefix("prompt_learner.")
+            own_name = self.upstream_names.get(own_name, own_name)
+            if own_name in wanted:
+                found[own_name] = tensor.to(wanted[own_name].dtype)
+            else:
+                ignored.append(name)
+        missing = sorted(set(wanted) - set(found))
+        if missing:
+            raise ValueError(f"{path}: not a {type(self).__name__} checkpoint, no {missing[0]!r}")
+        for name, tensor in found.items():
+            if tensor.shape != wanted[name].shape:
+                raise ValueError(
+                    f"{path}: {name} has shape {tuple(tensor.shape)}, this run needs "
+                    f"{tuple(wanted[name].shape)}; use the training run's configuration"
+                )
+        if ignored:
+            print(f"Ignored {len(ignored)} tensors that are not learned, e.g. {ignored[0]!r}")
+        learner.load_state_dict(found)
+        return checkpoint.get("epoch")

@@ -1,0 +1,152 @@
+"""CoOp: the words around the class name become learned vectors.
+
+References:
+    [0] Zhou et al., Learning to Prompt for Vision-Language Models, 2022,
+        https://arxiv.org/abs/2109.01134
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.simple_tokenizer import SimpleTokenizer
+from clip.text import SharedText, share_text
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+
+POSITIONS = ("end", "middle", "front")
+
+
+def initial_context(
+    clip_model: clip.model.CLIP, words: str, n_ctx: int, per_class: int | None = None
+) -> tuple[Tensor, str]:
+    """Initial context vectors and the words that hold their place in the tokenised prompt.
+
+    Args:
+        words: take these words' embeddings; n_ctx is then their number.
+        n_ctx: without words, how many vectors are drawn from N(0, 0.02^2).
+        per_class: number of classes, for a context of each class's own.
+
+    Returns:
+        (n, D) or (per_class, n, D) in fp32; placeholder words.
+    """
+    width = clip_model.transformer.width
+    device = clip_model.positional_embedding.device
+    if words:
+        words = words.replace("_", " ")
+        n_ctx = len(words.split(" "))
+        tokens = clip.tokenize(words).to(device)
+        with torch.no_grad():
+            return clip_model.token_embedding(tokens)[0, 1 : 1 + n_ctx].float().clone(), words
+    shape = (n_ctx, width) if per_class is None else (per_class, n_ctx, width)
+    return torch.empty(shape, device=device).normal_(std=0.02), " ".join(["X"] * n_ctx)
+
+
+def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position: str) -> Tensor:
+    """Where each position of the arranged prompt is found in "start, context, name, rest".
+
+    Args:
+        name_lengths: tokens of each class name.
+        position: where the name stands: after the context ("end"), between its halves ("middle") or
+            before it ("front").
+
+    Returns:
+        (C, length) indices.
+    """
+    first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+    orders = []
+    for name_length in name_lengths:
+        context = list(range(1, 1 + n_ctx))
+        name = list(range(1 + n_ctx, 1 + n_ctx + name_length))
+        rest = list(range(1 + n_ctx + name_length, length))
+        orders.append([0, *context[:first], *name, *context[first:], *rest])
+    return torch.tensor(orders)
+
+
+class CoOpPromptLearner(PromptLearner):
+    """Learned: ``ctx`` (n_ctx, D), or (C, n_ctx, D) with class-specific contexts."""
+
+    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+        super().__init__()
+        settings = cfg.TRAINER.COOP
+        position = settings.CLASS_TOKEN_POSITION
+        class_specific = settings.CSC and not settings.CTX_INIT  # given words are always shared
+        ctx, words = initial_context(
+            clip_model,
+            settings.CTX_INIT,
+            settings.N_CTX,
+            len(classnames) if class_specific else None,
+        )
+        self.ctx = nn.Parameter(ctx)
+        n_ctx = ctx.shape[-2]
+        print(f'Initial context: "{words}" ({n_ctx} tokens)')
+
+        self.prompts = TokenizedPrompts(clip_model, [f"{words} {name}." for name in classnames])
+        tokenizer = SimpleTokenizer()
+        name_lengths = [len(tokenizer.encode(name)) for name in classnames]
+        order = class_name_order(name_lengths, n_ctx, self.prompts.tokens.shape[1], position).to(
+            ctx.device
+        )
+        self.register_buffer("order", order, persistent=False)
+        # Positions with the same content for every class: those before the name that are not a
+        # class's own context.
+        self.shared = 1
+        if not class_specific:
+            self.shared = {
+                "end": self.prompts.shared,
+                "middle": 1 + n_ctx // 2,
+                "front": 1,
+            }[position]
+
+    def forward(self, clip_model: clip.model.CLIP) -> SharedText:
+        embeddings = self.prompts.embeddings  # (C, L, D): start, placeholders, name, ".", end
+        n_ctx = self.ctx.shape[-2]
+        ctx = self.ctx.to(embeddings.dtype).expand(len(embeddings), -1, -1)
+        text = torch.cat([embeddings[:, :1], ctx, embeddings[:, 1 + n_ctx :]], dim=1)
+        text = text.gather(1, self.order.unsqueeze(-1).expand_as(text))
+        prefix, own = text[0, : self.shared], text[:, self.shared :]
+        return share_text(clip_model, prefix, own, self.prompts.eot - self.shared)
+
+
+class CustomCLIP(PromptedCLIP):
+    """Frozen image features against features of the learned prompts."""
+
+    def text_features(self) -> Tensor:
+        text = self.prompt_learner(self.clip)
+        features = text.run(self.clip.transformer).features(self.clip)
+        return F.normalize(features.float(), dim=-1)
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    method = "COOP"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.COOP = CN()
+        cfg.TRAINER.COOP.N_CTX = 16  # number of context vectors
+        cfg.TRAINER.COOP.CSC = False  # a context of each class's own
+        cfg.TRAINER.COOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
+        cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+        cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle, front
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        if position not in POSITIONS:
+            raise ValueError(
+                f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}: "
+                f"choose one of {', '.join(POSITIONS)}"
+            )
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        return CustomCLIP(clip_model, CoOpPromptLearner(self.cfg, classnames, clip_model))

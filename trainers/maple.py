@@ -1,0 +1,113 @@
+"""MaPLe: deep text prompts, and visual prompts that are linear functions of them.
+
+References:
+    [0] Khattak et al., MaPLe: Multi-modal Prompt Learning, 2023, https://arxiv.org/abs/2210.03117
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.edits import ReplaceTokens, append_tokens
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
+from .coop import initial_context
+
+
+class MultiModalPromptLearner(PromptLearner):
+    """Learned: ``ctx`` (n, Dt) and its map ``proj`` Dt -> Dv for the first layer; for layers
+    2 .. depth ``compound_prompts_text`` (n, Dt) and ``compound_prompt_projections`` Dt -> Dv.
+    """
+
+    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+        super().__init__()
+        settings = cfg.TRAINER.MAPLE
+        n_ctx, depth = settings.N_CTX, settings.PROMPT_DEPTH
+        text_width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
+        device = clip_model.positional_embedding.device
+        # Initial words are used for up to four tokens. The prompt keeps the whole phrase, so that
+        # with "a photo of a" and n = 2 it reads: 2 learned vectors, "of a", class name.
+        words = settings.CTX_INIT if n_ctx <= 4 else ""
+        ctx, phrase = initial_context(clip_model, words, n_ctx)
+        if len(ctx) < n_ctx:
+            raise ValueError(
+                f"TRAINER.MAPLE.CTX_INIT {words!r} has fewer words than TRAINER.MAPLE.N_CTX {n_ctx}"
+            )
+        self.ctx = nn.Parameter(ctx[:n_ctx].clone())
+        self.proj = nn.Linear(text_width, vision_width, device=device)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(torch.empty(n_ctx, text_width, device=device).normal_(std=0.02))
+            for _ in range(depth - 1)
+        )
+        # All deeper maps start equal, as upstream's copies of one layer do.
+        layer = nn.Linear(text_width, vision_width, device=device)
+        self.compound_prompt_projections = nn.ModuleList(
+            copy.deepcopy(layer) for _ in range(depth - 1)
+        )
+        print(f'Initial context: "{phrase}", {n_ctx} tokens learned, depth {depth}')
+        self.prompts = TokenizedPrompts(clip_model, [f"{phrase} {name}." for name in classnames])
+
+    def text_prompts(self) -> dict[int, Tensor]:
+        """{0-based block: (n, Dt)}, from the second block on."""
+        return dict(enumerate(self.compound_prompts_text, start=1))
+
+    def vision_prompts(self) -> dict[int, Tensor]:
+        """{0-based block: (n, Dv)}, from the second block on."""
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        return dict(enumerate((project(prompt) for project, prompt in pairs), start=1))
+
+
+class CustomCLIP(PromptedCLIP):
+    def text_features(self) -> Tensor:
+        learner = self.prompt_learner
+        text = learner.prompts.shared_text(self.clip, context=learner.ctx)
+        edit = ReplaceTokens(learner.text_prompts(), position=1)
+        features = text.run(self.clip.transformer, edit=edit).features(self.clip)
+        return F.normalize(features.float(), dim=-1)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        learner, visual = self.prompt_learner, self.clip.visual
+        # The first prompts join after the positions were added and go through ln_pre.
+        tokens = append_tokens(visual.embed(image.type(self.clip.dtype)), learner.proj(learner.ctx))
+        edit = ReplaceTokens(learner.vision_prompts(), position=-len(learner.ctx))
+        tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
+        return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(PromptTrainer):
+    method = "MAPLE"
+    model_name = "MultiModalPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.MAPLE = CN()
+        cfg.TRAINER.MAPLE.N_CTX = 2  # prompt tokens per layer
+        cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # initial words
+        cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
+        cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts, the first included
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        if cfg.TRAINER.MAPLE.PROMPT_DEPTH < 1:
+            raise ValueError("TRAINER.MAPLE.PROMPT_DEPTH must be at least 1")
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        require_vit(clip_model, "MaPLe")
+        depth = self.cfg.TRAINER.MAPLE.PROMPT_DEPTH
+        layers = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
+        if depth > layers:
+            raise ValueError(
+                f"TRAINER.MAPLE.PROMPT_DEPTH {depth}: the backbone has {layers} layers"
+            )
+        return CustomCLIP(clip_model, MultiModalPromptLearner(self.cfg, classnames, clip_model))

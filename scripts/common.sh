@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034
 # Sourced by every script here: finds the repository and a Python environment, from any directory.
 # Afterwards ROOT is the repository's root and PY the Python to run (once ensure_env was called).
 
@@ -35,4 +36,50 @@ ensure_env() {
   local env
   env="$(active_env)"
   PY="${env:-$ROOT/.venv}/bin/python"
+}
+
+# Sets TRAINER, CONFIG_FILE, CFG_FOLDER, LEARNS and the defaults of what the environment may give.
+# A method is a folder of scripts/ with a settings.sh.
+load_method() { # METHOD PROTOCOL DATASET
+  local settings="$ROOT/scripts/$1/settings.sh" own
+  [ -f "$settings" ] || die "no method '$1'; there are:" \
+    "$(cd "$ROOT/scripts" && echo */settings.sh | sed 's|/settings.sh||g')"
+  CONFIGS=""
+  LEARNS=yes
+  # shellcheck source=/dev/null
+  source "$settings"
+  CFG="${CFG:-$(default_cfg "$2" "$3")}"
+  [ -n "$CFG" ] || die "$TRAINER has no configuration for $2; name one of configs/trainers in CFG"
+  CONFIG_FILE="$ROOT/configs/trainers/${CONFIGS:-$TRAINER}/$CFG.yaml"
+  SHOTS="${SHOTS:-16}"
+  BACKBONE="${BACKBONE:-small}"
+  if [ -z "${OUTPUT:-}" ]; then
+    OUTPUT="$ROOT/output"
+    [ "$PWD" != "$ROOT" ] || OUTPUT=output
+  fi
+  own="$(awk '/^ *BACKBONE:/ { found = 1 } found && /NAME:/ { gsub(/"/, ""); print $2; exit }' \
+    "$CONFIG_FILE" 2>/dev/null || true)"
+  CFG_FOLDER="$CFG"
+  [ "$BACKBONE" = "$own" ] || CFG_FOLDER="$CFG-${BACKBONE//[\/:]/_}"
+}
+
+need_data() { # DATASET
+  [ "$1" != shapes ] || return 0
+  [ -n "${DATA:-}" ] || die "DATA is not set: name the folder that holds the data sets," \
+    "DATA=/path/to/datasets bash ... (the data set 'shapes' needs none)"
+  [ -d "$DATA" ] || die "DATA=$DATA: no such folder; it should be the one that holds the data sets"
+}
+
+announce_backbone() {
+  local hint=""
+  [ "$BACKBONE" != small ] || hint=" (bundled; BACKBONE=ViT-B/16 takes OpenAI's)"
+  info "Backbone: $BACKBONE$hint"
+}
+
+run_trainer() { # DATASET SEED FLAGS AND OPTIONS OF train.py
+  local dataset="$1" seed="$2"
+  shift 2
+  "$PY" "$ROOT/train.py" ${DATA:+--root "$DATA"} --seed "$seed" --trainer "$TRAINER" \
+    --backbone "$BACKBONE" --config-file "$CONFIG_FILE" \
+    --dataset-config-file "$ROOT/configs/datasets/$dataset.yaml" "$@"
 }

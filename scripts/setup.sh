@@ -48,8 +48,8 @@ find_python() {
   die "no Python 3.10 or later found; install one, or name it: PYTHON=/path/to/python3"
 }
 
-requirements=requirements.txt
-[ "$dev" = yes ] && requirements=requirements-dev.txt
+requirements="requirements.txt"
+[ "$dev" = no ] || requirements="requirements-dev.txt"
 
 # With an NVIDIA driver pip's newest CUDA build is right; without one, a known CPU pair.
 constraint=()
@@ -72,7 +72,7 @@ if [ -n "$env" ]; then
     exit 0
   fi
   info "Using the active environment $env. Installing what it lacks:"
-  info "$(sed 's/^/  /' <<<"$missing")"
+  info "$missing"
   "$python" -m pip install "${constraint[@]+"${constraint[@]}"}" -r "$requirements"
   exit 0
 fi

@@ -1,0 +1,9 @@
+# shellcheck shell=bash disable=SC2034
+# ANPrompt: which trainer and configuration a protocol uses. Sourced by the protocol's script.
+TRAINER=ANPrompt
+default_cfg() { # PROTOCOL DATASET
+  case "$1/$2" in
+    base2new/imagenet) echo vit_b16_imagenet ;;
+    base2new/*) echo vit_b16 ;;
+  esac
+}

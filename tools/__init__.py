@@ -1,0 +1,1 @@
+"""What runs around training: configuration of runs, their folders, tables of their results."""

@@ -1,0 +1,7 @@
+"""Data sets, each a small file on one shared base. Importing this package registers them all."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

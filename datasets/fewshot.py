@@ -1,0 +1,205 @@
+"""Few-shot sets: drawn as upstream draws them, kept as JSON, and upstream's own caches read.
+
+Upstream (Dassl's ``generate_fewshot_dataset``, CoOp's data sets) seeds Python's generator once at
+start-up and samples before anything else uses it. A private generator with the run's seed therefore
+gives the same images, and does not care what ran before.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import re
+import stat
+from pathlib import Path
+
+from dassl.utils import UsageError, write_json
+from datasets.splits import Entry
+
+FORMAT = 1
+
+
+def sample(entries: list[Entry], shots: int, rng: random.Random) -> list[Entry]:
+    """``shots`` entries a class (all where it has fewer), classes in order of first appearance."""
+    by_label: dict[int, list[Entry]] = {}
+    for entry in entries:
+        by_label.setdefault(entry[1], []).append(entry)
+    chosen = []
+    for group in by_label.values():
+        # Upstream draws nothing from the generator for a class that is too small: neither may we.
+        chosen.extend(rng.sample(group, shots) if len(group) >= shots else group)
+    return chosen
+
+
+def draw(
+    train: list[Entry], val: list[Entry], shots: int, seed: int
+) -> tuple[list[Entry], list[Entry]]:
+    """Draw the training set, then min(shots, 4) validation images a class, from one generator."""
+    rng = random.Random(seed if seed >= 0 else None)
+    return sample(train, shots, rng), sample(val, min(shots, 4), rng)
+
+
+def fingerprint(train: list[Entry], val: list[Entry]) -> str:
+    """sha256 over what the few-shot set is drawn from: paths, labels, names and their order."""
+    digest = hashlib.sha256()
+    for part in (train, val):
+        for path, label, classname in part:
+            digest.update(f"{path}\t{label}\t{classname}\n".encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def user_cache() -> Path:
+    """For caches that cannot stand beside the data: $ANPROMPT_CACHE or ~/.cache/anprompt."""
+    return Path(os.environ.get("ANPROMPT_CACHE") or "~/.cache/anprompt").expanduser()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files may be put here; what nobody may write to is read-only for root too."""
+    while not folder.exists():
+        folder = folder.parent
+    any_write = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+    return bool(folder.stat().st_mode & any_write) and os.access(folder, os.W_OK)
+
+
+class FewShotCache:
+    """The few-shot sets of one data set, under ``<data set>/split_fewshot``.
+
+    ``shot_{k}-seed_{s}.json`` is ours. ``shot_{k}-seed_{s}.pkl`` is upstream's: where one is
+    present and fits the split it is used, so that published few-shot sets carry over.
+
+    Args:
+        dataset_dir: the data set's folder, or None to use the user's cache folder only.
+        name: registered name of the data set.
+        key: what tells this data set from another of that name in the user's cache folder.
+    """
+
+    def __init__(self, dataset_dir: str | os.PathLike | None, name: str, key: str):
+        self.name = name
+        self.beside = Path(dataset_dir) / "split_fewshot" if dataset_dir else None
+        tag = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
+        self.fallback = user_cache() / "split_fewshot" / f"{name}-{tag}"
+
+    def get(
+        self, train: list[Entry], val: list[Entry], shots: int, seed: int
+    ) -> tuple[list[Entry], list[Entry]]:
+        """The few-shot train and val lists: from upstream's cache, from ours, or drawn and kept."""
+        stem = f"shot_{shots}-seed_{seed}"
+        if self.beside:
+            found = self._from_upstream(self.beside / f"{stem}.pkl", train, val)
+            if found:
+                return found
+        digest = fingerprint(train, val)
+        for folder in filter(None, (self.beside, self.fallback)):
+            found = self._from_json(folder / f"{stem}.json", train, val, digest)
+            if found:
+                return found
+        chosen = draw(train, val, shots, seed)
+        self._keep(f"{stem}.json", shots, seed, digest, chosen)
+        return chosen
+
+    def _from_json(self, path: Path, train: list, val: list, digest: str):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT or content["split_sha256"] != digest:
+                return None
+            chosen = tuple([tuple(entry) for entry in content[part]] for part in ("train", "val"))
+            # Only entries of the split itself: a cache can choose among images, not name others.
+            if not (set(chosen[0]) <= set(train) and set(chosen[1]) <= set(val)):
+                return None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        print(f"Few-shot set: {path}")
+        return chosen
+
+    def _from_upstream(self, path: Path, train: list, val: list):
+        if not path.is_file():
+            return None
+        content = read_upstream_cache(path)
+        chosen = []
+        for part, known in (("train", train), ("val", val)):
+            by_path = {entry[0]: entry for entry in known}
+            entries = []
+            for impath, label, classname in content.get(part, []):
+                entry = by_path.get(_reroot(impath, by_path))
+                if entry is None or entry[1:] != (label, classname):
+                    print(f"{path} is not of this split ({impath}, label {label}): not used")
+                    return None
+                entries.append(entry)
+            chosen.append(entries)
+        if not chosen[0]:
+            print(f"{path} has no training image: not used")
+            return None
+        print(f"Few-shot set of upstream: {path}")
+        return tuple(chosen)
+
+    def _keep(self, name: str, shots: int, seed: int, digest: str, chosen: tuple) -> None:
+        content = {
+            "format": FORMAT,
+            "dataset": self.name,
+            "shots": shots,
+            "seed": seed,
+            "split_sha256": digest,
+            "train": chosen[0],
+            "val": chosen[1],
+        }
+        for folder in filter(None, (self.beside, self.fallback)):
+            if not is_writable(folder):
+                continue
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(content, str(folder / name))
+            except OSError:
+                continue
+            print(f"Few-shot set drawn and kept: {folder / name}")
+            return
+        print(f"Few-shot set drawn; no folder to keep {name} in")
+
+
+class _Record:
+    """Stands in for Dassl's Datum while a pickle is read: holds attributes, does nothing."""
+
+
+class _CacheReader(pickle.Unpickler):
+    """Reads pickles made of Datum objects and plain containers, and refuses every other name."""
+
+    def find_class(self, module: str, name: str):
+        if name == "Datum" and module.startswith("dassl.data.datasets"):
+            return _Record
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+    def persistent_load(self, pid):
+        raise pickle.UnpicklingError("it refers to outside objects")
+
+
+def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
+    """Entries (with upstream's absolute paths) of a ``shot_*-seed_*.pkl`` written by upstream.
+
+    Nothing but Dassl's Datum and plain containers is ever constructed.
+
+    Raises:
+        UsageError: the file is something else, or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _CacheReader(file).load()
+        return {
+            part: [(item._impath, item._label, item._classname) for item in content[part]]
+            for part in ("train", "val")
+            if part in content
+        }
+    except Exception as error:  # a damaged pickle can fail in any way while it is read
+        raise UsageError(
+            f"{path}: not a few-shot cache of upstream ({error}); remove it to draw the set here"
+        ) from None
+
+
+def _reroot(impath: str, known: dict) -> str | None:
+    """The longest relative path in ``known`` that an absolute path of another machine ends with."""
+    parts = re.split(r"[\\/]+", impath) if isinstance(impath, str) else []
+    for start in range(len(parts)):
+        candidate = "/".join(parts[start:])
+        if candidate in known:
+            return candidate
+    return None

@@ -77,11 +77,12 @@ def require_vit(model: clip.model.CLIP, method: str) -> None:
         )
 
 
-def setting_for(dataset: str, value: float | None, table: dict, default: float) -> float:
-    """A setting that may depend on the *training* data set: value if set, else table, else
-    default.
+def setting_for(dataset: str, value: float | None, table: dict) -> float:
+    """A setting that may depend on the *training* data set.
+
+    ``value`` if one is set; else the table's entry for the data set, its ``default`` entry, or 1.
     """
-    return float(value if value is not None else table.get(dataset, default))
+    return float(value if value is not None else table.get(dataset, table.get("default", 1.0)))
 
 
 class TokenizedPrompts(nn.Module):
@@ -193,13 +194,10 @@ class PromptTrainer(TrainerX):
         method: name of its node under ``cfg.TRAINER``.
         model_name: registered name, and so the checkpoint folder's (upstream's, where there is
         one).
-        upstream_names: {name in an upstream checkpoint: name in our learner}, beyond
-        "prompt_learner.".
     """
 
     method = ""
     model_name = "prompt_learner"
-    upstream_names: dict[str, str] = {}
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
@@ -302,8 +300,7 @@ class PromptTrainer(TrainerX):
         wanted = learner.state_dict()
         found, ignored = {}, []
         for name, tensor in checkpoint["state_dict"].items():
-            own_name = name.removeprefix("prompt_learner.")
-            own_name = self.upstream_names.get(own_name, own_name)
+            own_name = self.own_name(name)
             if own_name in wanted:
                 found[own_name] = tensor.to(wanted[own_name].dtype)
             else:
@@ -320,4 +317,12 @@ class PromptTrainer(TrainerX):
         if ignored:
             print(f"Ignored {len(ignored)} tensors that are not learned, e.g. {ignored[0]!r}")
         learner.load_state_dict(found)
+        self.loaded(checkpoint)
         return checkpoint.get("epoch")
+
+    def own_name(self, name: str) -> str:
+        """The learner's name for a tensor of a checkpoint, ours or upstream's."""
+        return name.removeprefix("prompt_learner.")
+
+    def loaded(self, checkpoint: dict) -> None:
+        """Called with each checkpoint whose learned tensors were taken."""

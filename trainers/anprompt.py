@@ -1,0 +1,295 @@
+"""ANPrompt: prompts that carry weak semantic noise, so that the tuned CLIP does not mind it.
+
+The skeleton is MMRL's (``trainers/mmrl.py``): learned tokens of a shared space, projected into the
+deeper layers of both frozen towers. Added here, in the order of docs/METHOD.md:
+
+1. frozen text features are fused with features of weakly perturbed texts;
+2. their clusters, the *noise prompts*, join the learned tokens;
+3. the averaged visual token outputs are a prototype, NRVPP, with logits of its own;
+4. WALoss ties the prediction from perturbed text to the clean one.
+
+Marks: [P] the paper's abstracts, [A] the authors' public repository, [O] our own choice.
+
+References:
+    [0] Anti-noise Prompt Tuning for Vision-Language Models, 2025, https://arxiv.org/abs/2508.04677
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.text import encode_embeddings, end_positions
+from dassl.engine import TRAINER_REGISTRY
+from datasets.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES
+from noise.descriptions import load_descriptions
+from noise.embeddings import content_mask, perturb_embeddings
+from noise.seeding import torch_generator_for
+from noise.text import perturbed_texts, sample_kinds
+
+from .base import require_vit, setting_for
+from .mmrl import RepresentationCLIP, RepresentationLearner, RepresentationTrainer, mmrl_loss
+
+TEXTS_AT_ONCE = 256
+
+
+# 1. Weak-noise frozen text features ------------------------------------------------------------
+
+
+@torch.no_grad()
+def noisy_text_features(
+    clip_model: clip.model.CLIP,
+    classnames: list[str],
+    template: str,
+    clean: Tensor,
+    weight: float,
+    kinds: list[str],
+    rate: float,
+    samples: int,
+    seed: int,
+    descriptions: dict[str, list[str]] | None = None,
+) -> Tensor:
+    """w_c = norm((1 - weight) t_c + weight t~_c), t~_c = norm(mean_k norm(g0(T~_k(c)))).  [P]
+
+    Args:
+        template: T, the data set's prompt with ``{}`` for the class name.
+        clean: t (C, E), normalised features of the unperturbed prompts.
+        weight: lambda in [0, 1]. [O: the value]
+        kinds, rate, samples, seed, descriptions: the perturbations, see ``noise.text``. [O]
+
+    Returns:
+        (C, E) normalised, fp32.
+    """
+    if weight == 0:
+        return clean
+    texts = perturbed_texts(
+        classnames,
+        template,
+        kinds,
+        rate,
+        samples,
+        seed,
+        descriptions=descriptions,
+        templates=IMAGENET_TEMPLATES,
+    )
+    device = clip_model.positional_embedding.device
+    features = []
+    for k, kind in enumerate(sample_kinds(kinds, samples)):
+        tokens = clip.tokenize([of_class[k] for of_class in texts], truncate=True).to(device)
+        embeddings = clip_model.token_embedding(tokens)
+        if kind == "embed":
+            generators = [torch_generator_for(seed, "embed", name, k) for name in classnames]
+            embeddings = perturb_embeddings(embeddings, rate, generators, content_mask(tokens))
+        pieces = zip(
+            embeddings.split(TEXTS_AT_ONCE), end_positions(tokens).split(TEXTS_AT_ONCE), strict=True
+        )
+        encoded = torch.cat([encode_embeddings(clip_model, *piece) for piece in pieces])
+        features.append(F.normalize(encoded.float(), dim=-1))
+    perturbed = F.normalize(torch.stack(features).mean(dim=0), dim=-1)  # t~ (C, E)
+    return F.normalize((1 - weight) * clean + weight * perturbed, dim=-1)
+
+
+# 2. Noise prompts ------------------------------------------------------------------------------
+
+
+def cluster_noise_prompts(noisy_text: Tensor, n_tokens: int, seed: int = 0) -> Tensor:
+    """Normalised k-means centroids of the noisy text features.  [P]
+
+    With fewer distinct classes than tokens, centroids repeat with a small seeded jitter, so that
+    all rows differ. [O]
+
+    Args:
+        noisy_text: w (C, E).
+        n_tokens: N.
+
+    Returns:
+        n (N, E), fp32, on the device of ``noisy_text``.
+    """
+    points = noisy_text.detach().double().cpu().numpy()
+    clusters = min(n_tokens, len(np.unique(points, axis=0)))
+    # One thread: sums over several would differ in the last bit from run to run.
+    with threadpoolctl.threadpool_limits(1):
+        centroids = KMeans(clusters, n_init=10, random_state=seed).fit(points).cluster_centers_
+    rows = centroids[np.arange(n_tokens) % clusters]
+    jitter = np.random.default_rng(seed).normal(scale=0.01, size=rows.shape)
+    jitter[:clusters] = 0
+    rows = torch.from_numpy(rows + jitter * np.linalg.norm(rows, axis=1, keepdims=True))
+    return F.normalize(rows, dim=-1).float().to(noisy_text.device)
+
+
+# 3. Anti-noise prompts -------------------------------------------------------------------------
+
+
+class AntiNoisePromptLearner(RepresentationLearner):
+    """P = R + n: learned tokens R (N, E) plus fixed noise prompts n (N, E), which the checkpoint
+    keeps.
+
+    The shared space is CLIP's joint space, where the noise prompts live.
+    """
+
+    def __init__(self, clip_model: clip.model.CLIP, settings: Any, width: int | None = None):
+        width = width or clip_model.visual.output_dim
+        super().__init__(
+            clip_model,
+            settings.N_TOKENS,
+            list(settings.LAYERS),
+            width,
+            proj_init=settings.PROJ_INIT,
+            beta=settings.BETA,
+        )
+        self.register_buffer("noise_prompts", torch.zeros_like(self.tokens))  # n
+
+    def shared_tokens(self) -> Tensor:
+        return self.tokens + self.noise_prompts
+
+
+# 4. and 5. Injection, features and logits: RepresentationCLIP.  6. Loss -------------------------
+
+
+def wa_loss(z_noisy: Tensor, z: Tensor) -> Tensor:
+    """Variance-adaptive consistency: KL(softmax(z_noisy) || softmax(z)) / ((std(z) + 1e-6) B C).
+    [A]
+
+    Args:
+        z_noisy: tau r w^T (B, C), prediction from perturbed text.
+        z: class logits (B, C).
+
+    Returns:
+        Scalar. The KL divergence is summed over batch and classes before it is divided.
+    """
+    divergence = F.kl_div(
+        z.log_softmax(dim=-1), z_noisy.log_softmax(dim=-1), reduction="sum", log_target=True
+    )
+    return divergence / ((z.std() + 1e-6) * z.numel())
+
+
+class AntiNoiseCLIP(RepresentationCLIP):
+    """RepresentationCLIP with noise prompts and ANPrompt's loss."""
+
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        learner: AntiNoisePromptLearner,
+        classnames: list[str],
+        template: str,
+        settings: Any,
+        sim_weight: float,
+        rule: str,
+    ):
+        prompts = [template.format(name) for name in classnames]
+        super().__init__(clip_model, learner, prompts, settings.ALPHA, rule)
+        self.classnames = classnames
+        self.template = template
+        self.settings = settings
+        self.sim_weight = sim_weight
+        self.register_buffer("noisy_text", None, persistent=False)  # w (C, E)
+
+    def prepare_noise(self) -> None:
+        """Make w from the classes trained on and, unless a checkpoint brought them, the noise
+        prompts.
+
+        Done when training begins. Evaluation never comes here, so class names under test leave no
+        trace in the noise prompts. [O]
+        """
+        noise = self.settings.NOISE
+        descriptions = load_descriptions(noise.DESCRIPTIONS) if noise.DESCRIPTIONS else None
+        self.noisy_text = noisy_text_features(
+            self.clip,
+            self.classnames,
+            self.template,
+            self.frozen_text_features,
+            noise.WEIGHT,
+            list(noise.KINDS),
+            noise.RATE,
+            noise.SAMPLES,
+            noise.SEED,
+            descriptions,
+        )
+        learner = self.prompt_learner
+        if noise.PROMPTS and not learner.noise_prompts.any():
+            prompts = cluster_noise_prompts(self.noisy_text, len(learner.tokens), noise.SEED)
+            learner.noise_prompts.copy_(prompts)
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        if self.noisy_text is None:
+            self.prepare_noise()
+        tau, w, t = self.scale, self.noisy_text, self.frozen_text_features
+        s = self.text_features()  # (C, E)
+        f, r, f_frozen = self.encode_image(image, with_frozen=True)  # each (B, E)
+        z, z_r = tau * f @ s.t(), tau * r @ s.t()  # (B, C)
+        loss = mmrl_loss(z, z_r, label, f, f_frozen, s, t, self.alpha, self.sim_weight)
+        if self.settings.WA_WEIGHT:
+            loss = loss + self.settings.WA_WEIGHT * wa_loss(tau * r @ w.t(), z)
+        return loss, self.mix(z, z_r)
+
+
+# 7. Inference: inference_rule in mmrl.py.  8. Defaults -----------------------------------------
+
+
+@TRAINER_REGISTRY.register()
+class ANPrompt(RepresentationTrainer):
+    method = "ANPROMPT"
+    model_name = "AntiNoisePromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        RepresentationTrainer.extend_task(cfg)
+        cfg.TRAINER.ANPROMPT = CN()
+        node = cfg.TRAINER.ANPROMPT
+        node.PREC = "amp"  # fp16, fp32, amp, bf16
+        node.N_TOKENS = 5  # N, tokens per layer (authors: N_tokens) [A]
+        node.LAYERS = [6, 7, 8, 9, 10, 11, 12]  # J..L, first is 1 (in_layers) [A]
+        node.ALPHA = 0.7  # alpha, class against NRVPP logits (s_rl) [A]
+        node.SIM_WEIGHT = None  # lambda_sim (sim_w); None: from the table below [A]
+        node.SIM_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by the data set trained on
+        node.WA_WEIGHT = 1.0  # lambda_wa [O]
+        node.PROJ_INIT = "clip"  # start of the NRVPP projection: clip or random [O]
+        node.INFERENCE = "auto"  # auto, class, mix [A]
+        node.BETA = 1.0  # share of new tokens against carried ones [A]
+        node.NOISE = CN()
+        node.NOISE.WEIGHT = 0.1  # lambda, share of perturbed text [P], value [O]
+        node.NOISE.KINDS = ["char", "word", "template"]  # also embed, description [O]
+        node.NOISE.RATE = 0.1  # how much of a text is perturbed [O]
+        node.NOISE.SAMPLES = 4  # K, perturbed texts per class [O]
+        node.NOISE.SEED = 0  # of the perturbations, apart from the run's seed [O]
+        node.NOISE.PROMPTS = True  # add noise prompts to the learned tokens [P]
+        node.NOISE.DESCRIPTIONS = ""  # JSON {class name: [sentences]} for kind "description"
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        noise = cfg.TRAINER.ANPROMPT.NOISE
+        if not 0 <= noise.WEIGHT <= 1:
+            raise ValueError(f"TRAINER.ANPROMPT.NOISE.WEIGHT {noise.WEIGHT}: choose 0 to 1")
+        sample_kinds(list(noise.KINDS), noise.SAMPLES)
+        if "description" in noise.KINDS and not noise.DESCRIPTIONS:
+            raise ValueError(
+                "TRAINER.ANPROMPT.NOISE.KINDS has 'description': name the file of descriptions in "
+                "TRAINER.ANPROMPT.NOISE.DESCRIPTIONS"
+            )
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> AntiNoiseCLIP:
+        require_vit(clip_model, "ANPrompt")
+        settings, dataset = self.cfg.TRAINER.ANPROMPT, self.cfg.DATASET.NAME
+        return AntiNoiseCLIP(
+            clip_model,
+            AntiNoisePromptLearner(clip_model, settings),
+            classnames,
+            CUSTOM_TEMPLATES[dataset],
+            settings,
+            setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
+            self._rule(source=None),
+        )
+
+    def before_train(self) -> None:
+        self.model.prepare_noise()
+        super().before_train()

@@ -1,0 +1,313 @@
+"""MMRL: learned tokens in a shared space, projected into the deeper layers of both towers.
+
+The same tokens reach text and image through one linear map per layer and tower. In the image tower
+their outputs, averaged, become a second feature with logits of its own. ANPrompt builds on this
+file.
+
+References:
+    [0] Guo and Gu, MMRL: Multi-Modal Representation Learning for Vision-Language Models, 2025,
+        https://arxiv.org/abs/2503.08497
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.edits import InsertThenReplace
+from clip.text import SharedText
+from dassl.engine import TRAINER_REGISTRY
+from datasets.templates import CUSTOM_TEMPLATES
+
+from .base import (
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    TokenizedPrompts,
+    require_vit,
+    setting_for,
+)
+
+RULES = ("auto", "class", "mix")
+
+
+class RepresentationLearner(PromptLearner):
+    """Learned: tokens R (N, D) in the shared space, per layer the maps D -> Dt and D -> Dv, and the
+    projection (Dv, E) of the averaged visual token outputs.
+
+    Args:
+        clip_model: gives the widths.
+        n_tokens: N, tokens per layer.
+        layers: 1-based layers that receive tokens; they are inserted before the first.
+        width: D, the shared space's.
+        proj_init: "random", or "clip" for a copy of CLIP's own image projection.
+        beta: share of new tokens against carried ones in the image tower's later layers.
+    """
+
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        n_tokens: int,
+        layers: list[int],
+        width: int,
+        proj_init: str = "random",
+        beta: float = 1.0,
+    ):
+        super().__init__()
+        visual = clip_model.visual
+        device = clip_model.positional_embedding.device
+        depth = min(clip_model.transformer.layers, visual.transformer.layers)
+        if not layers or list(layers) != list(range(layers[0], layers[-1] + 1)):
+            raise ValueError(f"LAYERS {list(layers)}: list consecutive layers, e.g. [6, 7, 8, 9]")
+        if layers[0] < 1 or layers[-1] > depth:
+            raise ValueError(f"LAYERS {list(layers)}: the backbone has layers 1 to {depth}")
+        if proj_init not in ("random", "clip"):
+            raise ValueError(f"PROJ_INIT {proj_init!r}: choose clip or random")
+        self.layers = [layer - 1 for layer in layers]  # 0-based from here on
+        self.beta = beta
+        self.tokens = nn.Parameter(torch.empty(n_tokens, width, device=device).normal_(std=0.02))
+        # Within a tower all maps start equal, as upstream's copies of one layer do.
+        to_vision = nn.Linear(width, visual.transformer.width, device=device)
+        to_text = nn.Linear(width, clip_model.transformer.width, device=device)
+        self.to_vision = nn.ModuleList(copy.deepcopy(to_vision) for _ in layers)
+        self.to_text = nn.ModuleList(copy.deepcopy(to_text) for _ in layers)
+        projection = visual.proj.detach().float().clone()  # (Dv, E)
+        if proj_init == "random":
+            projection.normal_(std=visual.transformer.width**-0.5)
+        self.proj_rep = nn.Parameter(projection)
+
+    def shared_tokens(self) -> Tensor:
+        """What is projected into both towers, (N, D)."""
+        return self.tokens
+
+    def text_edit(self) -> InsertThenReplace:
+        tokens = self.shared_tokens()
+        return InsertThenReplace(
+            {i: m(tokens) for i, m in zip(self.layers, self.to_text, strict=True)}
+        )
+
+    def vision_edit(self) -> InsertThenReplace:
+        tokens = self.shared_tokens()
+        projected = {i: m(tokens) for i, m in zip(self.layers, self.to_vision, strict=True)}
+        return InsertThenReplace(projected, beta=self.beta)
+
+
+class RepresentationCLIP(PromptedCLIP):
+    """CLIP with tokens injected from layer J on, and class and representation logits.
+
+    Layers below J see no token, so for a given input they compute what frozen CLIP computes: their
+    text states are made once per class set, their image states once per batch for both branches.
+
+    Args:
+        prompts: one hand-written prompt per class.
+        alpha: weight of the class logits against the representation logits.
+        rule: which logits ``forward`` gives, "class" or "mix".
+    """
+
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        learner: RepresentationLearner,
+        prompts: list[str],
+        alpha: float,
+        rule: str,
+    ):
+        super().__init__(clip_model, learner)
+        self.alpha = alpha
+        self.rule = rule
+        self.first = learner.layers[0]
+        with torch.no_grad():
+            text = TokenizedPrompts(clip_model, prompts).shared_text(clip_model)
+            below = text.run(clip_model.transformer, stop=self.first)
+            frozen = below.run(clip_model.transformer, start=self.first).features(clip_model)
+        self.register_buffer("text_prefix", below.prefix, persistent=False)
+        self.register_buffer("text_own", below.own, persistent=False)
+        self.register_buffer("text_eot", below.eot, persistent=False)
+        frozen = F.normalize(frozen.float(), dim=-1)
+        self.register_buffer("frozen_text_features", frozen, persistent=False)  # t (C, E)
+
+    def text_features(self) -> Tensor:
+        """s (C, E), read at the end token."""
+        below = SharedText(self.text_prefix, self.text_own, self.text_eot)
+        above = below.run(
+            self.clip.transformer, start=self.first, edit=self.prompt_learner.text_edit()
+        )
+        return F.normalize(above.features(self.clip).float(), dim=-1)
+
+    def encode_image(
+        self, image: Tensor, with_frozen: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Class feature f, representation feature r and, if asked for, frozen CLIP's f0; each
+        (B, E).
+        """
+        visual, learner = self.clip.visual, self.prompt_learner
+        blocks, frozen = visual.transformer, None
+        with torch.no_grad():
+            below = visual.ln_pre(visual.embed(image.type(self.clip.dtype)))
+            below = blocks.run(below, stop=self.first)
+            if with_frozen:
+                frozen = blocks.run(below, start=self.first, keep=slice(0, 1))[:, 0]
+                frozen = F.normalize(visual.project(frozen).float(), dim=-1)
+        kept = slice(0, 1 + len(learner.tokens))  # class token and the N tokens after it
+        above = blocks.run(below, start=self.first, edit=learner.vision_edit(), keep=kept)
+        f = F.normalize(visual.project(above[:, 0]).float(), dim=-1)
+        mean_token = visual.ln_post(above[:, 1:]).float().mean(dim=1)  # (B, Dv)
+        r = F.normalize((mean_token @ learner.proj_rep).float(), dim=-1)
+        return f, r, frozen
+
+    def mix(self, z: Tensor, z_rep: Tensor) -> Tensor:
+        return self.alpha * z + (1 - self.alpha) * z_rep
+
+    def inference_rules(self, image: Tensor) -> dict[str, Tensor]:
+        s = self.prompt_learner.cached("text_features", self.text_features)
+        f, r, _ = self.encode_image(image)
+        z, z_rep = self.scale * f @ s.t(), self.scale * r @ s.t()
+        return {"class": z, "mix": self.mix(z, z_rep)}
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.inference_rules(image)[self.rule]
+
+
+def mmrl_loss(
+    z: Tensor,
+    z_rep: Tensor,
+    label: Tensor,
+    f: Tensor,
+    f_frozen: Tensor,
+    s: Tensor,
+    s_frozen: Tensor,
+    alpha: float,
+    reg_weight: float,
+) -> Tensor:
+    """Cross-entropy of both logits, and cosine ties of both features to frozen CLIP's.
+
+    Args:
+        z, z_rep: class and representation logits (B, C).
+        label: (B,).
+        f, f_frozen: normalised image features (B, E).
+        s, s_frozen: normalised text features (C, E).
+    """
+    classify = alpha * F.cross_entropy(z, label) + (1 - alpha) * F.cross_entropy(z_rep, label)
+    image_tie = 1 - (f * f_frozen).sum(dim=-1).mean()
+    text_tie = 1 - (s * s_frozen).sum(dim=-1).mean()
+    return classify + reg_weight * (image_tie + text_tie)
+
+
+def inference_rule(
+    setting: str, task: str, subsample: str, dataset: str, source: str | None
+) -> str:
+    """Which logits a method of this family answers with, "class" or "mix".
+
+    ``auto`` mixes where the test classes were trained on: base classes (TASK B2N), few-shot on all
+    classes (FS), the source data set (CD); elsewhere the class logits answer alone.
+
+    Raises:
+        ValueError: unknown setting or task.
+    """
+    if setting not in RULES:
+        raise ValueError(f"INFERENCE {setting!r}: choose one of {', '.join(RULES)}")
+    if setting != "auto":
+        return setting
+    seen = {"B2N": subsample == "base", "FS": True, "CD": source in (None, dataset)}
+    if task not in seen:
+        raise ValueError(f"TASK {task!r}: choose one of {', '.join(seen)}")
+    return "mix" if seen[task] else "class"
+
+
+class MMRLClip(RepresentationCLIP):
+    """RepresentationCLIP with MMRL's loss and its constant scale."""
+
+    reg_weight = 1.0
+
+    @property
+    def scale(self) -> float:
+        return 100.0  # a constant upstream, not CLIP's learned scale
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        s = self.text_features()
+        f, r, f_frozen = self.encode_image(image, with_frozen=True)
+        z, z_rep = self.scale * f @ s.t(), self.scale * r @ s.t()
+        t = self.frozen_text_features
+        loss = mmrl_loss(z, z_rep, label, f, f_frozen, s, t, self.alpha, self.reg_weight)
+        return loss, self.mix(z, z_rep)
+
+
+class RepresentationTrainer(PromptTrainer):
+    """What the trainers of this family share: the TASK setting and the choice of inference rule."""
+
+    model_name = "MultiModalRepresentationLearner"
+
+    @staticmethod
+    def extend_task(cfg: Any) -> None:
+        cfg.TASK = "B2N"  # B2N base-to-new, FS few-shot on all classes, CD cross-dataset
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        self._rule(source=None)
+
+    def _rule(self, source: str | None) -> str:
+        cfg = self.cfg
+        return inference_rule(
+            cfg.TRAINER[self.method].INFERENCE,
+            cfg.TASK,
+            cfg.DATASET.SUBSAMPLE_CLASSES,
+            cfg.DATASET.NAME,
+            source,
+        )
+
+    @property
+    def headline_rule(self) -> str:
+        return self.model.rule
+
+    def loaded(self, checkpoint: dict) -> None:
+        """Cross-dataset evaluation: which data set is the source stands in the checkpoint."""
+        self.model.rule = self._rule(source=checkpoint.get("meta", {}).get("dataset", "ImageNet"))
+
+    def prompts(self, classnames: list[str]) -> list[str]:
+        template = CUSTOM_TEMPLATES[self.cfg.DATASET.NAME]
+        return [template.format(name) for name in classnames]
+
+
+@TRAINER_REGISTRY.register()
+class MMRL(RepresentationTrainer):
+    method = "MMRL"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        RepresentationTrainer.extend_task(cfg)
+        cfg.TRAINER.MMRL = CN()
+        cfg.TRAINER.MMRL.PREC = "amp"  # fp16, fp32, amp, bf16
+        cfg.TRAINER.MMRL.N_REP_TOKENS = 5  # tokens per layer
+        cfg.TRAINER.MMRL.REP_LAYERS = [6, 7, 8, 9, 10, 11, 12]  # layers with tokens, first is 1
+        cfg.TRAINER.MMRL.REP_DIM = 512  # width of the shared space
+        cfg.TRAINER.MMRL.ALPHA = 0.7  # weight of the class logits
+        cfg.TRAINER.MMRL.REG_WEIGHT = (
+            None  # weight of the ties to frozen CLIP; None: from the table
+        )
+        cfg.TRAINER.MMRL.REG_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by training data set
+        cfg.TRAINER.MMRL.INFERENCE = "auto"  # auto, class, mix
+
+    def build_prompted_clip(self, clip_model: clip.model.CLIP, classnames: list[str]) -> MMRLClip:
+        require_vit(clip_model, "MMRL")
+        settings = self.cfg.TRAINER.MMRL
+        learner = RepresentationLearner(
+            clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), settings.REP_DIM
+        )
+        rule = self._rule(source=None)
+        model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
+        model.reg_weight = setting_for(
+            self.cfg.DATASET.NAME, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET
+        )
+        return model
+
+    def own_name(self, name: str) -> str:
+        name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")
+        name = name.replace("compound_rep_tokens_r2vproj", "to_vision")
+        name = name.replace("compound_rep_tokens_r2tproj", "to_text")
+        return "tokens" if name == "compound_rep_tokens" else name

@@ -29,13 +29,13 @@ from yacs.config import CfgNode as CN
 import clip
 from clip.text import encode_embeddings, end_positions
 from dassl.engine import TRAINER_REGISTRY
-from datasets.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES
+from datasets.templates import IMAGENET_TEMPLATES
 from noise.descriptions import load_descriptions
 from noise.embeddings import content_mask, perturb_embeddings
 from noise.seeding import torch_generator_for
 from noise.text import perturbed_texts, sample_kinds
 
-from .base import require_vit, setting_for
+from .base import dataset_template, require_vit, setting_for
 from .mmrl import RepresentationCLIP, RepresentationLearner, RepresentationTrainer, mmrl_loss
 
 TEXTS_AT_ONCE = 256
@@ -284,7 +284,7 @@ class ANPrompt(RepresentationTrainer):
             clip_model,
             AntiNoisePromptLearner(clip_model, settings),
             classnames,
-            CUSTOM_TEMPLATES[dataset],
+            dataset_template(dataset),
             settings,
             setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
             self._rule(source=None),

@@ -27,6 +27,7 @@ from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
+from datasets.templates import CUSTOM_TEMPLATES
 
 PRECISIONS = ("fp32", "fp16", "amp", "bf16")
 DTYPES = {
@@ -83,6 +84,11 @@ def setting_for(dataset: str, value: float | None, table: dict) -> float:
     ``value`` if one is set; else the table's entry for the data set, its ``default`` entry, or 1.
     """
     return float(value if value is not None else table.get(dataset, table.get("default", 1.0)))
+
+
+def dataset_template(dataset: str) -> str:
+    """The hand-written prompt of a data set, "a photo of a {}." for one that has none."""
+    return CUSTOM_TEMPLATES.get(dataset, "a photo of a {}.")
 
 
 class TokenizedPrompts(nn.Module):

@@ -23,13 +23,13 @@ import clip
 from clip.edits import InsertThenReplace
 from clip.text import SharedText
 from dassl.engine import TRAINER_REGISTRY
-from datasets.templates import CUSTOM_TEMPLATES
 
 from .base import (
     PromptedCLIP,
     PromptLearner,
     PromptTrainer,
     TokenizedPrompts,
+    dataset_template,
     require_vit,
     setting_for,
 )
@@ -270,7 +270,7 @@ class RepresentationTrainer(PromptTrainer):
         self.model.rule = self._rule(source=checkpoint.get("meta", {}).get("dataset", "ImageNet"))
 
     def prompts(self, classnames: list[str]) -> list[str]:
-        template = CUSTOM_TEMPLATES[self.cfg.DATASET.NAME]
+        template = dataset_template(self.cfg.DATASET.NAME)
         return [template.format(name) for name in classnames]
 
 

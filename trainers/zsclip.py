@@ -15,9 +15,8 @@ from torch import Tensor
 
 import clip
 from dassl.engine import TRAINER_REGISTRY, TrainerX
-from datasets.templates import CUSTOM_TEMPLATES
 
-from .base import load_clip, resolve_precision
+from .base import dataset_template, load_clip, resolve_precision
 
 
 @torch.no_grad()
@@ -39,7 +38,7 @@ class ZeroshotCLIP(TrainerX):
         cfg = self.cfg
         precision = resolve_precision(cfg.TRAINER.COOP.PREC, self.device)
         self.clip_model = load_clip(cfg, precision, self.device)
-        template = CUSTOM_TEMPLATES[cfg.DATASET.NAME]
+        template = dataset_template(cfg.DATASET.NAME)
         classnames = [name.replace("_", " ") for name in self.dm.dataset.classnames]
         prompts = [template.format(name) for name in classnames]
         print(f"Prompts: {prompts[:3]} ...")

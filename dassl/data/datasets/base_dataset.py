@@ -1,0 +1,230 @@
+"""What a data set is: lists of labelled image paths, and class names."""
+
+import os
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dassl.utils import UsageError, mkdir_if_missing
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One image.
+
+    Whether the file exists is checked once for the images that a run reads (in ``DataManager``),
+    not here: a split file can list a hundred times as many.
+
+    Attributes:
+        impath: path of the image file.
+        label: class, from 0.
+        domain: domain, from 0.
+        classname: the class in words.
+    """
+
+    impath: str = ""
+    label: int = 0
+    domain: int = 0
+    classname: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.impath, str):
+            raise TypeError(f"impath is a string, got {type(self.impath).__name__}")
+
+
+class DatasetBase:
+    """Images for training, validation and testing, with the classes' names.
+
+    Args:
+        train_x: labelled training images. They define the classes.
+        train_u: unlabelled training images, if any.
+        val: validation images, if any.
+        test: test images.
+
+    Raises:
+        UsageError: no training images, a class number without images or with two names, or a
+            validation or test label that training does not have.
+    """
+
+    dataset_dir = ""  # folder of the data set below DATASET.ROOT
+    domains: list[str] = []  # names of its domains
+
+    def __init__(
+        self,
+        train_x: list[Datum] | None = None,
+        train_u: list[Datum] | None = None,
+        val: list[Datum] | None = None,
+        test: list[Datum] | None = None,
+    ):
+        if not train_x:
+            raise UsageError(f"{type(self).__name__}: no training images")
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        name = type(self).__name__
+        for label in range(self._num_classes):
+            if label not in self._lab2cname:
+                raise UsageError(
+                    f"{name}: no training image has label {label}, but labels go up to "
+                    f"{self._num_classes - 1}"
+                )
+        for split, items in (("val", self._val), ("test", self._test)):
+            for item in items or ():
+                if item.label not in self._lab2cname:
+                    raise UsageError(
+                        f"{name}: {split} image {item.impath} has label {item.label}, "
+                        f"training labels are 0 to {self._num_classes - 1}"
+                    )
+
+    @property
+    def train_x(self) -> list[Datum]:
+        """Labelled training images."""
+        return self._train_x
+
+    @property
+    def train_u(self) -> list[Datum] | None:
+        """Unlabelled training images."""
+        return self._train_u
+
+    @property
+    def val(self) -> list[Datum] | None:
+        """Validation images."""
+        return self._val
+
+    @property
+    def test(self) -> list[Datum] | None:
+        """Test images."""
+        return self._test
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Class names by label."""
+        return self._lab2cname
+
+    @property
+    def classnames(self) -> list[str]:
+        """Class names in order of label."""
+        return self._classnames
+
+    @property
+    def num_classes(self) -> int:
+        """Highest training label plus one."""
+        return self._num_classes
+
+    @staticmethod
+    def get_num_classes(data_source: Sequence[Datum]) -> int:
+        """Highest label plus one."""
+        return max(item.label for item in data_source) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source: Sequence[Datum]) -> tuple[dict[int, str], list[str]]:
+        """Class names by label, and the same as a list in order of label.
+
+        Raises:
+            UsageError: two names for one label.
+        """
+        names: dict[int, str] = {}
+        for item in data_source:
+            if names.setdefault(item.label, item.classname) != item.classname:
+                raise UsageError(
+                    f"label {item.label} is called {names[item.label]!r} and, at {item.impath}, "
+                    f"{item.classname!r}"
+                )
+        ordered = dict(sorted(names.items()))
+        return ordered, list(ordered.values())
+
+    def check_input_domains(
+        self, source_domains: Sequence[str], target_domains: Sequence[str]
+    ) -> None:
+        """Refuse empty or unknown source and target domains."""
+        for key, domains in (
+            ("SOURCE_DOMAINS", source_domains),
+            ("TARGET_DOMAINS", target_domains),
+        ):
+            if not domains:
+                raise UsageError(f"DATASET.{key} is empty; choose from {', '.join(self.domains)}")
+            self.is_input_domain_valid(domains)
+
+    def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
+        """Refuse domains that the data set does not have."""
+        for domain in input_domains:
+            if domain not in self.domains:
+                raise UsageError(
+                    f"unknown domain {domain!r}; choose from {', '.join(self.domains)}"
+                )
+
+    def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
+        """Fetch an archive from Google Drive and unpack it where it lies.
+
+        Args:
+            url: Google Drive address.
+            dst: path for the archive (.zip, .tar, .tar.gz).
+            from_gdrive: other sources are not supported.
+        """
+        if not from_gdrive:
+            raise NotImplementedError("download_data() fetches from Google Drive only")
+        import gdown
+
+        folder = os.path.dirname(dst)
+        mkdir_if_missing(folder)
+        gdown.download(url, dst, quiet=False)
+        print("Extracting file ...")
+        # The "data" filter refuses archive members that would land outside the folder.
+        options = {} if dst.endswith(".zip") else {"filter": "data"}
+        shutil.unpack_archive(dst, folder or ".", **options)
+        print(f"File extracted to {folder}")
+
+    def generate_fewshot_dataset(
+        self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
+    ) -> list[Datum] | list[list[Datum]]:
+        """Draw ``num_shots`` images per class from each list, with python's global generator.
+
+        Classes are drawn in order of first appearance, and the result is grouped by class, so the
+        same seed gives the same images as Dassl. A class with fewer images gives all it has.
+
+        Args:
+            data_sources: lists of images.
+            num_shots: images per class; below 1 returns the lists as they are.
+            repeat: fill up classes that have too few images by drawing with replacement.
+
+        Returns:
+            One list if one was given, otherwise a list of lists.
+        """
+        if num_shots < 1:
+            return data_sources[0] if len(data_sources) == 1 else list(data_sources)
+        print(f"Creating a {num_shots}-shot dataset")
+        output = [self._draw(source, num_shots, repeat) for source in data_sources]
+        return output[0] if len(output) == 1 else output
+
+    def _draw(self, data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
+        drawn: list[Datum] = []
+        for items in self.split_dataset_by_label(data_source).values():
+            if len(items) >= num_shots:
+                drawn += random.sample(items, num_shots)
+            elif repeat:
+                drawn += random.choices(items, k=num_shots)
+            else:
+                drawn += items
+        return drawn
+
+    def split_dataset_by_label(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
+        """Images by label, labels in order of first appearance."""
+        groups: dict[int, list[Datum]] = defaultdict(list)
+        for item in data_source:
+            groups[item.label].append(item)
+        return groups
+
+    def split_dataset_by_domain(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
+        """Images by domain, domains in order of first appearance."""
+        groups: dict[int, list[Datum]] = defaultdict(list)
+        for item in data_source:
+            groups[item.domain].append(item)
+        return groups

@@ -1,0 +1,30 @@
+"""Data sets by name."""
+
+from typing import TYPE_CHECKING
+
+from dassl.utils import Registry, UsageError, check_availability
+
+if TYPE_CHECKING:
+    from dassl.config import Config
+
+    from .base_dataset import DatasetBase
+
+DATASET_REGISTRY = Registry("DATASET")
+
+
+def build_dataset(cfg: "Config") -> "DatasetBase":
+    """Read the data set that ``cfg.DATASET.NAME`` names.
+
+    Raises:
+        UsageError: unknown name, or a file it needs is missing.
+    """
+    name = cfg.DATASET.NAME
+    check_availability(name, DATASET_REGISTRY.registered_names(), kind="data set (DATASET.NAME)")
+    if cfg.VERBOSE:
+        print(f"Loading dataset: {name}")
+    try:
+        return DATASET_REGISTRY.get(name)(cfg)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{name}: {error.filename or error} not found; DATASET.ROOT is {cfg.DATASET.ROOT!r}"
+        ) from error

@@ -1,0 +1,63 @@
+"""Helpers with upstream's names, all importable from here."""
+
+from .errors import UsageError
+from .logger import Logger, setup_logger
+from .meters import AverageMeter, MetricMeter
+from .registry import Registry
+from .rng import get_rng_state, seeded, set_rng_state
+from .tools import (
+    atomic_write,
+    check_availability,
+    check_isfile,
+    collect_env_info,
+    get_most_similar_str_to_a_from_b,
+    listdir_nohidden,
+    mkdir_if_missing,
+    nearest_names,
+    read_image,
+    read_json,
+    set_random_seed,
+    tolist_if_not,
+    write_json,
+)
+from .torchtools import (
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+
+__all__ = [
+    "AverageMeter",
+    "Logger",
+    "MetricMeter",
+    "Registry",
+    "UsageError",
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "count_num_param",
+    "get_most_similar_str_to_a_from_b",
+    "get_rng_state",
+    "listdir_nohidden",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "mkdir_if_missing",
+    "nearest_names",
+    "open_all_layers",
+    "open_specified_layers",
+    "read_image",
+    "read_json",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "seeded",
+    "set_random_seed",
+    "set_rng_state",
+    "setup_logger",
+    "tolist_if_not",
+    "write_json",
+]

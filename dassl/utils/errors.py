@@ -1,0 +1,19 @@
+"""The one exception that means "the request was wrong", not "the program is wrong"."""
+
+_FROM_WORKER = "Caught UsageError in DataLoader worker"
+
+
+class UsageError(ValueError):
+    """Wrong input: a name, a path, a value, a file.
+
+    The message is one line that says what is wrong, where, and how to mend it. Commands print it
+    without a traceback and exit with code 2.
+    """
+
+    def __init__(self, message: str):
+        message = str(message)
+        if message.startswith(_FROM_WORKER):
+            # torch re-raises a worker's exception with the whole traceback as its message; the
+            # original line is the last one.
+            message = message.rstrip().rsplit("UsageError: ", 1)[-1]
+        super().__init__(" ".join(message.split()))

@@ -1,0 +1,211 @@
+"""Files, names, images and seeds: the small helpers everything else uses."""
+
+import contextlib
+import difflib
+import json
+import os
+import platform
+import random
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import IO, Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+from .errors import UsageError
+
+__all__ = [
+    "atomic_write",
+    "check_availability",
+    "check_isfile",
+    "collect_env_info",
+    "get_most_similar_str_to_a_from_b",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "nearest_names",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "tolist_if_not",
+    "write_json",
+]
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    """Create a folder and its parents; an empty name means the current folder."""
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether ``fpath`` is a file; warns when it is not."""
+    found = os.path.isfile(fpath)
+    if not found:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return found
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Names in a folder that do not start with a dot."""
+    names = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(names) if sort else names
+
+
+def tolist_if_not(x: Any) -> list:
+    """``x`` itself if it is a list, otherwise a list holding it."""
+    return x if isinstance(x, list) else [x]
+
+
+@contextlib.contextmanager
+def atomic_write(path: str, mode: str = "w") -> Iterator[IO]:
+    """Open a file that appears under ``path`` only once it is complete and on disk.
+
+    The content goes to ``<path>.tmp`` beside it, which is flushed to disk and renamed. If the block
+    raises, or the process dies, whatever was at ``path`` before is untouched.
+    """
+    path = os.fspath(path)
+    mkdir_if_missing(os.path.dirname(path))
+    temporary = path + ".tmp"
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(temporary, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise
+    _sync_directory(os.path.dirname(path) or ".")
+
+
+def _sync_directory(dirname: str) -> None:
+    """Make a rename durable; a no-op where folders cannot be opened (Windows)."""
+    try:
+        descriptor = os.open(dirname, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse; the rename itself is done
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def read_json(fpath: str) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        UsageError: the file is missing or is not JSON.
+    """
+    try:
+        with open(fpath, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        raise UsageError(f"no such file: {fpath}") from None
+    except ValueError as error:
+        raise UsageError(f"{fpath} is not valid JSON ({error}); replace it") from None
+
+
+def write_json(obj: Any, fpath: str) -> None:
+    """Write ``obj`` as indented JSON, atomically."""
+    text = json.dumps(obj, indent=4, separators=(",", ": "))
+    with atomic_write(fpath) as file:
+        file.write(text)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed python's, NumPy's and PyTorch's global generators, the last on every device."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - stock code draws from the global generator
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def read_image(path: str) -> Image.Image:
+    """A decoded RGB image.
+
+    Raises:
+        UsageError: missing file, or one that PIL cannot decode; names the path.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UsageError(f"image not found: {path}") from None
+    except Exception as error:  # PIL raises half a dozen unrelated types for damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"image cannot be decoded: {path} ({reason}); replace or remove it"
+        ) from error
+
+
+def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The ``count`` known names most similar to ``name``, best first; case does not matter."""
+    by_lower = {}
+    for candidate in known:
+        by_lower.setdefault(candidate.lower(), candidate)
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.4)
+    return [by_lower[lower] for lower in close]
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
+    """The string in ``b`` that resembles ``a`` most, or None if ``b`` is empty."""
+    candidates = list(b)
+    close = difflib.get_close_matches(a, candidates, n=1, cutoff=0.0)
+    return close[0] if close else None
+
+
+def check_availability(requested: str, available: Iterable[str], kind: str = "name") -> None:
+    """Refuse a name that is not among the available ones.
+
+    Args:
+        requested: what was asked for.
+        available: what there is.
+        kind: the noun for the message, for instance "trainer".
+
+    Raises:
+        UsageError: names the nearest available ones, or all of them when nothing is near.
+    """
+    available = list(available)
+    if requested in available:
+        return
+    near = nearest_names(str(requested), available)
+    if near:
+        hint = f"nearest known: {', '.join(near)}"
+    else:
+        hint = f"known: {', '.join(sorted(available)) or 'none registered'}"
+    raise UsageError(f"unknown {kind} {requested!r}; {hint}")
+
+
+def collect_env_info() -> str:
+    """Versions and hardware as a few lines of text, for the log."""
+    lines = [
+        f"Python: {platform.python_version()} ({platform.platform()})",
+        f"PyTorch: {torch.__version__} ({torch.get_num_threads()} threads)",
+        f"torchvision: {_version_of('torchvision')}",
+        f"NumPy: {np.__version__}",
+        f"Pillow: {PIL.__version__}",
+        f"CPU: {os.cpu_count()} cores",
+    ]
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        lines.append(f"CUDA: {torch.version.cuda}, cuDNN: {torch.backends.cudnn.version()}")
+        lines.append(f"GPU: {', '.join(names)}")
+    else:
+        lines.append("CUDA: not available")
+    return "\n".join(lines)
+
+
+def _version_of(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

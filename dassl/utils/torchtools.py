@@ -1,0 +1,311 @@
+"""Checkpoints, and small questions about modules.
+
+A checkpoint written here is a dictionary of tensors (on the CPU), numbers, strings, lists and
+dictionaries. It loads with ``torch.load(weights_only=True)``, so reading one can run no foreign
+code, and it replaces an older file only when it is complete on disk.
+"""
+
+import os
+import pickle
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .errors import UsageError
+from .tools import atomic_write
+
+__all__ = [
+    "count_num_param",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+    "read_pointer",
+    "resume_from_checkpoint",
+    "save_checkpoint",
+    "to_plain",
+]
+
+POINTER = "checkpoint"
+BEST = "model-best.pth.tar"
+
+
+def to_plain(value: Any) -> Any:
+    """A copy of nested data made of CPU tensors, numbers, strings, lists, tuples and dictionaries
+    only.
+
+    Tensors are cloned, because saving a slice would store the whole tensor it was cut from.
+
+    Raises:
+        TypeError: something else is in it.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {to_plain(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(to_plain(item) for item in value)
+    raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
+
+
+def _without_module_prefix(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Keys as the bare module has them, for weights saved from inside ``nn.DataParallel``."""
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+    verbose: bool = True,
+) -> str:
+    """Write a checkpoint and make the folder's ``checkpoint`` file name it.
+
+    Args:
+        state: at least ``state_dict`` and ``epoch`` (the number of finished epochs).
+        save_dir: folder; created if missing.
+        is_best: write the same content to ``model-best.pth.tar`` as well.
+        remove_module_from_keys: drop the ``module.`` that ``nn.DataParallel`` puts before keys.
+        model_name: file name; by default ``model.pth.tar-<epoch>``.
+        verbose: print where it went.
+
+    Returns:
+        The path written.
+    """
+    state = to_plain(state)
+    if remove_module_from_keys:
+        state["state_dict"] = _without_module_prefix(state["state_dict"])
+    name = model_name or f"model.pth.tar-{state['epoch']}"
+    path = os.path.join(save_dir, name)
+    _write(state, path)
+    if verbose:
+        print(f"Checkpoint saved to {path}")
+    with atomic_write(os.path.join(save_dir, POINTER)) as file:
+        file.write(name + "\n")
+    if is_best:
+        best_path = os.path.join(save_dir, BEST)
+        _write(state, best_path)
+        if verbose:
+            print(f'Best checkpoint saved to "{best_path}"')
+    return path
+
+
+def _write(state: dict[str, Any], path: str) -> None:
+    with atomic_write(path, "wb") as file:
+        torch.save(state, file)
+
+
+class _Ignored:
+    """Takes the place of an object whose class is not allowed in a checkpoint. Does nothing."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def load_checkpoint(fpath: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Files written by Dassl itself hold a live scheduler object. Such objects are not built: an inert
+    placeholder stands where they were, and the tensors around them are read.
+
+    Raises:
+        UsageError: no such file, a damaged one, or one that holds no dictionary; names the file.
+    """
+    if not fpath or not os.path.isfile(fpath):
+        raise UsageError(f"no checkpoint at {fpath!r}")
+    try:
+        checkpoint = _read(fpath)
+    except Exception as error:  # torch.load raises many unrelated types on damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{fpath} cannot be read as a checkpoint, it is damaged or something else "
+            f"({type(error).__name__}: {reason}); remove it or name another"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise UsageError(
+            f"{fpath} holds a {type(checkpoint).__name__}, not a checkpoint dictionary"
+        )
+    return checkpoint
+
+
+def _read(fpath: str) -> Any:
+    try:
+        return torch.load(fpath, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
+        if not unknown:
+            raise
+        with torch.serialization.safe_globals([(_Ignored, name) for name in unknown]):
+            return torch.load(fpath, map_location="cpu", weights_only=True)
+
+
+def read_pointer(fdir: str) -> str | None:
+    """Path of the file that a model folder's ``checkpoint`` names, or None if there is no such
+    file.
+
+    Raises:
+        UsageError: the pointer is empty, or what it names is not there.
+    """
+    pointer = os.path.join(fdir, POINTER)
+    if not os.path.isfile(pointer):
+        return None
+    with open(pointer, encoding="utf-8", errors="replace") as file:
+        name = file.readline().strip()
+    path = os.path.join(fdir, name)
+    if not name or not os.path.isfile(path):
+        raise UsageError(
+            f"{pointer} names {name!r}, which is not in {fdir}; write an existing file's name "
+            "into it, or remove it to start from scratch"
+        )
+    return path
+
+
+def resume_from_checkpoint(
+    fdir: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Load the newest checkpoint of a model folder into a model and, if given, its optimiser and
+    schedule.
+
+    Returns:
+        The number of epochs that were finished, which is the index of the next one.
+
+    Raises:
+        UsageError: there is none, or it does not fit.
+    """
+    path = read_pointer(fdir)
+    if path is None:
+        raise UsageError(f"no checkpoint to resume from in {fdir}")
+    print(f'Loading checkpoint from "{path}"')
+    checkpoint = load_checkpoint(path)
+    restore(path, checkpoint, model, optimizer, scheduler)
+    print(f"Previous epoch: {checkpoint['epoch']}")
+    return checkpoint["epoch"]
+
+
+def check_fits(path: str, checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Refuse a checkpoint whose tensors are not the model's, before anything is changed.
+
+    Raises:
+        UsageError: names the file and the first tensor that differs.
+    """
+    state_dict = checkpoint.get("state_dict")
+    if not isinstance(state_dict, dict) or not isinstance(checkpoint.get("epoch"), int):
+        raise UsageError(f"{path} is not a training checkpoint: it has no state_dict and epoch")
+    own = model.state_dict()
+    for key, tensor in own.items():
+        if key not in state_dict:
+            raise UsageError(f"{path} is of another model: it has no tensor {key!r}")
+        if tensor.shape != state_dict[key].shape:
+            raise UsageError(
+                f"{path} is of another model: {key!r} has shape {tuple(state_dict[key].shape)}, "
+                f"here it is {tuple(tensor.shape)}"
+            )
+    for key in state_dict:
+        if key not in own:
+            raise UsageError(f"{path} is of another model: {key!r} is unknown here")
+
+
+def restore(
+    path: str,
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: Any,
+) -> None:
+    """Put a loaded checkpoint into a model, optimiser and schedule (the latter two may be None).
+
+    Raises:
+        UsageError: a part is missing or does not fit; names the file.
+    """
+    check_fits(path, checkpoint, model)
+    for part, name in ((optimizer, "optimizer"), (scheduler, "scheduler")):
+        if part is not None and not isinstance(checkpoint.get(name), dict):
+            raise UsageError(f"{path} cannot be resumed from: it has no {name} state")
+    try:
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        if scheduler is not None:
+            scheduler.load_state_dict(checkpoint["scheduler"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be resumed from with this optimiser and schedule ({error})"
+        ) from error
+    model.load_state_dict(checkpoint["state_dict"])
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Copy into ``model`` whatever tensors of a file fit it by name and shape; say which did not.
+
+    Args:
+        model: changed in place.
+        weight_path: a checkpoint, or a bare state dictionary.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    given = _without_module_prefix(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    fitting = {
+        key: tensor
+        for key, tensor in given.items()
+        if key in own and isinstance(tensor, torch.Tensor) and tensor.shape == own[key].shape
+    }
+    if not fitting:
+        warnings.warn(
+            f"Cannot load {weight_path}: no tensor in it fits the model by name and shape",
+            stacklevel=2,
+        )
+        return
+    model.load_state_dict({**own, **fitting})
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    discarded = [key for key in given if key not in fitting]
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def count_num_param(model: nn.Module | None = None, params: Iterable | None = None) -> int:
+    """Number of values in a module's parameters, or in ``params`` (tensors or optimiser groups)."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("count_num_param() needs a model or params")
+    total = 0
+    for item in params:
+        group = item["params"] if isinstance(item, dict) else item
+        tensors = [group] if isinstance(group, torch.Tensor) else group
+        total += sum(tensor.numel() for tensor in tensors)
+    return total
+
+
+def open_all_layers(model: nn.Module) -> None:
+    """Make every parameter trainable and put the module in training mode."""
+    model.train()
+    model.requires_grad_(True)
+
+
+def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
+    """Train the named direct children only; freeze the others and put them in evaluation mode."""
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    names = [open_layers] if isinstance(open_layers, str) else list(open_layers)
+    children = dict(model.named_children())
+    for name in names:
+        if name not in children:
+            raise ValueError(f"{name!r} is not a layer of {type(model).__name__}")
+    for name, child in children.items():
+        child.train(name in names)
+        child.requires_grad_(name in names)

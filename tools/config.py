@@ -19,8 +19,6 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, nearest_names
 from tools.runs import flatten
 
-TASKS = ("B2N", "CD", "FS")  # base-to-new, cross-dataset (and domain generalisation), few-shot
-
 
 def nearest(name: str, known: list[str]) -> str:
     """A clause naming the known names closest to ``name``; empty where none is close."""
@@ -59,7 +57,6 @@ def default_cfg() -> CfgNode:
     import trainers  # noqa: F401  (registers the trainers)
 
     cfg = get_cfg_default()
-    cfg.TASK = "B2N"
     # What an evaluation read its model from: part of what its result depends on.
     cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1})
     for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
@@ -86,8 +83,6 @@ def build_cfg(args: Namespace) -> CfgNode:
     options = _parse_options(args.opts)
     merge(cfg, options, source="options")
 
-    if cfg.TASK not in TASKS:
-        raise UsageError(f"TASK is {cfg.TASK!r}; it can be {', '.join(TASKS)}")
     if not cfg.MODEL.BACKBONE.NAME:
         cfg.MODEL.BACKBONE.NAME = "small"
     if "SIZE" not in options.get("INPUT", {}):

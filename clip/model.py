@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -132,16 +133,24 @@ class Attention(nn.Module):
 class ResidualAttentionBlock(nn.Module):
     """One pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, causal: bool = False, quick_gelu: bool = True):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        causal: bool = False,
+        quick_gelu: bool = True,
+        mlp_width: int | None = None,
+    ):
         super().__init__()
+        mlp_width = mlp_width or 4 * width
         self.causal = causal
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
+                c_fc=nn.Linear(width, mlp_width),
                 gelu=QuickGELU() if quick_gelu else nn.GELU(),
-                c_proj=nn.Linear(4 * width, width),
+                c_proj=nn.Linear(mlp_width, width),
             )
         )
         self.ln_2 = LayerNorm(width)
@@ -181,14 +190,19 @@ class Transformer(nn.Module):
     """A stack of blocks that can be run in ranges, with a token edit before each block."""
 
     def __init__(
-        self, width: int, layers: int, heads: int, causal: bool = False, quick_gelu: bool = True
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        causal: bool = False,
+        quick_gelu: bool = True,
+        mlp_width: int | None = None,
     ):
         super().__init__()
         self.width = width
         self.layers = layers
-        self.resblocks = nn.Sequential(
-            *[ResidualAttentionBlock(width, heads, causal, quick_gelu) for _ in range(layers)]
-        )
+        block = partial(ResidualAttentionBlock, width, heads, causal, quick_gelu, mlp_width)
+        self.resblocks = nn.Sequential(*[block() for _ in range(layers)])
 
     def run(
         self,
@@ -227,6 +241,7 @@ class VisionTransformer(nn.Module):
         heads: int,
         output_dim: int,
         quick_gelu: bool = True,
+        mlp_width: int | None = None,
     ):
         super().__init__()
         self.input_resolution = input_resolution
@@ -237,7 +252,9 @@ class VisionTransformer(nn.Module):
         grid = input_resolution // patch_size
         self.positional_embedding = nn.Parameter(scale * torch.randn(grid**2 + 1, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, quick_gelu=quick_gelu)
+        self.transformer = Transformer(
+            width, layers, heads, quick_gelu=quick_gelu, mlp_width=mlp_width
+        )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
@@ -354,8 +371,11 @@ def _count_blocks(state_dict: dict[str, Tensor], prefix: str) -> int:
     return len({key[start:].split(".")[0] for key in state_dict if key.startswith(prefix)})
 
 
-def build_model(state_dict: dict[str, Tensor], quick_gelu: bool = True) -> CLIP:
+def build_model(state_dict: dict[str, Tensor]) -> CLIP:
     """A CLIP in eval mode whose shape is read off a state dict in OpenAI's layout.
+
+    Two scalars that OpenAI's files do not have are understood: ``quick_gelu`` (False for plain
+    GELU) and ``vision_heads`` (where they are not width // 64). ``clip.loading`` adds them.
 
     The model keeps the precision of OpenAI's recipe: if the file's matrices are fp16, so are the
     model's (call ``.float()`` for fp32, as stock code does).
@@ -363,8 +383,10 @@ def build_model(state_dict: dict[str, Tensor], quick_gelu: bool = True) -> CLIP:
     Raises:
         ValueError: keys missing, unexpected or of the wrong shape.
     """
-    ignored = {"input_resolution", "context_length", "vocab_size"}
-    state_dict = {key: value for key, value in state_dict.items() if key not in ignored}
+    scalars = {"input_resolution", "context_length", "vocab_size", "quick_gelu", "vision_heads"}
+    given = {key: int(value) for key, value in state_dict.items() if key in scalars}
+    quick_gelu = bool(given.get("quick_gelu", True))
+    state_dict = {key: value for key, value in state_dict.items() if key not in scalars}
     try:
         embed_dim = state_dict["text_projection"].shape[1]
         context_length, text_width = state_dict["positional_embedding"].shape
@@ -377,9 +399,10 @@ def build_model(state_dict: dict[str, Tensor], quick_gelu: bool = True) -> CLIP:
                 patch_size=patch_size,
                 width=vision_width,
                 layers=_count_blocks(state_dict, "visual.transformer.resblocks."),
-                heads=vision_width // 64,
+                heads=given.get("vision_heads", vision_width // 64),
                 output_dim=embed_dim,
                 quick_gelu=quick_gelu,
+                mlp_width=len(state_dict["visual.transformer.resblocks.0.mlp.c_fc.bias"]),
             )
         else:
             width = state_dict["visual.layer1.0.conv1.weight"].shape[0]

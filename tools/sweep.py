@@ -162,10 +162,10 @@ def main(argv: list[str] | None = None) -> int:
         "--cfg", type=_config, action="append", default=[], metavar="METHOD=CONFIG",
         help="another file of configs/trainers/ than the method's default (repeatable)",
     )  # fmt: skip
-    parser.add_argument(
-        "options", nargs="*", metavar="KEY VALUE", help="settings for all runs, after --"
-    )
-    args = parser.parse_args(argv)
+    parser.epilog = "KEY VALUE settings for all runs stand at the end, after --"
+    argv = sys.argv[1:] if argv is None else argv
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:end])
     output = Path(os.environ.get("OUTPUT") or ROOT / "output")
     try:
         jobs = list(plan(args.protocol, args.methods, args.datasets, args.seeds))
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sweep.py: error: {error}", file=sys.stderr)
         return 2
     try:
-        return sweep(jobs, output, dict(args.cfg), args.options)
+        return sweep(jobs, output, dict(args.cfg), argv[end + 1 :])
     except KeyboardInterrupt:
         print("\nsweep.py: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,0 +1,105 @@
+"""parse_test_res.py on logs written here in the wording of upstream's and ours."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+import parse_test_res
+
+RESULT = """=> result
+* total: 4,200
+* correct: 3,540
+* accuracy: {accuracy}%
+* error: {error}%
+* macro_f1: {f1}%
+"""
+
+
+def block(accuracy: float) -> str:
+    return RESULT.format(accuracy=accuracy, error=round(100 - accuracy, 1), f1=accuracy - 0.5)
+
+
+def training_log(accuracy: float, end: str = "Finish training", validation: float = 11.1) -> str:
+    """A log whose validation results must not be taken for the final ones."""
+    return (
+        "epoch [1/5] batch [20/20] time 0.1 (0.1) data 0.0 (0.0) loss 1.2 (1.3) lr 1.0000e-05\n"
+        f"Evaluate on the *val* set\n{block(validation)}"
+        f"{end}\nDeploy the last-epoch model\nEvaluate on the *test* set\n{block(accuracy)}"
+        "Elapsed: 0:00:21\n"
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def summary(capsys) -> str:
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("* ")]
+    return lines[-1]
+
+
+@pytest.mark.parametrize("end", ["Finish training", "Finished training"])
+def test_mean_and_population_deviation(tmp_path, capsys, end):
+    for seed, accuracy in ((1, 84.0), (2, 86.0), (3, 91.0)):
+        write(tmp_path / f"seed{seed}/log.txt", training_log(accuracy, end))
+    assert parse_test_res.main([str(tmp_path)]) == 0
+    deviation = math.sqrt(((84 - 87) ** 2 + (86 - 87) ** 2 + (91 - 87) ** 2) / 3)
+    assert summary(capsys) == f"* accuracy: 87.00% +- {deviation:.2f}% (3 runs)"
+    assert parse_test_res.main([str(tmp_path), "--ci95"]) == 0
+    assert summary(capsys).endswith(f"+- {1.96 * deviation / math.sqrt(3):.2f}% (3 runs)")
+
+
+def test_other_figures_by_keyword(tmp_path, capsys):
+    write(tmp_path / "seed1/log.txt", training_log(84.0))
+    assert parse_test_res.main([str(tmp_path), "--keyword", "macro_f1"]) == 0
+    assert summary(capsys) == "* macro_f1: 83.50% +- 0.00% (1 runs)"
+
+
+def test_logs_of_evaluations_need_the_flag(tmp_path, capsys):
+    write(tmp_path / "seed1/log.txt", "Evaluate on the *test* set\n" + block(48.0))
+    assert parse_test_res.main([str(tmp_path)]) == 2
+    assert "--test-log" in capsys.readouterr().err
+    assert parse_test_res.main([str(tmp_path), "--test-log"]) == 0
+    assert summary(capsys) == "* accuracy: 48.00% +- 0.00% (1 runs)"
+
+
+def test_unfinished_run_is_said_and_left_out(tmp_path, capsys):
+    write(tmp_path / "seed1/log.txt", training_log(84.0))
+    write(tmp_path / "seed2/log.txt", training_log(99.0).split("Finish training")[0])
+    assert parse_test_res.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'seed2'}: no accuracy" in printed
+    assert "* accuracy: 84.00% +- 0.00% (1 runs)" in printed
+
+
+def test_result_in_the_log_of_a_resumed_run(tmp_path, capsys):
+    write(tmp_path / "seed1/log.txt", "epoch [1/5] batch [20/20] killed here")
+    write(tmp_path / "seed1/log.txt-2025-01-02-03-04-05", training_log(70.0))
+    write(tmp_path / "seed1/log.txt-2025-01-03-03-04-05", training_log(72.0))
+    assert parse_test_res.main([str(tmp_path)]) == 0
+    assert summary(capsys).startswith("* accuracy: 72.00%")
+
+
+def test_results_json_is_exact_and_goes_first(tmp_path, capsys):
+    write(tmp_path / "seed1/log.txt", training_log(84.2))
+    write(tmp_path / "seed1/results.json", json.dumps({"finished": True, "accuracy": 84.238}))
+    write(tmp_path / "seed2/log.txt", training_log(84.2))
+    write(tmp_path / "seed2/results.json", json.dumps({"finished": False, "accuracy": 1.0}))
+    assert parse_test_res.main([str(tmp_path)]) == 0
+    assert summary(capsys).startswith(f"* accuracy: {(84.238 + 84.2) / 2:.2f}%")
+
+
+def test_several_experiments(tmp_path, capsys):
+    for experiment, accuracies in (("a", (80.0, 90.0)), ("b", (50.0, 60.0))):
+        for seed, accuracy in enumerate(accuracies, start=1):
+            write(tmp_path / experiment / f"seed{seed}/log.txt", training_log(accuracy))
+    assert parse_test_res.main([str(tmp_path), "--multi-exp"]) == 0
+    assert summary(capsys) == "* accuracy: 70.00%"
+
+
+def test_missing_folder(tmp_path, capsys):
+    assert parse_test_res.main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.endswith("nowhere: no such folder\n")

@@ -1,29 +1,19 @@
 """The configuration of one run: defaults, then YAML files, then flags, then KEY VALUE options.
 
-The order is upstream's (CoOp's train.py). Every key is checked before anything is merged, so that a
-misspelt one is answered with its nearest neighbours instead of a stack trace.
+The order is upstream's (CoOp's train.py).
 """
 
 import importlib.util
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, nearest_names
-from tools.runs import flatten
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A clause naming the known names closest to ``name``; empty where none is close."""
-    close = nearest_names(name, known)
-    return f"; nearest: {', '.join(close)}" if close else ""
 
 
 def load_plugin(path: str) -> None:
@@ -78,15 +68,20 @@ def build_cfg(args: Namespace) -> CfgNode:
     cfg = default_cfg()
     for path in (args.dataset_config_file, args.config_file):
         if path:
-            merge(cfg, _read_yaml(path), source=path)
+            _check_file(path)
+            cfg.merge_from_file(path)
     _merge_flags(cfg, args)
-    options = _parse_options(args.opts)
-    merge(cfg, options, source="options")
+    for key in args.opts[::2]:
+        if key.startswith("-"):
+            raise UsageError(f"{key}: flags stand before the KEY VALUE options")
+    cfg.merge_from_list(args.opts)
 
     if not cfg.MODEL.BACKBONE.NAME:
         cfg.MODEL.BACKBONE.NAME = "small"
-    if "SIZE" not in options.get("INPUT", {}):
-        _follow_backbone_resolution(cfg)
+    if "INPUT.SIZE" not in args.opts[::2]:
+        # A YAML's size fits the backbone that it names, not the one that runs.
+        resolution = backbone_resolution(cfg.MODEL.BACKBONE.NAME)
+        cfg.INPUT.SIZE = (resolution, resolution)
     cfg.RUN.EVAL_ONLY = args.eval_only
     cfg.RUN.MODEL_DIR = args.model_dir
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
@@ -94,89 +89,12 @@ def build_cfg(args: Namespace) -> CfgNode:
     return cfg
 
 
-def merge(cfg: CfgNode, changes: dict, source: str) -> None:
-    """Merge nested ``changes`` into ``cfg``; ``source`` names their origin in errors.
-
-    Unlike yacs alone, a whole number is accepted where the default is a float (``WA_WEIGHT 0``).
-    """
-    _check_keys(cfg, changes, source, prefix="", known=list(flatten(cfg)))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(_with_floats(cfg, changes)))
-    except ValueError as error:
-        raise UsageError(f"{source}: {str(error).splitlines()[0]}") from error
-
-
-def _check_keys(node: CfgNode, changes: dict, source: str, prefix: str, known: list[str]) -> None:
-    for key, value in changes.items():
-        name = f"{prefix}{key}"
-        if key not in node:
-            if node.is_new_allowed():
-                continue
-            raise UsageError(f"{source}: no config key {name}{nearest(name, known)}")
-        is_section = isinstance(node[key], CfgNode)
-        if is_section and not isinstance(value, dict):
-            raise UsageError(f"{source}: {name} is a section, it cannot be set to {value!r}")
-        if is_section:
-            _check_keys(node[key], value, source, f"{name}.", known)
-        elif isinstance(value, dict):
-            first = f"{name}.{next(iter(value), '')}"
-            raise UsageError(f"{source}: no config key {first}; {name} is a single value")
-
-
-def _with_floats(node: CfgNode, changes: dict) -> dict:
-    converted = {}
-    for key, value in changes.items():
-        default = node.get(key)
-        if isinstance(value, dict):
-            value = _with_floats(default if isinstance(default, CfgNode) else CfgNode(), value)
-        elif isinstance(default, float):
-            value = _as_float(value)
-        converted[key] = value
-    return converted
-
-
-def _as_float(value: Any) -> Any:
-    if isinstance(value, bool):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return value  # the merge itself refuses it, naming the key
-
-
-def _read_yaml(path: str) -> dict:
+def _check_file(path: str) -> None:
     file = Path(path)
     if not file.is_file():
-        others = sorted(other.stem for other in file.parent.glob("*.yaml"))
-        hint = nearest(file.stem, others)
-        if others and not hint:
-            hint = f"; {file.parent} has {', '.join(others)}"
-        raise UsageError(f"config file {path}: no such file{hint}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"config file {path}: not valid YAML: {reason}") from error
-    if content is not None and not isinstance(content, dict):
-        raise UsageError(f"config file {path}: expected sections and keys, found {content!r:.40}")
-    return content or {}
-
-
-def _parse_options(options: list[str]) -> dict:
-    nested: dict = {}
-    if len(options) % 2:
-        raise UsageError(f"options come as KEY VALUE pairs; {options[-1]!r} stands alone")
-    for name, value in zip(options[::2], options[1::2], strict=True):
-        if name.startswith("-"):
-            raise UsageError(f"{name}: flags stand before the KEY VALUE options")
-        *sections, key = name.split(".")
-        node = nested
-        for section in sections:
-            node = node.setdefault(section, {})
-            if not isinstance(node, dict):
-                raise UsageError(f"options: {name} and its section {section} are both given")
-        node[key] = value
-    return nested
+        near = nearest_names(file.stem, [other.stem for other in file.parent.glob("*.yaml")])
+        hint = f"; nearest in {file.parent}: {', '.join(near)}" if near else ""
+        raise UsageError(f"no such config file: {path}{hint}")
 
 
 def _merge_flags(cfg: CfgNode, args: Namespace) -> None:
@@ -217,9 +135,3 @@ def backbone_resolution(name: str) -> int:
     if name in hub.OPENAI_NAMES or (tag and hub.is_architecture(architecture)):
         return hub.input_resolution(architecture)
     return loading.build_model(loading.load_state_dict(name)).visual.input_resolution
-
-
-def _follow_backbone_resolution(cfg: CfgNode) -> None:
-    """Set INPUT.SIZE to what the backbone was made for; a YAML's size fits the backbone in it."""
-    resolution = backbone_resolution(cfg.MODEL.BACKBONE.NAME)
-    cfg.INPUT.SIZE = (resolution, resolution)

@@ -52,6 +52,9 @@ def test_calibration_error_examples():
     quarters = np.tile([0.75, 0.25], (4, 1))
     assert expected_calibration_error(quarters, [0, 0, 0, 1]) == 0
     assert expected_calibration_error(quarters, [0, 0, 1, 1]) == 0.25
+    # A confidence on an edge belongs to the bin below it: 0.75 wrong and 0.9 right do not mix.
+    pair = [[0.75, 0.25], [0.9, 0.1]]
+    assert expected_calibration_error(pair, [1, 0], bins=4) == pytest.approx((0.75 + 0.1) / 2)
 
 
 def test_bad_input():

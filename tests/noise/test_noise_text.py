@@ -224,6 +224,17 @@ def test_perturbed_texts_depend_on_seed_and_sample():
     assert one != other
 
 
+def test_perturbed_texts_are_seeded_by_class_kind_and_sample():
+    names, kinds = ["cat", "dog"], ["char", "word"]
+    assert perturbed_texts(names, TEMPLATES[0], kinds, 0.5, 4, seed=3) == [
+        [
+            perturb_prompt(TEMPLATES[0], name, kind, 0.5, rng_for(3, "text", kind, name, k))
+            for k, kind in enumerate(["char", "word", "char", "word"])
+        ]
+        for name in names
+    ]
+
+
 def test_perturbed_texts_share_the_samples_among_the_kinds():
     kinds = ["char", "description", "embed"]
     assert sample_kinds(kinds, 7) == ["char", "description", "embed"] * 2 + ["char"]

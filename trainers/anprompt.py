@@ -287,7 +287,7 @@ class ANPrompt(RepresentationTrainer):
             dataset_template(dataset),
             settings,
             setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
-            self._rule(source=None),
+            self._rule(self.cfg),
         )
 
     def before_train(self) -> None:

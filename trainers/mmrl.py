@@ -249,10 +249,9 @@ class RepresentationTrainer(PromptTrainer):
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
-        self._rule(source=None)
+        self._rule(cfg)
 
-    def _rule(self, source: str | None) -> str:
-        cfg = self.cfg
+    def _rule(self, cfg: Any, source: str | None = None) -> str:
         return inference_rule(
             cfg.TRAINER[self.method].INFERENCE,
             cfg.TASK,
@@ -267,7 +266,9 @@ class RepresentationTrainer(PromptTrainer):
 
     def loaded(self, checkpoint: dict) -> None:
         """Cross-dataset evaluation: which data set is the source stands in the checkpoint."""
-        self.model.rule = self._rule(source=checkpoint.get("meta", {}).get("dataset", "ImageNet"))
+        self.model.rule = self._rule(
+            self.cfg, checkpoint.get("meta", {}).get("dataset", "ImageNet")
+        )
 
     def prompts(self, classnames: list[str]) -> list[str]:
         template = dataset_template(self.cfg.DATASET.NAME)
@@ -299,7 +300,7 @@ class MMRL(RepresentationTrainer):
         learner = RepresentationLearner(
             clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), settings.REP_DIM
         )
-        rule = self._rule(source=None)
+        rule = self._rule(self.cfg)
         model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
         model.reg_weight = setting_for(
             self.cfg.DATASET.NAME, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET

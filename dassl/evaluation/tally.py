@@ -57,7 +57,7 @@ class Tally:
         labels, predictions = self.arrays()
         hits = labels == predictions
         occurring = np.unique(labels)
-        accuracy = 100.0 * float(hits.mean())
+        accuracy = 100.0 * int(hits.sum()) / labels.size
         macro_f1 = 100.0 * f1_score(
             labels, predictions, average="macro", labels=occurring, zero_division=0
         )
@@ -70,7 +70,7 @@ class Tally:
                     "name": self._lab2cname.get(label, str(label)),
                     "total": int(own.size),
                     "correct": int(own.sum()),
-                    "accuracy": 100.0 * float(own.mean()),
+                    "accuracy": 100.0 * int(own.sum()) / own.size,
                 }
             )
         return {

@@ -55,8 +55,9 @@ def user_cache() -> Path:
     return Path(os.environ.get("ANPROMPT_CACHE") or "~/.cache/anprompt").expanduser()
 
 
-def is_writable(folder: Path) -> bool:
+def is_writable(folder: str | os.PathLike) -> bool:
     """Whether files may be put here; what nobody may write to is read-only for root too."""
+    folder = Path(folder)
     while not folder.exists():
         folder = folder.parent
     any_write = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH

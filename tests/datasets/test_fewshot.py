@@ -22,22 +22,17 @@ def private_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("subsample", ["base", "new", "all"])
-def test_lists_are_those_of_upstream(tmp_path, golden_lists, subsample):
+def test_lists_are_those_of_upstream(tmp_path, golden, subsample):
     folder = write_eurosat(tmp_path)
+    expected = golden("eurosat_fewshot")[subsample]
     random.seed(99)  # what the run's own generator did before must not matter
     for _ in range(2):  # drawn, then read back
         dataset = EuroSAT(make_cfg(EuroSAT, tmp_path, 16, 1, subsample))
         for part in ("train_x", "val", "test"):
             found = listing(getattr(dataset, part), folder / "2750")
-            assert found == golden_lists[subsample][part], part
-        assert dataset.classnames == golden_lists[subsample]["classnames"]
+            assert found == expected[part], part
+        assert dataset.classnames == expected["classnames"]
     assert random.random() == random.Random(99).random()
-
-
-@pytest.fixture
-def golden_lists(request):
-    path = request.config.rootpath / "tests" / "golden" / "eurosat_fewshot.json"
-    return json.loads(path.read_text())
 
 
 def test_drawing_as_upstream_writes_it():

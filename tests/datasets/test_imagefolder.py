@@ -4,7 +4,8 @@ import pytest
 from fake_trees import listing, make_cfg, touch
 
 from dassl.utils import UsageError
-from datasets.imagefolder import ImageFolder, read_classnames
+from datasets.classnames import read_classnames
+from datasets.imagefolder import ImageFolder
 
 
 @pytest.fixture(autouse=True)

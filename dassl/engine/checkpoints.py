@@ -1,0 +1,90 @@
+"""Which checkpoint files a run continues from, and which it no longer needs."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from dassl.utils import UsageError, load_checkpoint
+from dassl.utils.torchtools import BEST, read_pointer
+
+
+def file_name(num_epochs: int) -> str:
+    """Name of the checkpoint written after ``num_epochs`` epochs."""
+    return f"model.pth.tar-{num_epochs}"
+
+
+Found = dict[str, tuple[str, dict[str, Any]]]  # path and content by model name
+
+
+def find_common(directory: str, names: Sequence[str]) -> Found | None:
+    """The newest state that all models of a run have.
+
+    A process killed while it wrote several models' files leaves some an epoch ahead. The older file
+    of those is still there, because it is removed only after the last model's new one is in place.
+
+    Args:
+        directory: the run's folder.
+        names: registered models; each has its folder in ``directory``.
+
+    Returns:
+        Path and content of a checkpoint per model, all of the same epoch; None if a model has none.
+
+    Raises:
+        UsageError: a file is damaged or missing, or was not written by this trainer; names it.
+    """
+    found = {}
+    for name in names:
+        path = read_pointer(os.path.join(directory, name))
+        if path is None:
+            return None
+        found[name] = (path, load_for_resuming(path))
+    epoch = min(checkpoint["epoch"] for _, checkpoint in found.values())
+    for name, (_, checkpoint) in found.items():
+        if checkpoint["epoch"] != epoch:
+            path = os.path.join(directory, name, file_name(epoch))
+            found[name] = (path, load_for_resuming(path))
+    return found
+
+
+def load_for_resuming(path: str) -> dict[str, Any]:
+    """A checkpoint that training can continue from.
+
+    Raises:
+        UsageError: it cannot be read, or holds weights but not the state of a training.
+    """
+    checkpoint = load_checkpoint(path)
+    wanted = ("state_dict", "epoch", "optimizer", "scheduler", "rng")
+    missing = [key for key in wanted if key not in checkpoint]
+    if missing:
+        raise UsageError(
+            f"{path} cannot be resumed from: it has no {', '.join(missing)}. If another program wrote "
+            "it, test it with --eval-only --model-dir, or train in another OUTPUT_DIR"
+        )
+    return checkpoint
+
+
+def model_path(directory: str, name: str, epoch: int | None) -> str:
+    """Path of a model's checkpoint: of that epoch, or the best on validation.
+
+    Raises:
+        UsageError: there is no such file; says which there are.
+    """
+    folder = os.path.join(directory, name)
+    path = os.path.join(folder, BEST if epoch is None else file_name(epoch))
+    if os.path.isfile(path):
+        return path
+    there = sorted(f for f in _names_in(folder) if f.startswith("model"))
+    hint = f"there are: {', '.join(there)} (--load-epoch N picks -N)" if there else "there are none"
+    raise UsageError(f"no model at {path}; {hint}")
+
+
+def remove(paths: Sequence[str]) -> None:
+    """Delete files that may be gone already."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def _names_in(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []

@@ -1,0 +1,643 @@
+"""The training loop.
+
+``TrainerBase`` keeps models, optimisers and schedules and saves and restores them;
+``SimpleTrainer`` adds data, testing and the life of a run; ``TrainerX`` the epoch over labelled
+images. A method subclasses ``TrainerX`` and fills in ``build_model`` and ``forward_backward``.
+"""
+
+import datetime
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dassl.data import DataManager
+from dassl.evaluation import Tally, build_evaluator
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    UsageError,
+    get_rng_state,
+    load_checkpoint,
+    mkdir_if_missing,
+    save_checkpoint,
+    set_rng_state,
+    tolist_if_not,
+)
+from dassl.utils.torchtools import BEST, check_fits, restore
+
+from . import checkpoints
+from .results import process_peak_memory_mb, write_results
+
+if TYPE_CHECKING:
+    from dassl.config import Config
+
+Names = str | Sequence[str] | None
+
+
+class TrainerBase:
+    """Registered models with their optimisers and schedules, and a generic loop over epochs.
+
+    Attributes:
+        epoch: index of the current epoch, from 0.
+        trained_epochs: epochs the model has behind it; None if unknown (loaded by other means).
+        train_seconds: time spent in them, those before a resume included.
+    """
+
+    def __init__(self):
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, torch.optim.Optimizer | None] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+        self._writer: Any = None
+        self._suspects: list[tuple[str, torch.Tensor]] = []
+        self.trained_epochs: int | None = None
+        self.train_seconds = 0.0
+
+    # Models
+
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module | None = None,
+        optim: torch.optim.Optimizer | None = None,
+        sched: Any = None,
+    ) -> None:
+        """Put a model under the trainer's care: its mode, optimiser steps and checkpoints.
+
+        Args:
+            name: name of its folder in the run's folder.
+            model: its ``state_dict`` is what checkpoints hold.
+            optim, sched: None for a model that does not train.
+        """
+        if "_models" not in self.__dict__:
+            raise AttributeError("call super().__init__() before register_model()")
+        if name in self._models:
+            raise ValueError(f"a model is already registered as {name!r}")
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: Names = None) -> list[str]:
+        """``names`` as a list after a check that they are registered; by default all."""
+        known = list(self._models)
+        if names is None:
+            return known
+        names = tolist_if_not(names)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no model is registered as {name!r}; there are {known}")
+        return names
+
+    @property
+    def num_trainable(self) -> int:
+        """Number of values that training changes, over all registered models."""
+        parameters = {
+            id(parameter): parameter.numel()
+            for model in self._models.values()
+            for parameter in model.parameters()
+            if parameter.requires_grad
+        }
+        return sum(parameters.values())
+
+    def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
+        """Put models in training ("train") or evaluation ("test", "eval") mode."""
+        if mode not in ("train", "test", "eval"):
+            raise ValueError(f"the mode is train, test or eval, not {mode!r}")
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def update_lr(self, names: Names = None) -> None:
+        """Let schedules take a step. A trainer calls this at the last batch of every epoch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names: Names = None) -> float:
+        """Learning rate of the first model's first parameter group."""
+        name = self.get_model_names(names)[0]
+        return self._optims[name].param_groups[0]["lr"]
+
+    # Checkpoints
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Write every model's checkpoint to ``directory/<name>/``.
+
+        A checkpoint holds ``state_dict``, ``epoch`` (finished epochs), ``optimizer``,
+        ``scheduler``, ``scaler`` (of ``self.scaler``, a gradient scaler, if the trainer has one in
+        use), ``rng`` (all random states), ``trainer`` (see :meth:`extra_state`), ``val_result`` and
+        ``meta``: all that a continuation needs to give the same numbers.
+
+        Args:
+            epoch: index of the epoch that has just ended.
+            directory: the run's folder.
+            is_best: write ``model-best.pth.tar`` as well.
+            val_result: accuracy on validation, if measured.
+            model_name: file name; by default ``model.pth.tar-<epoch + 1>``.
+        """
+        self._raise_if_anomalous()
+        scaler = getattr(self, "scaler", None)
+        shared = {
+            "epoch": epoch + 1,
+            "scaler": scaler.state_dict() if scaler is not None and scaler.is_enabled() else None,
+            "rng": get_rng_state(),
+            "trainer": self.extra_state(),
+            "val_result": val_result,
+            "meta": self.checkpoint_meta(epoch, model_name),
+        }
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            save_checkpoint(
+                {
+                    "state_dict": self._models[name].state_dict(),
+                    "optimizer": None if optim is None else optim.state_dict(),
+                    "scheduler": None if sched is None else sched.state_dict(),
+                    **shared,
+                },
+                os.path.join(directory, name),
+                is_best=is_best,
+                model_name=model_name,
+                verbose=not shared["meta"].get("rolling", False),
+            )
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a trainer must have back to continue: a dictionary of tensors and plain values."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`extra_state` gave."""
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        """Numbers about the run that go into a checkpoint."""
+        return {"train_seconds": self.train_seconds}
+
+    def restore_meta(self, meta: dict[str, Any]) -> None:
+        """Continue counting from a checkpoint's numbers."""
+        self.train_seconds = meta.get("train_seconds", 0.0)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continue from the newest checkpoint in a run's folder, if there is one.
+
+        Returns:
+            Index of the epoch to go on with; 0 without a checkpoint.
+
+        Raises:
+            UsageError: a checkpoint is damaged or of another model. Nothing is changed then.
+        """
+        found = checkpoints.find_common(directory, self.get_model_names()) if self._models else None
+        if found is None:
+            print("No checkpoint found, train from scratch")
+            return 0
+        print(f"Found checkpoint at {directory} (will resume training)")
+        for name, (path, checkpoint) in found.items():
+            check_fits(path, checkpoint, self._models[name])
+        for name, (path, checkpoint) in found.items():
+            print(f'Loading checkpoint from "{path}"')
+            restore(path, checkpoint, self._models[name], self._optims[name], self._scheds[name])
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None and checkpoint["scaler"]:
+            scaler.load_state_dict(checkpoint["scaler"])
+        self.load_extra_state(checkpoint.get("trainer", {}))
+        self.restore_meta(checkpoint["meta"])
+        set_rng_state(checkpoint["rng"])
+        self.trained_epochs = checkpoint["epoch"]
+        self._resumed_from(found)
+        print(f"Previous epoch: {checkpoint['epoch']}")
+        return checkpoint["epoch"]
+
+    def _resumed_from(self, found: dict[str, tuple[str, dict[str, Any]]]) -> None:
+        """Called with path and content per model after a resume."""
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load weights for testing.
+
+        Args:
+            directory: a run's folder; if empty, nothing is loaded.
+            epoch: number of finished epochs; None loads the model that was best on validation.
+
+        Raises:
+            UsageError: no such file, or it is of another model.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        for name in self.get_model_names():
+            path = checkpoints.model_path(directory, name, epoch)
+            checkpoint = load_checkpoint(path)
+            check_fits(path, checkpoint, self._models[name])
+            val_result = checkpoint.get("val_result")
+            shown = "none" if val_result is None else f"{val_result:.1f}"
+            print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
+            self._models[name].load_state_dict(checkpoint["state_dict"])
+            self.trained_epochs = checkpoint["epoch"]
+            self.restore_meta(checkpoint.get("meta", {}))
+
+    # One step
+
+    def detect_anomaly(self, loss: torch.Tensor) -> None:
+        """Stop training when the loss is not finite.
+
+        On a GPU the answer is not waited for; it comes with the next printed line or checkpoint,
+        whichever is first, so no checkpoint is ever written after such a loss.
+
+        Raises:
+            FloatingPointError: the loss, or on a GPU an earlier one, is infinite or NaN.
+        """
+        place = f"epoch {getattr(self, 'epoch', 0) + 1}, batch {getattr(self, 'batch_idx', 0) + 1}"
+        self._suspects.append((place, ~torch.isfinite(loss.detach()).all()))
+        if loss.device.type == "cpu":
+            self._raise_if_anomalous()
+
+    def _raise_if_anomalous(self) -> None:
+        suspects, self._suspects = self._suspects, []
+        for place, is_anomalous in suspects:
+            if is_anomalous:
+                raise FloatingPointError(f"Loss is infinite or NaN! ({place})")
+
+    def model_zero_grad(self, names: Names = None) -> None:
+        """Forget gradients."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients of a finite loss."""
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names: Names = None) -> None:
+        """Let optimisers take a step."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss: torch.Tensor, names: Names = None) -> None:
+        """Gradients of ``loss`` and one optimiser step."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    # TensorBoard
+
+    def init_writer(self, log_dir: str) -> None:
+        """Start writing scalars to ``log_dir``, if tensorboard is installed."""
+        if self._writer is not None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            print("tensorboard is not installed: no scalars are written")
+            return
+        print(f"Initialize tensorboard (log_dir={log_dir})")
+        mkdir_if_missing(log_dir)
+        self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self) -> None:
+        """Finish writing scalars."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Write a scalar; does nothing outside training."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # The loop
+
+    def train(self, start_epoch: int, max_epoch: int) -> None:
+        """Run epochs ``start_epoch`` (``before_train`` may move it) to ``max_epoch`` - 1."""
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        self.before_train()
+        for self.epoch in range(self.start_epoch, self.max_epoch):
+            started = time.perf_counter()
+            self.before_epoch()
+            self.run_epoch()
+            self.train_seconds += time.perf_counter() - started
+            self.trained_epochs = self.epoch + 1
+            self.after_epoch()
+        self.after_train()
+
+    def before_train(self) -> None:
+        """Called once before the first epoch."""
+
+    def after_train(self) -> None:
+        """Called once after the last epoch."""
+
+    def before_epoch(self) -> None:
+        """Called before every epoch."""
+
+    def after_epoch(self) -> None:
+        """Called after every epoch."""
+
+    def run_epoch(self) -> None:
+        """Train for one epoch."""
+        raise NotImplementedError
+
+    def test(self) -> float:
+        """Evaluate."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> Any:
+        """What a training step needs of a batch, on the device."""
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> Any:
+        """Images and labels of a batch, on the device."""
+        raise NotImplementedError
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any] | None:
+        """One training step; returns what to log by name."""
+        raise NotImplementedError
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        raise NotImplementedError
+
+    def model_inference_rules(self, image: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """Logits by inference rule, for a method that has several; None for one that has one.
+
+        A test then evaluates all rules in one pass and reports the one that ``headline_rule``
+        names.
+        """
+        return None
+
+
+class SimpleTrainer(TrainerBase):
+    """A run: data, model, resuming, training, validation, testing, results.
+
+    Attributes:
+        cfg: the configuration.
+        device: where the model is.
+        dm, train_loader_x, train_loader_u, val_loader, test_loader: data (see ``DataManager``).
+        num_classes, lab2cname: classes.
+        headline_rule: which of several inference rules is reported; None for the first.
+        best_result: best accuracy on validation so far (percent), with TEST.FINAL_MODEL best_val.
+    """
+
+    headline_rule: str | None = None
+
+    def __init__(self, cfg: "Config"):
+        super().__init__()
+        self.check_cfg(cfg)
+        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
+        self.device = torch.device("cuda" if use_cuda else "cpu")
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.best_result = -float("inf")
+        self._earlier_peak_mb = 0.0
+        self._rolling: list[str] = []
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+        if not self._models:
+            self.trained_epochs = 0
+
+    def check_cfg(self, cfg: "Config") -> None:
+        """Refuse settings that the trainer cannot work with."""
+
+    def build_data_loader(self) -> None:
+        """Create the data set and its loaders."""
+        dm = DataManager(self.cfg)
+        self.dm = dm
+        self.train_loader_x = dm.train_loader_x
+        self.train_loader_u = dm.train_loader_u
+        self.val_loader = dm.val_loader
+        self.test_loader = dm.test_loader
+        self.num_classes = dm.num_classes
+        self.num_source_domains = dm.num_source_domains
+        self.lab2cname = dm.lab2cname
+
+    def build_model(self) -> None:
+        """Create ``self.model`` and register what trains."""
+        raise NotImplementedError(f"{type(self).__name__} has no build_model()")
+
+    def train(self) -> None:
+        """Train from where the run's folder stands, then test."""
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self) -> None:
+        """Resume from RESUME or OUTPUT_DIR if there is something to resume, and start the records."""
+        if self.cfg.RESUME:
+            self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME)
+            if self.start_epoch == 0:
+                raise UsageError(f"RESUME is {self.cfg.RESUME!r}, but there is no checkpoint in it")
+        else:
+            self.start_epoch = self.resume_model_if_exist(self.output_dir)
+        self.epoch = max(self.start_epoch - 1, 0)  # also if no epoch is left to train
+        self.init_writer(os.path.join(self.output_dir, "tensorboard"))
+        self.time_start = time.time()
+
+    def after_train(self) -> None:
+        """Test the last or the best model."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        elapsed = datetime.timedelta(seconds=round(time.time() - self.time_start))
+        print(f"Elapsed: {elapsed}")
+        self.close_writer()
+
+    def after_epoch(self) -> None:
+        """Validate if asked for, then write the epoch's checkpoint and remove the one before it.
+
+        The checkpoints of every CHECKPOINT_FREQ-th and of the last epoch stay.
+        """
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+        self.save_model(self.epoch, self.output_dir)
+        checkpoints.remove(self._rolling)
+        self._rolling = [] if self._is_kept(self.epoch) else self._paths(self.epoch + 1)
+
+    def _is_kept(self, epoch: int) -> bool:
+        """Whether an epoch's checkpoint outlives the next one's."""
+        freq = self.cfg.TRAIN.CHECKPOINT_FREQ
+        return epoch + 1 == self.max_epoch or (freq > 0 and (epoch + 1) % freq == 0)
+
+    def _paths(self, num_epochs: int) -> list[str]:
+        name = checkpoints.file_name(num_epochs)
+        return [os.path.join(self.output_dir, model, name) for model in self.get_model_names()]
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        """Numbers about the run that go into a checkpoint."""
+        return {
+            **super().checkpoint_meta(epoch, model_name),
+            "rolling": not model_name and not self._is_kept(epoch),
+            "best_result": self.best_result,
+            "peak_memory_mb": self.peak_memory_mb(),
+        }
+
+    def restore_meta(self, meta: dict[str, Any]) -> None:
+        """Continue counting from a checkpoint's numbers."""
+        super().restore_meta(meta)
+        self.best_result = meta.get("best_result", -float("inf"))
+        self._earlier_peak_mb = meta.get("peak_memory_mb", 0.0)
+
+    def _resumed_from(self, found: dict[str, tuple[str, dict[str, Any]]]) -> None:
+        # A rolling file that the killed process would have removed is removed with the next one.
+        # Files in another run's folder (RESUME) are not ours to remove.
+        own = [path for path in self._paths(self.trained_epochs) if os.path.isfile(path)]
+        self._rolling = [path for path in own if load_checkpoint(path)["meta"]["rolling"]]
+
+    def peak_memory_mb(self) -> float:
+        """Highest memory use of the run so far, of processes before a resume too (MiB)."""
+        return max(self._earlier_peak_mb, process_peak_memory_mb(self.device))
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on a split and print the figures.
+
+        Without ``split`` this is the final test, on TEST.SPLIT, and ``results.json`` is written.
+
+        Args:
+            split: "val" or "test"; "val" falls back to "test" if there are no validation images.
+
+        Returns:
+            The evaluator's first figure: accuracy in percent.
+        """
+        is_final = split is None
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        if split == "val" and self.val_loader is not None:
+            data_loader = self.val_loader
+        else:
+            split, data_loader = "test", self.test_loader
+        print(f"Evaluate on the *{split}* set")
+
+        started = time.perf_counter()
+        headline, rules = Tally(self.lab2cname), {}
+        for batch in tqdm(data_loader):
+            image, label = self.parse_batch_test(batch)
+            logits_by_rule = self.model_inference_rules(image)
+            if logits_by_rule is None:
+                logits = self.model_inference(image)
+            else:
+                self.headline_rule = self.headline_rule or next(iter(logits_by_rule))
+                logits = logits_by_rule[self.headline_rule]
+                for name, rule_logits in logits_by_rule.items():
+                    rules.setdefault(name, Tally(self.lab2cname)).add(rule_logits, label)
+            self.evaluator.process(logits, label)
+            headline.add(logits, label)
+        results = self.evaluator.evaluate()
+        seconds = time.perf_counter() - started
+
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        if is_final:
+            write_results(self, split, headline, rules, seconds)
+        return next(iter(results.values()))
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        return self.model(input)
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) and labels (B,) on the device."""
+        return self._to_device(batch["img"]), self._to_device(batch["label"])
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        # From pinned memory the copy overlaps with computation.
+        return tensor.to(self.device, non_blocking=True)
+
+
+class TrainerX(SimpleTrainer):
+    """Trains on labelled images only."""
+
+    def run_epoch(self) -> None:
+        """One pass over the training images, with a printed line every PRINT_FREQ batches.
+
+        Losses that ``forward_backward`` returns as tensors are read out only when a line is
+        printed, so on a GPU steps queue up without waiting in between. The step that prints waits
+        for all before it and is charged for them: single times then vary, averages are true.
+        """
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = len(self.train_loader_x)
+        print_freq = self.cfg.TRAIN.PRINT_FREQ
+        pending: list[tuple[int, float, dict[str, Any] | None]] = []
+
+        end = time.time()
+        for self.batch_idx, batch in enumerate(self.train_loader_x):
+            data_time.update(time.time() - end)
+            summary = self.forward_backward(batch)
+            n_iter = self.epoch * self.num_batches + self.batch_idx
+            pending.append((n_iter, self.get_current_lr(), _detached(summary)))
+
+            is_printing = (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq
+            if is_printing:
+                self._read_out(pending, losses)
+            batch_time.update(time.time() - end)
+            if is_printing:
+                self._print_progress(losses, batch_time, data_time)
+            end = time.time()
+        self._read_out(pending, losses)
+
+    def _read_out(
+        self, pending: list[tuple[int, float, dict[str, Any] | None]], losses: MetricMeter
+    ) -> None:
+        """Move what steps reported into the meters and TensorBoard, step by step."""
+        self._raise_if_anomalous()
+        for n_iter, lr, summary in pending:
+            losses.update(summary)
+            for name, meter in losses.meters.items():
+                self.write_scalar(f"train/{name}", meter.avg, n_iter)
+            self.write_scalar("train/lr", lr, n_iter)
+        pending.clear()
+
+    def _print_progress(
+        self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter
+    ) -> None:
+        remaining = self.num_batches - self.batch_idx - 1
+        remaining += (self.max_epoch - self.epoch - 1) * self.num_batches
+        eta = datetime.timedelta(seconds=int(batch_time.avg * remaining))
+        print(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] "
+            f"batch [{self.batch_idx + 1}/{self.num_batches}] "
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) "
+            f"data {data_time.val:.3f} ({data_time.avg:.3f}) "
+            f"{losses} "
+            f"lr {self.get_current_lr():.4e} "
+            f"eta {eta}"
+        )
+
+    def parse_batch_train(
+        self, batch: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W), labels (B,) and domains (B,) on the device."""
+        return (
+            self._to_device(batch["img"]),
+            self._to_device(batch["label"]),
+            self._to_device(batch["domain"]),
+        )
+
+
+def _detached(summary: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The same values without the graph they came from."""
+    if not isinstance(summary, dict):
+        return summary
+    return {
+        name: value.detach() if isinstance(value, torch.Tensor) else value
+        for name, value in summary.items()
+    }

@@ -58,8 +58,8 @@ def load_for_resuming(path: str) -> dict[str, Any]:
     missing = [key for key in wanted if key not in checkpoint]
     if missing:
         raise UsageError(
-            f"{path} cannot be resumed from: it has no {', '.join(missing)}. If another program wrote "
-            "it, test it with --eval-only --model-dir, or train in another OUTPUT_DIR"
+            f"{path} cannot be resumed from: it has no {', '.join(missing)}. If another program "
+            "wrote it, test it with --eval-only --model-dir, or train in another OUTPUT_DIR"
         )
     return checkpoint
 
@@ -79,11 +79,11 @@ def model_path(directory: str, name: str, epoch: int | None) -> str:
     raise UsageError(f"no model at {path}; {hint}")
 
 
-def remove(paths: Sequence[str]) -> None:
-    """Delete files that may be gone already."""
-    for path in paths:
+def remove(directory: str, names: Sequence[str], num_epochs: int) -> None:
+    """Delete all models' checkpoints of an epoch; they may be gone already."""
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+            os.remove(os.path.join(directory, name, file_name(num_epochs)))
 
 
 def _names_in(folder: str) -> list[str]:

@@ -98,7 +98,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def process_peak_memory_mb(device: torch.device) -> float:
-    """Highest memory use of this process so far: tensors on a GPU, resident memory on a CPU (MiB)."""
+    """Highest memory use of this process so far (MiB): tensors on a GPU, all of it on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

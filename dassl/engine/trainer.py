@@ -172,7 +172,7 @@ class TrainerBase:
             )
 
     def extra_state(self) -> dict[str, Any]:
-        """What else a trainer must have back to continue: a dictionary of tensors and plain values."""
+        """What else a trainer must have back to continue: tensors and plain values by name."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
@@ -182,9 +182,9 @@ class TrainerBase:
         """Numbers about the run that go into a checkpoint."""
         return {"train_seconds": self.train_seconds}
 
-    def restore_meta(self, meta: dict[str, Any]) -> None:
-        """Continue counting from a checkpoint's numbers."""
-        self.train_seconds = meta.get("train_seconds", 0.0)
+    def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
+        """Continue counting from the numbers of the checkpoint written after ``epoch`` epochs."""
+        self.train_seconds = meta["train_seconds"]
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the newest checkpoint in a run's folder, if there is one.
@@ -209,15 +209,11 @@ class TrainerBase:
         if scaler is not None and checkpoint["scaler"]:
             scaler.load_state_dict(checkpoint["scaler"])
         self.load_extra_state(checkpoint.get("trainer", {}))
-        self.restore_meta(checkpoint["meta"])
-        set_rng_state(checkpoint["rng"])
         self.trained_epochs = checkpoint["epoch"]
-        self._resumed_from(found)
+        self.restore_meta(checkpoint["epoch"], checkpoint["meta"])
+        set_rng_state(checkpoint["rng"])
         print(f"Previous epoch: {checkpoint['epoch']}")
         return checkpoint["epoch"]
-
-    def _resumed_from(self, found: dict[str, tuple[str, dict[str, Any]]]) -> None:
-        """Called with path and content per model after a resume."""
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load weights for testing.
@@ -241,7 +237,8 @@ class TrainerBase:
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
             self.trained_epochs = checkpoint["epoch"]
-            self.restore_meta(checkpoint.get("meta", {}))
+            if not self.train_seconds:  # not trained in this process
+                self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
 
     # One step
 
@@ -321,7 +318,7 @@ class TrainerBase:
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
         self.before_train()
-        for self.epoch in range(self.start_epoch, self.max_epoch):
+        for self.epoch in range(self.start_epoch, self.max_epoch):  # noqa: B020
             started = time.perf_counter()
             self.before_epoch()
             self.run_epoch()
@@ -400,7 +397,8 @@ class SimpleTrainer(TrainerBase):
         self.cfg = cfg
         self.best_result = -float("inf")
         self._earlier_peak_mb = 0.0
-        self._rolling: list[str] = []
+        # Finished epochs whose checkpoints go once the next epoch's are on disk.
+        self._superseded: list[int] = []
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -431,11 +429,13 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume from RESUME or OUTPUT_DIR if there is something to resume, and start the records."""
+        """Resume from RESUME or OUTPUT_DIR if there is a checkpoint, and start the records."""
         if self.cfg.RESUME:
             self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME)
             if self.start_epoch == 0:
                 raise UsageError(f"RESUME is {self.cfg.RESUME!r}, but there is no checkpoint in it")
+            if os.path.realpath(self.cfg.RESUME) != os.path.realpath(self.output_dir):
+                self._superseded = []  # another run's files stay as they are
         else:
             self.start_epoch = self.resume_model_if_exist(self.output_dir)
         self.epoch = max(self.start_epoch - 1, 0)  # also if no epoch is left to train
@@ -467,38 +467,31 @@ class SimpleTrainer(TrainerBase):
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
         self.save_model(self.epoch, self.output_dir)
-        checkpoints.remove(self._rolling)
-        self._rolling = [] if self._is_kept(self.epoch) else self._paths(self.epoch + 1)
+        for epoch in self._superseded:
+            checkpoints.remove(self.output_dir, self.get_model_names(), epoch)
+        self._superseded = [] if self._is_kept(self.epoch) else [self.epoch + 1]
 
     def _is_kept(self, epoch: int) -> bool:
         """Whether an epoch's checkpoint outlives the next one's."""
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         return epoch + 1 == self.max_epoch or (freq > 0 and (epoch + 1) % freq == 0)
 
-    def _paths(self, num_epochs: int) -> list[str]:
-        name = checkpoints.file_name(num_epochs)
-        return [os.path.join(self.output_dir, model, name) for model in self.get_model_names()]
-
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
         """Numbers about the run that go into a checkpoint."""
         return {
             **super().checkpoint_meta(epoch, model_name),
             "rolling": not model_name and not self._is_kept(epoch),
+            "superseded": self._superseded,
             "best_result": self.best_result,
             "peak_memory_mb": self.peak_memory_mb(),
         }
 
-    def restore_meta(self, meta: dict[str, Any]) -> None:
-        """Continue counting from a checkpoint's numbers."""
-        super().restore_meta(meta)
-        self.best_result = meta.get("best_result", -float("inf"))
-        self._earlier_peak_mb = meta.get("peak_memory_mb", 0.0)
-
-    def _resumed_from(self, found: dict[str, tuple[str, dict[str, Any]]]) -> None:
-        # A rolling file that the killed process would have removed is removed with the next one.
-        # Files in another run's folder (RESUME) are not ours to remove.
-        own = [path for path in self._paths(self.trained_epochs) if os.path.isfile(path)]
-        self._rolling = [path for path in own if load_checkpoint(path)["meta"]["rolling"]]
+    def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
+        """Continue counting from the numbers of the checkpoint written after ``epoch`` epochs."""
+        super().restore_meta(epoch, meta)
+        self.best_result = meta["best_result"]
+        self._earlier_peak_mb = meta["peak_memory_mb"]
+        self._superseded = meta["superseded"] + ([epoch] if meta["rolling"] else [])
 
     def peak_memory_mb(self) -> float:
         """Highest memory use of the run so far, of processes before a resume too (MiB)."""
@@ -579,7 +572,7 @@ class TrainerX(SimpleTrainer):
         pending: list[tuple[int, float, dict[str, Any] | None]] = []
 
         end = time.time()
-        for self.batch_idx, batch in enumerate(self.train_loader_x):
+        for self.batch_idx, batch in enumerate(self.train_loader_x):  # noqa: B020
             data_time.update(time.time() - end)
             summary = self.forward_backward(batch)
             n_iter = self.epoch * self.num_batches + self.batch_idx

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from dassl.utils import UsageError, write_json
-from datasets.splits import Entry
+from datasets.splits import Entry, split_digest
 
 FORMAT = 1
 
@@ -38,16 +38,6 @@ def draw(
     """Draw the training set, then min(shots, 4) validation images a class, from one generator."""
     rng = random.Random(seed if seed >= 0 else None)
     return sample(train, shots, rng), sample(val, min(shots, 4), rng)
-
-
-def fingerprint(train: list[Entry], val: list[Entry]) -> str:
-    """sha256 over what the few-shot set is drawn from: paths, labels, names and their order."""
-    digest = hashlib.sha256()
-    for part in (train, val):
-        for path, label, classname in part:
-            digest.update(f"{path}\t{label}\t{classname}\n".encode("utf-8", "surrogatepass"))
-        digest.update(b"\n")
-    return digest.hexdigest()
 
 
 def user_cache() -> Path:
@@ -91,7 +81,7 @@ class FewShotCache:
             found = self._from_upstream(self.beside / f"{stem}.pkl", train, val)
             if found:
                 return found
-        digest = fingerprint(train, val)
+        digest = split_digest((train, val))
         for folder in filter(None, (self.beside, self.fallback)):
             found = self._from_json(folder / f"{stem}.json", train, val, digest)
             if found:

@@ -4,6 +4,7 @@ A split is three lists (train, val, test) of entries ``(path, label, classname)`
 relative to the data set's image folder, with forward slashes: a split means the same everywhere.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -101,6 +102,16 @@ def check_labels(split: Split, where: str) -> list[str]:
                 f"{label} and no training image has label {expected}"
             )
     return [names[label] for label in sorted(names)]
+
+
+def split_digest(lists: Iterable[list[Entry]]) -> str:
+    """sha256 over paths, labels, names and their order: the same for files that say the same."""
+    digest = hashlib.sha256()
+    for entries in lists:
+        for path, label, classname in entries:
+            digest.update(f"{path}\t{label}\t{classname}\n".encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return digest.hexdigest()
 
 
 def missing_images(image_dir: str | os.PathLike, paths: Iterable[str]) -> list[str]:

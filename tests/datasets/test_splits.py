@@ -2,7 +2,7 @@ import json
 
 import pytest
 from fake_trees import EUROSAT, make_split
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dassl.utils import UsageError
@@ -66,6 +66,7 @@ JSON = st.recursive(
 ENTRY = st.tuples(st.text(max_size=12), st.integers(-1, 4), st.text(max_size=3)).map(list) | JSON
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries({part: st.lists(ENTRY, max_size=5) for part in splits.PARTS}))
 def test_any_content_is_read_or_refused(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), content)
@@ -105,6 +106,7 @@ def test_missing_images_keep_their_order(tmp_path):
     assert splits.missing_images(tmp_path, asked) == ["b/2.jpg", "a/0.jpg"]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 300))
 def test_cut_covers_everything_once(count):
     train, val, test = splits.cut(list(range(count)))

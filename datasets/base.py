@@ -9,6 +9,7 @@ A data set says where it lives and, if it has no split file, how to read its lis
         split_file = "split_zhou_EuroSAT.json"
 """
 
+import json
 import math
 import os
 from pathlib import Path
@@ -113,9 +114,10 @@ class FewShotDataset(DatasetBase):
     @classmethod
     def help_line(cls) -> str:
         """How to get what is missing: one sentence."""
-        module = cls.__module__.rpartition(".")[2]
-        if Path(__file__).with_name(f"{module}.py").is_file():  # not a plugin's data set
-            return f"Run tools/prepare_data.py {module}"
+        catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+        for key, entry in catalogue["datasets"].items():
+            if entry["name"] == cls.__name__:
+                return f"Run tools/prepare_data.py {key}"
         return "See docs/DATASETS.md"
 
     def check_class_count(self, train: list[Datum], subsample: str) -> None:

@@ -27,6 +27,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 CATALOGUE = ROOT / "datasets" / "catalogue.json"
+NOTHING_TO_PREPARE = {
+    "shapes": "Shapes draws its images on first use",
+    "imagefolder": "ImageFolder reads your own images, see docs/DATASETS.md",
+}
 UNPACKING = ".unpacking"  # hidden, so that no reader takes it for a class
 
 
@@ -276,10 +280,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def choose(names: list[str], catalogue: dict[str, dict]) -> list[str]:
     """Catalogue names for what was asked; registered names (EuroSAT) will do as well."""
-    from dassl.utils import check_availability
+    from dassl.utils import UsageError, check_availability
 
     if "all" in names:
         return list(catalogue)
+    for name in names:
+        if name.lower() in NOTHING_TO_PREPARE:
+            raise UsageError(f"nothing to prepare: {NOTHING_TO_PREPARE[name.lower()]}")
     key_of = {entry["name"]: key for key, entry in catalogue.items()}
     keys = [key_of.get(name, name) for name in names]
     for key in keys:

@@ -153,9 +153,8 @@ def served(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tgz"])
 def test_archive_is_fetched_and_unpacked_once(tmp_path, served, suffix, capsys):
-    source = archive_of(
-        tmp_path / f"x{suffix}", {"a/pics/1.jpg": b"1", "a/list.txt": b"2", "b": b""}
-    )
+    members = {"a/pics/1.jpg": b"1", "a/list.txt": b"2", "b": b""}
+    source = archive_of(tmp_path / f"x{suffix}", members)
     served[LINK] = source
     gives = {"images": "a/pics", "list.txt": "a/list.txt"}
     item = {"archive": source.name, "url": LINK, "gives": gives}
@@ -286,6 +285,7 @@ def test_make_split_without_the_files_it_needs(tmp_path, capsys):
         (["eurosta", "--root", "."], "unknown data set 'eurosta'; nearest known: eurosat"),
         (["eurosat", "--check", "--root", "nowhere"], "no folder"),
         (["eurosat"], "--root"),
+        (["Shapes"], "nothing to prepare: Shapes draws"),
     ],
 )
 def test_bad_input_is_one_line(capsys, monkeypatch, arguments, complaint):

@@ -91,6 +91,23 @@ def dataset_template(dataset: str) -> str:
     return CUSTOM_TEMPLATES.get(dataset, "a photo of a {}.")
 
 
+def prompt_template(cfg: Any) -> str:
+    """The hand-written prompt of a run: ``DATASET.TEMPLATE``, or the data set's own.
+
+    Raises:
+        ValueError: the setting has no place for the class name.
+    """
+    template = cfg.DATASET.get("TEMPLATE") or dataset_template(cfg.DATASET.NAME)
+    if "{}" not in template:
+        raise ValueError(f"DATASET.TEMPLATE {template!r}: it needs {{}} for the class name")
+    return template
+
+
+def grad_if_image_asks(image: Tensor) -> torch.set_grad_enabled:
+    """For frozen parts of a model: no graph, except to the pixels when an attack asks for it."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and image.requires_grad)
+
+
 class TokenizedPrompts(nn.Module):
     """Class prompts as CLIP reads them, cut at the last end token.
 
@@ -155,9 +172,18 @@ class PromptLearner(nn.Module):
 
 class PromptedCLIP(nn.Module):
     """A frozen CLIP steered by a learner. A method fills in ``text_features`` and, where it goes
-    beyond text prompts and cross-entropy, ``image_features``, ``forward``, ``inference_rules`` or
-    ``loss``.
+    beyond text prompts and cross-entropy, ``image_features``, ``loss``, or ``encode``,
+    ``class_state`` and ``classify``.
+
+    The logits are ``classify(encode(image), class_state())``: what is known of the images, what is
+    known of the classes, and the meeting of both. So either can be computed once and kept while
+    the other changes.
+
+    Attributes:
+        rule: the inference rule whose logits ``forward`` gives.
     """
+
+    rule = "class"
 
     def __init__(self, clip_model: clip.model.CLIP, prompt_learner: PromptLearner):
         super().__init__()
@@ -175,17 +201,29 @@ class PromptedCLIP(nn.Module):
 
     def image_features(self, image: Tensor) -> Tensor:
         """Normalised image features (B, E); by default frozen CLIP's."""
-        with torch.no_grad():
+        with grad_if_image_asks(image):
             return F.normalize(self.clip.encode_image(image).float(), dim=-1)
+
+    def encode(self, image: Tensor) -> Any:
+        """What the logits need of images (B, 3, H, W), whatever the classes are."""
+        return self.image_features(image)
+
+    def class_state(self) -> Any:
+        """What the logits need of the classes, whatever the images are; kept for an evaluation."""
+        return self.prompt_learner.cached("text_features", self.text_features)
+
+    def classify(self, encoded: Any, class_state: Any) -> dict[str, Tensor]:
+        """Logits (B, C) under each inference rule."""
+        return {self.rule: self.scale * encoded @ class_state.t()}
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> logits (B, C)."""
-        text_features = self.prompt_learner.cached("text_features", self.text_features)
-        return self.scale * self.image_features(image) @ text_features.t()
+        return self.classify(self.encode(image), self.class_state())[self.rule]
 
     def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
-        """Logits (B, C) under each inference rule, for methods that have more than one."""
-        return None
+        """Logits (B, C) under each inference rule; None for a method that has one rule only."""
+        logits = self.classify(self.encode(image), self.class_state())
+        return logits if len(logits) > 1 else None
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss and the logits (B, C) that the reported accuracy is taken from."""
@@ -208,6 +246,25 @@ class PromptTrainer(TrainerX):
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
         """Add the method's defaults to ``cfg``."""
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        """Change ``cfg`` so that ``build_prompted_clip`` takes whole prompts for class names.
+
+        Text noise needs this: it perturbs all words of a prompt, not only those of the name.
+
+        Returns:
+            The words that whoever writes the prompts has to bring, ``{}`` for the class name. A
+            method that learns the words before the name returns those that it does not learn.
+        """
+        template = prompt_template(cfg)
+        cfg.DATASET.TEMPLATE = "{}"
+        return template
+
+    @staticmethod
+    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
+        """Kinds of text noise that training meets, and its noise seeds; most methods meet none."""
+        return [], []
 
     def check_cfg(self, cfg: Any) -> None:
         resolve_precision(cfg.TRAINER[self.method].PREC, torch.device("cuda"))
@@ -323,8 +380,14 @@ class PromptTrainer(TrainerX):
         if ignored:
             print(f"Ignored {len(ignored)} tensors that are not learned, e.g. {ignored[0]!r}")
         learner.load_state_dict(found)
+        self.trained_epochs = checkpoint.get("epoch")
+        self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
         self.loaded(checkpoint)
         return checkpoint.get("epoch")
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        meta = super().checkpoint_meta(epoch, model_name)
+        return {**meta, "dataset": self.cfg.DATASET.NAME}
 
     def own_name(self, name: str) -> str:
         """The learner's name for a tensor of a checkpoint, ours or upstream's."""

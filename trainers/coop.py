@@ -49,6 +49,30 @@ def initial_context(
     return torch.empty(shape, device=device).normal_(std=0.02), " ".join(["X"] * n_ctx)
 
 
+def phrase_context(
+    clip_model: clip.model.CLIP, phrase: str, n_ctx: int, setting: str
+) -> tuple[Tensor, str]:
+    """Initial context that replaces only the first words of a phrase, as MaPLe and its kin have it.
+
+    The prompt keeps the whole phrase, so that "a photo of a" with n_ctx 2 reads: two learned
+    vectors, "of a", class name. A phrase is used for up to four vectors; more are drawn at random.
+
+    Args:
+        setting: the configuration key of the phrase, for the error message.
+
+    Returns:
+        (n_ctx, D) in fp32; the words of the prompt.
+
+    Raises:
+        ValueError: the phrase has fewer words than vectors.
+    """
+    words = phrase if n_ctx <= 4 else ""
+    context, words = initial_context(clip_model, words, n_ctx)
+    if len(context) < n_ctx:
+        raise ValueError(f"{setting} {phrase!r} has fewer words than the {n_ctx} learned vectors")
+    return context[:n_ctx].clone(), words
+
+
 def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position: str) -> Tensor:
     """Where each position of the arranged prompt is found in "start, context, name, rest".
 

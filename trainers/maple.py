@@ -19,7 +19,7 @@ from clip.edits import ReplaceTokens, append_tokens
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
-from .coop import initial_context
+from .coop import phrase_context
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -33,15 +33,8 @@ class MultiModalPromptLearner(PromptLearner):
         n_ctx, depth = settings.N_CTX, settings.PROMPT_DEPTH
         text_width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
         device = clip_model.positional_embedding.device
-        # Initial words are used for up to four tokens. The prompt keeps the whole phrase, so that
-        # with "a photo of a" and n = 2 it reads: 2 learned vectors, "of a", class name.
-        words = settings.CTX_INIT if n_ctx <= 4 else ""
-        ctx, phrase = initial_context(clip_model, words, n_ctx)
-        if len(ctx) < n_ctx:
-            raise ValueError(
-                f"TRAINER.MAPLE.CTX_INIT {words!r} has fewer words than TRAINER.MAPLE.N_CTX {n_ctx}"
-            )
-        self.ctx = nn.Parameter(ctx[:n_ctx].clone())
+        ctx, phrase = phrase_context(clip_model, settings.CTX_INIT, n_ctx, "TRAINER.MAPLE.CTX_INIT")
+        self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(text_width, vision_width, device=device)
         self.compound_prompts_text = nn.ParameterList(
             nn.Parameter(torch.empty(n_ctx, text_width, device=device).normal_(std=0.02))

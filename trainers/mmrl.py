@@ -37,6 +37,20 @@ from .base import (
 RULES = ("auto", "class", "mix")
 
 
+def zero_based_layers(layers: list[int], clip_model: clip.model.CLIP) -> list[int]:
+    """Layers counted from 1, as settings have them, counted from 0.
+
+    Raises:
+        ValueError: they are not consecutive, or the backbone has fewer.
+    """
+    depth = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
+    if not layers or list(layers) != list(range(layers[0], layers[-1] + 1)):
+        raise ValueError(f"LAYERS {list(layers)}: list consecutive layers, e.g. [6, 7, 8, 9]")
+    if layers[0] < 1 or layers[-1] > depth:
+        raise ValueError(f"LAYERS {list(layers)}: the backbone has layers 1 to {depth}")
+    return [layer - 1 for layer in layers]
+
+
 class RepresentationLearner(PromptLearner):
     """Learned: tokens R (N, D) in the shared space, per layer the maps D -> Dt and D -> Dv, and the
     projection (Dv, E) of the averaged visual token outputs.
@@ -62,14 +76,9 @@ class RepresentationLearner(PromptLearner):
         super().__init__()
         visual = clip_model.visual
         device = clip_model.positional_embedding.device
-        depth = min(clip_model.transformer.layers, visual.transformer.layers)
-        if not layers or list(layers) != list(range(layers[0], layers[-1] + 1)):
-            raise ValueError(f"LAYERS {list(layers)}: list consecutive layers, e.g. [6, 7, 8, 9]")
-        if layers[0] < 1 or layers[-1] > depth:
-            raise ValueError(f"LAYERS {list(layers)}: the backbone has layers 1 to {depth}")
         if proj_init not in ("random", "clip"):
             raise ValueError(f"PROJ_INIT {proj_init!r}: choose clip or random")
-        self.layers = [layer - 1 for layer in layers]  # 0-based from here on
+        self.layers = zero_based_layers(layers, clip_model)
         self.beta = beta
         self.tokens = nn.Parameter(torch.empty(n_tokens, width, device=device).normal_(std=0.02))
         # Within a tower all maps start equal, as upstream's copies of one layer do.
@@ -266,9 +275,16 @@ class RepresentationTrainer(PromptTrainer):
 
     def loaded(self, checkpoint: dict) -> None:
         """Cross-dataset evaluation: which data set is the source stands in the checkpoint."""
-        self.model.rule = self._rule(
-            self.cfg, checkpoint.get("meta", {}).get("dataset", "ImageNet")
-        )
+        self.model.rule = self._rule(self.cfg, self.source_dataset(checkpoint))
+
+    def source_dataset(self, checkpoint: dict) -> str:
+        """The data set that a checkpoint was trained on.
+
+        Upstream's files do not say; its cross-dataset protocol trains on ImageNet, every other on
+        the data set that is tested.
+        """
+        assumed = "ImageNet" if self.cfg.TASK == "CD" else self.cfg.DATASET.NAME
+        return checkpoint.get("meta", {}).get("dataset", assumed)
 
     def prompts(self, classnames: list[str]) -> list[str]:
         template = dataset_template(self.cfg.DATASET.NAME)
@@ -286,7 +302,8 @@ class MMRL(RepresentationTrainer):
         cfg.TRAINER.MMRL.PREC = "amp"  # fp16, fp32, amp, bf16
         cfg.TRAINER.MMRL.N_REP_TOKENS = 5  # tokens per layer
         cfg.TRAINER.MMRL.REP_LAYERS = [6, 7, 8, 9, 10, 11, 12]  # layers with tokens, first is 1
-        cfg.TRAINER.MMRL.REP_DIM = 512  # width of the shared space
+        cfg.TRAINER.MMRL.REP_DIM = None  # width of the shared space; None: from the table
+        cfg.TRAINER.MMRL.REP_DIM_BY_DATASET = CN({"default": 512}, new_allowed=True)
         cfg.TRAINER.MMRL.ALPHA = 0.7  # weight of the class logits
         cfg.TRAINER.MMRL.REG_WEIGHT = (
             None  # weight of the ties to frozen CLIP; None: from the table
@@ -296,15 +313,14 @@ class MMRL(RepresentationTrainer):
 
     def build_prompted_clip(self, clip_model: clip.model.CLIP, classnames: list[str]) -> MMRLClip:
         require_vit(clip_model, "MMRL")
-        settings = self.cfg.TRAINER.MMRL
+        settings, dataset = self.cfg.TRAINER.MMRL, self.cfg.DATASET.NAME
+        width = int(setting_for(dataset, settings.REP_DIM, settings.REP_DIM_BY_DATASET))
         learner = RepresentationLearner(
-            clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), settings.REP_DIM
+            clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), width
         )
         rule = self._rule(self.cfg)
         model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
-        model.reg_weight = setting_for(
-            self.cfg.DATASET.NAME, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET
-        )
+        model.reg_weight = setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET)
         return model
 
     def own_name(self, name: str) -> str:

@@ -527,7 +527,8 @@ class SimpleTrainer(TrainerBase):
             if logits_by_rule is None:
                 logits = self.model_inference(image)
             else:
-                self.headline_rule = self.headline_rule or next(iter(logits_by_rule))
+                if self.headline_rule is None:
+                    self.headline_rule = next(iter(logits_by_rule))
                 logits = logits_by_rule[self.headline_rule]
                 for name, rule_logits in logits_by_rule.items():
                     rules.setdefault(name, Tally(self.lab2cname)).add(rule_logits, label)

@@ -6,9 +6,10 @@ import inputs
 import pytest
 import torch
 from safetensors.torch import load_file
+from yacs.config import CfgNode
 
 from dassl.engine import build_trainer
-from tools.config import default_cfg, merge
+from tools.config import default_cfg
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
@@ -28,7 +29,7 @@ def golden_cfg(record: dict, trainer: str, clip_path, data_root, output, subsamp
     cfg = default_cfg()
     settings = record.get("config")
     if settings:
-        merge(cfg, {"OPTIM": settings["OPTIM"], "TRAINER": settings["TRAINER"]}, source="golden")
+        cfg.merge_from_other_cfg(CfgNode({key: settings[key] for key in ("OPTIM", "TRAINER")}))
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = settings["BATCH_SIZE"]
     for node in cfg.TRAINER.values():
         if isinstance(node, dict) and "PREC" in node:

@@ -1,4 +1,5 @@
-"""ZeroshotCLIP: CLIP with a hand-written prompt per data set; nothing is learned.
+"""ZeroshotCLIP and ZeroshotCLIP2: CLIP with a hand-written prompt per data set, or with a mean over
+several; nothing is learned.
 
 References:
     [0] Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import clip
 from dassl.engine import TRAINER_REGISTRY, TrainerX
+from datasets.templates import IMAGENET_TEMPLATES_SELECT
 
 from .base import dataset_template, load_clip, resolve_precision
 
@@ -38,11 +40,21 @@ class ZeroshotCLIP(TrainerX):
         cfg = self.cfg
         precision = resolve_precision(cfg.TRAINER.COOP.PREC, self.device)
         self.clip_model = load_clip(cfg, precision, self.device)
-        template = dataset_template(cfg.DATASET.NAME)
         classnames = [name.replace("_", " ") for name in self.dm.dataset.classnames]
-        prompts = [template.format(name) for name in classnames]
-        print(f"Prompts: {prompts[:3]} ...")
-        self.text_features = zeroshot_features(self.clip_model, prompts)
+        self.text_features = self.class_features(classnames, self.templates())
+
+    def templates(self) -> list[str]:
+        """Prompts with ``{}`` for the class name."""
+        return [dataset_template(self.cfg.DATASET.NAME)]
+
+    def class_features(self, classnames: list[str], templates: list[str]) -> Tensor:
+        """Normalised mean over templates of normalised text features (C, E)."""
+        print(f"Templates ({len(templates)}): {templates}")
+        features = [
+            zeroshot_features(self.clip_model, [template.format(name) for name in classnames])
+            for template in templates
+        ]
+        return F.normalize(torch.stack(features).mean(dim=0), dim=-1)
 
     def train(self) -> None:
         """Nothing to learn: evaluate."""
@@ -55,3 +67,12 @@ class ZeroshotCLIP(TrainerX):
     def model_inference(self, image: Tensor) -> Tensor:
         image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)
         return self.clip_model.logit_scale.exp().float() * image_features @ self.text_features.t()
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """A mean over seven general templates and, except on ImageNet, the data set's own."""
+
+    def templates(self) -> list[str]:
+        own = [] if self.cfg.DATASET.NAME == "ImageNet" else super().templates()
+        return IMAGENET_TEMPLATES_SELECT + own

@@ -1,0 +1,92 @@
+"""CoCoOp: CoOp's context, shifted for each image by a small network that looks at it.
+
+Every image has prompts of its own, so the text tower runs once per image. Of that, everything up
+to the class name is the same for all classes and runs once per image, not once per image and class.
+
+References:
+    [0] Zhou et al., Conditional Prompt Learning for Vision-Language Models, 2022,
+        https://arxiv.org/abs/2203.05557
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+from .coop import initial_context
+
+PROMPTS_AT_ONCE = 2048  # images x classes that an evaluation holds in memory
+
+
+class ConditionalPromptLearner(PromptLearner):
+    """Learned: ``ctx`` (n, Dt) and ``meta_net``, E -> E / 16 -> Dt."""
+
+    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+        super().__init__()
+        settings = cfg.TRAINER.COCOOP
+        ctx, words = initial_context(clip_model, settings.CTX_INIT, settings.N_CTX)
+        self.ctx = nn.Parameter(ctx)
+        print(f'Initial context: "{words}" ({len(ctx)} tokens)')
+        features, width = clip_model.visual.output_dim, clip_model.transformer.width
+        self.meta_net = nn.Sequential(
+            OrderedDict(
+                linear1=nn.Linear(features, features // 16),
+                relu=nn.ReLU(),
+                linear2=nn.Linear(features // 16, width),
+            )
+        )
+        self.prompts = TokenizedPrompts(clip_model, [f"{words} {name}." for name in classnames])
+
+    def context(self, image_features: Tensor) -> Tensor:
+        """Normalised image features (B, E) -> context of each image (B, n, Dt)."""
+        return self.ctx + self.meta_net(image_features).unsqueeze(1)
+
+
+class CustomCLIP(PromptedCLIP):
+    """Frozen image features against text features that depend on the image."""
+
+    def text_features_for(self, image_features: Tensor) -> Tensor:
+        """Image features (B, E) -> normalised class features (B, C, E), one set per image."""
+        learner = self.prompt_learner
+        # B prefixes (start token, shifted context), each shared by all C class names.
+        text = learner.prompts.shared_text(self.clip, context=learner.context(image_features))
+        features = text.run(self.clip.transformer).features(self.clip)
+        features = features.view(len(image_features), -1, features.shape[-1])
+        return F.normalize(features.float(), dim=-1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image_features = self.image_features(image)  # (B, E)
+        together = len(image_features)
+        if not self.prompt_learner.training:
+            together = max(1, PROMPTS_AT_ONCE // len(self.prompt_learner.prompts.tokens))
+        logits = [
+            torch.einsum("be,bce->bc", some, self.text_features_for(some))
+            for some in image_features.split(together)
+        ]
+        return self.scale * torch.cat(logits)
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    method = "COCOOP"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.COCOOP = CN()
+        cfg.TRAINER.COCOOP.N_CTX = 16  # number of context vectors
+        cfg.TRAINER.COCOOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
+        cfg.TRAINER.COCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        return CustomCLIP(clip_model, ConditionalPromptLearner(self.cfg, classnames, clip_model))

@@ -1,0 +1,103 @@
+"""IVLP: independent learned tokens in the layers of both towers.
+
+References:
+    [0] Khattak et al., MaPLe: Multi-modal Prompt Learning, 2023, https://arxiv.org/abs/2210.03117
+        (independent vision-language prompting, the paper's baseline)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.edits import ReplaceTokens
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
+from .coop import phrase_context
+from .vpt import check_depth, prompted_image_features, random_prompts, upstream_prompt_name
+
+
+class IndependentPromptLearner(PromptLearner):
+    """Learned: ``ctx`` (n, Dt), what takes its place before the later text layers,
+    ``text_prompts`` (n, Dt), and ``vision_prompts`` (m, Dv). With m or the depth 0, no vision
+    prompts.
+
+    Args:
+        settings: the method's node; N_CTX_TEXT, N_CTX_VISION, PROMPT_DEPTH_TEXT,
+            PROMPT_DEPTH_VISION, CTX_INIT.
+        node: its name, for error messages.
+    """
+
+    def __init__(
+        self, settings: Any, node: str, classnames: list[str], clip_model: clip.model.CLIP
+    ):
+        super().__init__()
+        device = clip_model.positional_embedding.device
+        depth, vision_depth = settings.PROMPT_DEPTH_TEXT, settings.PROMPT_DEPTH_VISION
+        check_depth(depth, clip_model.transformer.layers, f"TRAINER.{node}.PROMPT_DEPTH_TEXT")
+        ctx, phrase = phrase_context(
+            clip_model, settings.CTX_INIT, settings.N_CTX_TEXT, f"TRAINER.{node}.CTX_INIT"
+        )
+        self.ctx = nn.Parameter(ctx)
+        width = clip_model.transformer.width
+        self.text_prompts = random_prompts(depth - 1, len(ctx), width, device)
+        print(f'Initial context: "{phrase}", {len(ctx)} tokens learned, depth {depth}')
+
+        if settings.N_CTX_VISION < 1 or vision_depth < 1:
+            vision_depth = 0
+        if vision_depth:
+            require_vit(clip_model, node)
+            layers = clip_model.visual.transformer.layers
+            check_depth(vision_depth, layers, f"TRAINER.{node}.PROMPT_DEPTH_VISION")
+            width = clip_model.visual.transformer.width
+        self.vision_prompts = random_prompts(vision_depth, settings.N_CTX_VISION, width, device)
+        print(f"Vision prompts: {settings.N_CTX_VISION} tokens, depth {vision_depth}")
+        self.prompts = TokenizedPrompts(clip_model, [f"{phrase} {name}." for name in classnames])
+
+
+class IndependentCLIP(PromptedCLIP):
+    """CLIP with an ``IndependentPromptLearner``."""
+
+    def text_features(self) -> Tensor:
+        learner = self.prompt_learner
+        text = learner.prompts.shared_text(self.clip, context=learner.ctx)
+        edit = ReplaceTokens(dict(enumerate(learner.text_prompts, start=1)), position=1)
+        features = text.run(self.clip.transformer, edit=edit).features(self.clip)
+        return F.normalize(features.float(), dim=-1)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        prompts = list(self.prompt_learner.vision_prompts)
+        if not prompts:
+            return super().image_features(image)
+        embedded = self.clip.visual.embed(image.type(self.clip.dtype))
+        return prompted_image_features(self.clip, embedded, prompts)
+
+
+@TRAINER_REGISTRY.register()
+class IVLP(PromptTrainer):
+    method = "IVLP"
+    model_name = "VLPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.IVLP = CN()
+        cfg.TRAINER.IVLP.N_CTX_VISION = 2  # tokens per layer of the image tower
+        cfg.TRAINER.IVLP.N_CTX_TEXT = 2  # tokens per layer of the text tower
+        cfg.TRAINER.IVLP.CTX_INIT = "a photo of a"  # initial words
+        cfg.TRAINER.IVLP.PREC = "fp16"  # fp16, fp32, amp, bf16
+        cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
+        cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        learner = IndependentPromptLearner(self.cfg.TRAINER.IVLP, "IVLP", classnames, clip_model)
+        return IndependentCLIP(clip_model, learner)
+
+    def own_name(self, name: str) -> str:
+        return upstream_prompt_name(name)

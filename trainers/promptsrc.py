@@ -1,0 +1,219 @@
+"""PromptSRC: IVLP's prompts, held close to frozen CLIP, averaged over the epochs.
+
+Three constraints keep the prompted features and predictions near those of a frozen teacher, whose
+text features are means over 60 templates. The learned tensors that are saved and tested in the end
+are a Gaussian-weighted mean over all epochs' (GPA).
+
+Where upstream is mended here: a resumed run goes on with its running mean (upstream starts anew and
+never deploys it), fp32 and amp work, and only learned tensors are averaged and saved.
+
+References:
+    [0] Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting,
+        2023, https://arxiv.org/abs/2307.06948
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode as CN
+
+import clip
+from dassl.engine import TRAINER_REGISTRY
+from datasets.templates import PROMPTSRC_TEMPLATES
+
+from .base import PromptTrainer, load_clip, setting_for
+from .ivlp import IndependentCLIP, IndependentPromptLearner
+from .vpt import prompted_image_features, upstream_prompt_name
+
+
+@torch.no_grad()
+def ensemble_features(
+    clip_model: clip.model.CLIP, classnames: list[str], templates: list[str]
+) -> Tensor:
+    """Normalised mean over templates of text features that are not normalised; (C, E), fp32."""
+    device = clip_model.positional_embedding.device
+    total = 0
+    for template in templates:
+        tokens = clip.tokenize([template.format(name) for name in classnames]).to(device)
+        total = total + clip_model.encode_text(tokens).float()
+    return F.normalize(total, dim=-1)
+
+
+def promptsrc_loss(
+    z: Tensor,
+    z_teacher: Tensor,
+    label: Tensor,
+    f: Tensor,
+    f_teacher: Tensor,
+    s: Tensor,
+    s_teacher: Tensor,
+    image_weight: float,
+    text_weight: float,
+) -> Tensor:
+    """Cross-entropy, L1 ties of both features and a KL tie of the prediction to the teacher's.
+
+    Args:
+        z, z_teacher: logits (B, C).
+        label: (B,).
+        f, f_teacher: normalised image features (B, E).
+        s, s_teacher: normalised text features (C, E).
+
+    Returns:
+        Scalar. The KL divergence is summed, then divided by B x C.
+    """
+    prediction_tie = F.kl_div(
+        z.log_softmax(dim=-1), z_teacher.log_softmax(dim=-1), reduction="sum", log_target=True
+    )
+    return (
+        F.cross_entropy(z, label)
+        + prediction_tie / z.numel()
+        + text_weight * F.l1_loss(s, s_teacher)
+        + image_weight * F.l1_loss(f, f_teacher)
+    )
+
+
+def gaussian_epoch_weights(epochs: int, mean: float, std: float) -> np.ndarray:
+    """Weights of epochs 1 .. ``epochs``, N(epoch; mean, std^2) scaled to sum 1."""
+    weights = np.exp(-0.5 * ((np.arange(1, epochs + 1) - mean) / std) ** 2)
+    return weights / weights.sum()
+
+
+class SelfRegulatedCLIP(IndependentCLIP):
+    """IVLP's model and its teachers.
+
+    Args:
+        teacher_text: normalised (C, E). The image teacher is the frozen CLIP that is prompted, run
+            without the prompts.
+        image_weight, text_weight: of the L1 ties.
+    """
+
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        learner: IndependentPromptLearner,
+        teacher_text: Tensor,
+        image_weight: float,
+        text_weight: float,
+    ):
+        super().__init__(clip_model, learner)
+        self.image_weight = image_weight
+        self.text_weight = text_weight
+        self.register_buffer("teacher_text", teacher_text, persistent=False)
+
+    def both_image_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompted and frozen features, each normalised (B, E)."""
+        prompts = list(self.prompt_learner.vision_prompts)
+        if not prompts:
+            frozen = self.image_features(image)
+            return frozen, frozen
+        visual = self.clip.visual
+        with torch.no_grad():
+            embedded = visual.embed(image.type(self.clip.dtype))
+            frozen = visual.transformer.run(visual.ln_pre(embedded), keep=slice(0, 1))[:, 0]
+            frozen = F.normalize(visual.project(frozen).float(), dim=-1)
+        return prompted_image_features(self.clip, embedded, prompts), frozen
+
+    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.text_features(), self.teacher_text
+        f, f_teacher = self.both_image_features(image)
+        z, z_teacher = self.scale * f @ s.t(), self.scale * f_teacher @ t.t()
+        loss = promptsrc_loss(
+            z, z_teacher, label, f, f_teacher, s, t, self.image_weight, self.text_weight
+        )
+        return loss, z
+
+
+@TRAINER_REGISTRY.register()
+class PromptSRC(PromptTrainer):
+    """With TEST.FINAL_MODEL best_val the best single epoch is tested, as upstream: GPA applies to
+    the last step only.
+    """
+
+    method = "PROMPTSRC"
+    model_name = "VLPromptLearner"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.PROMPTSRC = CN()
+        node = cfg.TRAINER.PROMPTSRC
+        node.N_CTX_VISION = 4  # tokens per layer of the image tower
+        node.N_CTX_TEXT = 4  # tokens per layer of the text tower
+        node.CTX_INIT = "a photo of a"  # initial words
+        node.PREC = "fp16"  # fp16, fp32, amp, bf16
+        node.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
+        node.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
+        node.TEXT_LOSS_WEIGHT = 25.0  # L1 tie of text features
+        node.IMAGE_LOSS_WEIGHT = 10.0  # L1 tie of image features
+        # Epoch weights of GPA; None takes the table's entry for the data set trained on.
+        node.GPA_MEAN = None
+        node.GPA_MEAN_BY_DATASET = CN({"default": 15}, new_allowed=True)
+        node.GPA_STD = None
+        node.GPA_STD_BY_DATASET = CN({"default": 1}, new_allowed=True)
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        if self._gpa(cfg)[1] <= 0:
+            raise ValueError("TRAINER.PROMPTSRC.GPA_STD must be above 0")
+
+    @staticmethod
+    def _gpa(cfg: Any) -> tuple[float, float]:
+        """Mean and standard deviation of the epoch weights."""
+        settings, dataset = cfg.TRAINER.PROMPTSRC, cfg.DATASET.NAME
+        return (
+            setting_for(dataset, settings.GPA_MEAN, settings.GPA_MEAN_BY_DATASET),
+            setting_for(dataset, settings.GPA_STD, settings.GPA_STD_BY_DATASET),
+        )
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> SelfRegulatedCLIP:
+        settings = self.cfg.TRAINER.PROMPTSRC
+        # The text teacher is made once, in full precision whatever the run's.
+        exact = clip_model
+        if clip_model.dtype != torch.float32:
+            exact = load_clip(self.cfg, "fp32", self.device)
+        return SelfRegulatedCLIP(
+            clip_model,
+            IndependentPromptLearner(settings, "PROMPTSRC", classnames, clip_model),
+            ensemble_features(exact, classnames, PROMPTSRC_TEMPLATES),
+            settings.IMAGE_LOSS_WEIGHT,
+            settings.TEXT_LOSS_WEIGHT,
+        )
+
+    def build_model(self) -> None:
+        super().build_model()
+        self.epoch_weights = gaussian_epoch_weights(self.cfg.OPTIM.MAX_EPOCH, *self._gpa(self.cfg))
+        self.weighted_sum = {
+            name: torch.zeros_like(parameter)
+            for name, parameter in self.model.prompt_learner.state_dict().items()
+        }
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
+        summary = super().forward_backward(batch)
+        if (self.batch_idx + 1) == self.num_batches:
+            self.aggregate(self.epoch)
+        return summary
+
+    def aggregate(self, epoch: int) -> None:
+        """GPA at the end of an epoch (counted from 0); the last one's deploys the mean."""
+        learner = self.model.prompt_learner
+        for name, tensor in learner.state_dict().items():
+            self.weighted_sum[name].add_(tensor, alpha=float(self.epoch_weights[epoch]))
+        if (epoch + 1) == self.max_epoch:
+            print("Learned tensors are replaced by their weighted mean over the epochs")
+            learner.load_state_dict(self.weighted_sum)
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"weighted_sum": self.weighted_sum}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        for name, tensor in state["weighted_sum"].items():
+            self.weighted_sum[name].copy_(tensor)
+
+    def own_name(self, name: str) -> str:
+        return upstream_prompt_name(name)

@@ -1,0 +1,138 @@
+"""VPT: learned tokens in the layers of the image tower; the text stays as written.
+
+References:
+    [0] Jia et al., Visual Prompt Tuning, 2022, https://arxiv.org/abs/2203.12119
+    [1] Khattak et al., MaPLe: Multi-modal Prompt Learning, 2023, https://arxiv.org/abs/2210.03117
+        (VPT as a prompt learner of CLIP)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode as CN
+
+import clip
+from clip.edits import ReplaceTokens, append_tokens
+from dassl.engine import TRAINER_REGISTRY
+
+from .base import PromptedCLIP, PromptLearner, PromptTrainer, require_vit
+from .zsclip import zeroshot_features
+
+
+def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.ParameterList:
+    """One learned (n_tokens, width) for each of a number of layers, drawn from N(0, 0.02^2)."""
+    return nn.ParameterList(
+        nn.Parameter(torch.empty(n_tokens, width, device=device).normal_(std=0.02))
+        for _ in range(layers)
+    )
+
+
+def prompted_image_features(
+    clip_model: clip.model.CLIP, embedded: Tensor, prompts: Sequence[Tensor]
+) -> Tensor:
+    """Image features with learned tokens at the end of the sequence.
+
+    Args:
+        embedded: (B, 1 + patches, Dv), what ``clip_model.visual.embed`` makes of the images.
+        prompts: (n, Dv) for blocks 0, 1, ...; the first has no position and goes through ln_pre,
+            each later one takes the place of the one before it.
+
+    Returns:
+        (B, E) normalised, fp32.
+    """
+    visual = clip_model.visual
+    tokens = append_tokens(embedded, prompts[0])
+    edit = ReplaceTokens(dict(enumerate(prompts[1:], start=1)), position=-len(prompts[0]))
+    tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
+    return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
+
+
+def upstream_prompt_name(name: str) -> str:
+    """Our name of a layer prompt in an upstream checkpoint; other names as they are."""
+    name = name.removeprefix("prompt_learner.")
+    if name == "image_encoder.VPT":
+        return "vision_prompts.0"
+    layer = re.fullmatch(r"(image|text)_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow", name)
+    if layer is None:
+        return name
+    tower, number = layer[1], int(layer[2])
+    # Block 0's text prompt is the context, so the list of text prompts starts with block 1's.
+    return f"vision_prompts.{number}" if tower == "image" else f"text_prompts.{number - 1}"
+
+
+class VisionPromptLearner(PromptLearner):
+    """Learned: ``vision_prompts`` (n, Dv) for the first layers of the image tower."""
+
+    def __init__(self, clip_model: clip.model.CLIP, n_tokens: int, depth: int):
+        super().__init__()
+        device = clip_model.positional_embedding.device
+        width = clip_model.visual.transformer.width
+        self.vision_prompts = random_prompts(depth, n_tokens, width, device)
+        print(f"Vision prompts: {n_tokens} tokens, depth {depth}")
+
+
+class CustomCLIP(PromptedCLIP):
+    """Prompted image features against those of fixed prompts."""
+
+    def __init__(
+        self, clip_model: clip.model.CLIP, learner: VisionPromptLearner, prompts: list[str]
+    ):
+        super().__init__(clip_model, learner)
+        features = zeroshot_features(clip_model, prompts)  # (C, E)
+        self.register_buffer("fixed_text_features", features, persistent=False)
+
+    def text_features(self) -> Tensor:
+        return self.fixed_text_features
+
+    def image_features(self, image: Tensor) -> Tensor:
+        embedded = self.clip.visual.embed(image.type(self.clip.dtype))
+        return prompted_image_features(
+            self.clip, embedded, list(self.prompt_learner.vision_prompts)
+        )
+
+
+@TRAINER_REGISTRY.register()
+class VPT(PromptTrainer):
+    method = "VPT"
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        cfg.TRAINER.VPT = CN()
+        cfg.TRAINER.VPT.N_CTX_VISION = 2  # tokens per layer
+        cfg.TRAINER.VPT.CTX_INIT = "a photo of a"  # words before the class name; not learned
+        cfg.TRAINER.VPT.PREC = "fp16"  # fp16, fp32, amp, bf16
+        cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # layers with tokens, the first included
+
+    def build_prompted_clip(
+        self, clip_model: clip.model.CLIP, classnames: list[str]
+    ) -> PromptedCLIP:
+        require_vit(clip_model, "VPT")
+        settings = self.cfg.TRAINER.VPT
+        check_depth(
+            settings.PROMPT_DEPTH_VISION,
+            clip_model.visual.transformer.layers,
+            "TRAINER.VPT.PROMPT_DEPTH_VISION",
+        )
+        if settings.N_CTX_VISION < 1:
+            raise ValueError("TRAINER.VPT.N_CTX_VISION must be at least 1")
+        words = settings.CTX_INIT.replace("_", " ")
+        return CustomCLIP(
+            clip_model,
+            VisionPromptLearner(clip_model, settings.N_CTX_VISION, settings.PROMPT_DEPTH_VISION),
+            [f"{words} {name}." for name in classnames],
+        )
+
+    def own_name(self, name: str) -> str:
+        return upstream_prompt_name(name)
+
+
+def check_depth(depth: int, layers: int, setting: str, least: int = 1) -> None:
+    """Raise ValueError unless a number of prompted layers fits the tower."""
+    if not least <= depth <= layers:
+        raise ValueError(f"{setting} {depth}: choose {least} to {layers}, the backbone's layers")

@@ -123,7 +123,7 @@ def _write(state_dict: dict[str, Tensor], target: Path) -> None:
 
 def load(
     name: str,
-    device: str | torch.device = "cuda" if torch.cuda.is_available() else "cpu",
+    device: str | torch.device | None = None,
     jit: bool = False,
     download_root: str | None = None,
 ) -> tuple[CLIP, Callable[[Image.Image], Tensor]]:
@@ -131,6 +131,7 @@ def load(
 
     Args:
         name: see ``clip.loading``.
+        device: default: the GPU if there is one, else the CPU.
         jit: must be False; archives' code is never run.
         download_root: folder of downloads (default: ``hub.cache_folder()``).
 
@@ -139,6 +140,8 @@ def load(
     """
     if jit:
         raise ValueError("jit=True is not offered: archives are read, their code is never run")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(download_root).expanduser() if download_root else None
     model = build_model(load_state_dict(name, folder))
     if str(device) == "cpu":
@@ -155,6 +158,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _transform(n_px: int) -> Callable[[Image.Image], Tensor]:
     """PIL image -> (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation."""
     import torchvision_compat  # noqa: F401
+
+    # isort: split
     from torchvision import transforms as T
 
     return T.Compose(

@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 OPENAI_NAMES = {
     "RN50": "RN50",
@@ -57,6 +60,11 @@ def _open_clip() -> ModuleType:
 
 def is_architecture(name: str) -> bool:
     return _open_clip().get_model_config(name) is not None
+
+
+def input_resolution(architecture: str) -> int:
+    """Side of the images in pixels that an architecture takes."""
+    return _open_clip().get_model_config(architecture)["vision_cfg"].get("image_size", 224)
 
 
 def tags() -> list[tuple[str, str]]:
@@ -193,9 +201,20 @@ def _from_url(url: str, folder: Path) -> Path:
 
 
 def _from_hub(hub: str, folder: Path | None) -> Path:
+    import huggingface_hub
+
+    open_clip = _open_clip()
     repository, _, filename = hub.rpartition("/")
-    download = _open_clip().pretrained.download_pretrained_from_hf
     cache = str(folder) if folder else None
+    names = (open_clip.constants.HF_SAFE_WEIGHTS_NAME, open_clip.constants.HF_WEIGHTS_NAME)
+    for name in (filename,) if filename else names:
+        found = huggingface_hub.try_to_load_from_cache(repository, name, cache_dir=cache)
+        if isinstance(found, str):
+            return Path(found)
+    if not getproxies():
+        # Fails at once where names do not resolve; the hub's client would retry for a minute.
+        socket.getaddrinfo(urlsplit(huggingface_hub.constants.ENDPOINT).hostname, 443)
+    download = open_clip.pretrained.download_pretrained_from_hf
     return Path(download(repository, filename=filename or None, cache_dir=cache))
 
 

@@ -192,11 +192,12 @@ def _execute(args: argparse.Namespace, cfg, trainer, build_log: str) -> None:
     is_resumed = recorded_config(cfg.OUTPUT_DIR) is not None
     record_config(cfg)
     setup_logger(cfg.OUTPUT_DIR, append=is_resumed)
-    sys.stdout.file.write(build_log)
-    if args.eval_only:
-        trainer.test()
-    else:
-        trainer.train()
+    with sys.stdout as log:
+        log.file.write(build_log)
+        if args.eval_only:
+            trainer.test()
+        else:
+            trainer.train()
 
 
 def _print_arguments(args: argparse.Namespace, cfg) -> None:

@@ -4,6 +4,7 @@ The order is upstream's (CoOp's train.py).
 """
 
 import importlib.util
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -47,7 +48,7 @@ def default_cfg() -> CfgNode:
     import trainers  # noqa: F401  (registers the trainers)
 
     cfg = get_cfg_default()
-    # What an evaluation read its model from: part of what its result depends on.
+    # What an evaluation reads its model from: part of what its result depends on.
     cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1})
     for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
         for name in registry.registered_names():
@@ -83,7 +84,9 @@ def build_cfg(args: Namespace) -> CfgNode:
         resolution = backbone_resolution(cfg.MODEL.BACKBONE.NAME)
         cfg.INPUT.SIZE = (resolution, resolution)
     cfg.RUN.EVAL_ONLY = args.eval_only
-    cfg.RUN.MODEL_DIR = args.model_dir
+    if args.model_dir:
+        # Seen from the run's folder: the same wherever the command is given, or both are moved to.
+        cfg.RUN.MODEL_DIR = os.path.relpath(args.model_dir, cfg.OUTPUT_DIR)
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
     cfg.freeze()
     return cfg

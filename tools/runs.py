@@ -5,6 +5,7 @@ finished. Reading them needs no torch, so that tables appear at once.
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def is_finished(cfg: CfgNode) -> bool:
     if not cfg.RUN.MODEL_DIR:
         return True
     written = (Path(cfg.OUTPUT_DIR) / RESULTS).stat().st_mtime
-    checkpoints = Path(cfg.RUN.MODEL_DIR).glob("*/model*.pth.tar*")
+    checkpoints = model_dir(cfg).glob("*/model*.pth.tar*")
     return all(path.stat().st_mtime <= written for path in checkpoints)
 
 
@@ -143,16 +144,21 @@ def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None
     )
 
 
+def model_dir(cfg: CfgNode) -> Path:
+    """The folder of the training that a run evaluates; RUN.MODEL_DIR is relative to the run's."""
+    return Path(os.path.normpath(os.path.join(cfg.OUTPUT_DIR, cfg.RUN.MODEL_DIR)))
+
+
 def check_backbone(cfg: CfgNode) -> None:
     """Refuse to read a model into another backbone than it was trained with.
 
     Equal widths would let it load, and the figures would mean nothing.
     """
-    recorded = recorded_config(cfg.RUN.MODEL_DIR) or {}
+    recorded = recorded_config(model_dir(cfg)) or {}
     trained = recorded.get("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
     if trained != cfg.MODEL.BACKBONE.NAME:
         raise ValueError(
-            f"--model-dir {cfg.RUN.MODEL_DIR} was trained with backbone {trained!r}; "
+            f"--model-dir {model_dir(cfg)} was trained with backbone {trained!r}; "
             f"this run names {cfg.MODEL.BACKBONE.NAME!r}. Pass --backbone {trained}."
         )
 

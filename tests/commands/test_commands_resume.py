@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ["OPTIM.MAX_EPOCH", "3", "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATASET.NUM_SHOTS", "16"]
-PATIENCE = 300  # seconds until the test gives up on a process that should have got further
+PATIENCE = 600  # seconds until the test gives up on a process that should have got further
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(trained, run):
     assert files_of(trained) == before
 
 
-def test_evaluation_on_new_classes(trained, run, tmp_path):
+def test_evaluation_on_new_classes(trained, run, tmp_path, monkeypatch):
     tested = tmp_path / "tested"
     evaluation = ["--eval-only", "--model-dir", str(trained)]
     status, _, err = run(tested, *evaluation, options=[*QUICK, *NEW])
@@ -141,7 +141,9 @@ def test_evaluation_on_new_classes(trained, run, tmp_path):
     assert "Finish training" not in (tested / "log.txt").read_text()
 
     before = files_of(tested)
-    _, out, _ = run(tested, *evaluation, options=[*QUICK, *NEW])
+    monkeypatch.chdir(trained.parent)  # the same model, named as seen from elsewhere
+    elsewhere = ["--eval-only", "--model-dir", trained.name]
+    _, out, _ = run(tested, *elsewhere, options=[*QUICK, *NEW])
     assert out.startswith("Finished already")
     assert files_of(tested) == before
     # A model trained anew makes the evaluation out of date.
@@ -342,6 +344,16 @@ class TestCheckpoints:
         file = copy / "prompt_learner/model.pth.tar-2"
         torch.save({"state_dict": {"something": torch.zeros(3)}, "epoch": 2}, file)
         assert str(file) in evaluate(copy)
+
+    def test_resuming_from_a_truncated_one(self, run, copy):
+        (copy / "results.json").unlink()
+        file = copy / "prompt_learner/model.pth.tar-2"
+        content = file.read_bytes()[:200]
+        file.write_bytes(content)
+        status, _, err = run(copy)
+        assert status == 2
+        assert str(file) in err.splitlines()[-1]
+        assert file.read_bytes() == content and not (copy / "results.json").exists()
 
     def test_another_backbone(self, evaluate, copy, tiny_clip_path, tmp_path):
         other = tmp_path / "other.pt"

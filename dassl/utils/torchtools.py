@@ -115,6 +115,11 @@ class _Ignored:
         pass
 
 
+def _plain_dict(*_: Any) -> dict:
+    """Takes the place of ``collections.defaultdict``, which the unpickler goes on to fill."""
+    return {}
+
+
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running any code from it.
 
@@ -129,7 +134,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     try:
         checkpoint = _read(fpath)
     except Exception as error:  # torch.load raises many unrelated types on damaged files
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split(". ")[0][:150]
         raise UsageError(
             f"{fpath} cannot be read as a checkpoint, it is damaged or something else "
             f"({type(error).__name__}: {reason}); remove it or name another"
@@ -148,7 +153,9 @@ def _read(fpath: str) -> Any:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(fpath)
         if not unknown:
             raise
-        with torch.serialization.safe_globals([(_Ignored, name) for name in unknown]):
+        stand_ins = {"collections.defaultdict": _plain_dict}
+        allowed = [(stand_ins.get(name, _Ignored), name) for name in unknown]
+        with torch.serialization.safe_globals(allowed):
             return torch.load(fpath, map_location="cpu", weights_only=True)
 
 

@@ -96,7 +96,8 @@ class InstanceNormalization:
         self.eps = eps
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        std, mean = torch.std_mean(img, dim=(1, 2), keepdim=True)
+        channels = img.flatten(1)
+        mean, std = (value.view(-1, 1, 1) for value in (channels.mean(1), channels.std(1)))
         return (img - mean) / (std + self.eps)
 
 

@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .packing import Packing
 from .resnet import ModifiedResNet
 
 Edit = Callable[[int, Tensor], Tensor]
@@ -47,7 +48,9 @@ class QuickGELU(nn.Module):
     """OpenAI's approximation of GELU, x * sigmoid(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        # The same through silu(y) = y * sigmoid(y): fewer passes, and one tensor kept for the
+        # gradient instead of two. silu keeps its input, so its output may be scaled in place.
+        return F.silu(1.702 * x).div_(1.702)
 
 
 class Attention(nn.Module):
@@ -64,70 +67,73 @@ class Attention(nn.Module):
         """(..., L, D) -> (..., heads, L, D / heads)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
+    def _split(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights of the queries, of the keys and values; biases of the same."""
+        width = self.in_proj_weight.shape[1]
+        sizes = [width, 2 * width]
+        return *self.in_proj_weight.split(sizes), *self.in_proj_bias.split(sizes)
+
     def forward(self, x: Tensor, causal: bool = False, keep: slice | None = None) -> Tensor:
         """Attend within ``x`` (B, L, D); with ``keep``, only those positions ask (all answer)."""
-        width = x.shape[-1]
         if keep is None:
-            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        else:
-            if causal:
-                raise ValueError("keep= is for bidirectional attention")
-            q_weight, kv_weight = self.in_proj_weight.split([width, 2 * width])
-            q_bias, kv_bias = self.in_proj_bias.split([width, 2 * width])
-            q = F.linear(x[:, keep], q_weight, q_bias)
-            k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
-        out = F.scaled_dot_product_attention(
-            self._heads_first(q), self._heads_first(k), self._heads_first(v), is_causal=causal
-        )
+            return self.forward_prefix(x, causal)[0]
+        if causal:
+            raise ValueError("keep= is for bidirectional attention")
+        q_weight, kv_weight, q_bias, kv_bias = self._split()
+        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
+        q, k, v = map(self._heads_first, (F.linear(x[:, keep], q_weight, q_bias), k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-    def forward_shared(
-        self, prefix: Tensor | None, own: Tensor, prefix_kv: Tensor, eot: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        """Causal attention over sequences that begin alike.
+    def forward_prefix(
+        self, x: Tensor, causal: bool = True
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend within ``x`` (B, L, D); also keys and values, each (B, heads, L, D / heads)."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = map(self._heads_first, qkv.chunk(3, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(out.transpose(1, 2).flatten(2)), (k, v)
 
-        prefix: (G, P, D), asked only if not None; prefix_kv: (G, P, D), what everybody may look at;
-        own: (G, C, S, D), each attends to its group's prefix and causally to itself.
-        eot: (C,), only these positions of ``own`` ask.
+    def forward_own(
+        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+    ) -> Tensor:
+        """Causal attention of the tokens that follow a shared beginning.
+
+        Each attends to its group's beginning and, causally, to its own text.
+
+        Args:
+            own: (G, T, D), the tokens of C texts, packed.
+            shared: keys and values of the G beginnings, each (G, heads, P, D / heads).
+            ends: only the texts' last tokens ask.
+
+        Returns:
+            (G, T, D), or (G, C, D) with ``ends``.
         """
-        width = own.shape[-1]
-        q_weight, kv_weight = self.in_proj_weight.split([width, 2 * width])
-        q_bias, kv_bias = self.in_proj_bias.split([width, 2 * width])
-        groups, classes, length, _ = own.shape
-        k_shared, v_shared = map(
-            self._heads_first, F.linear(prefix_kv, kv_weight, kv_bias).chunk(2, dim=-1)
-        )  # (G, H, P, d)
-
-        prefix_out = None
-        if prefix is not None:
-            q = self._heads_first(F.linear(prefix, q_weight, q_bias))
-            prefix_out = F.scaled_dot_product_attention(q, k_shared, v_shared, is_causal=True)
-            prefix_out = self.out_proj(prefix_out.transpose(1, 2).flatten(2))
-
-        if eot is None:
-            q, k, v = F.linear(own, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-            mask = own.new_ones(length, length, dtype=torch.bool).triu(1)  # (S, S)
+        if ends:
+            q_weight, kv_weight, q_bias, kv_bias = self._split()
+            q = F.linear(own[:, packing.ends], q_weight, q_bias).unsqueeze(2)  # (G, C, 1, D)
+            k, v = packing.unpack(F.linear(own, kv_weight, kv_bias)).chunk(2, dim=-1)
+            mask = packing.beyond
         else:
-            asking = own[:, torch.arange(classes, device=own.device), eot].unsqueeze(2)
-            q = F.linear(asking, q_weight, q_bias)  # (G, C, 1, D)
-            k, v = F.linear(own, kv_weight, kv_bias).chunk(2, dim=-1)
-            later = torch.arange(length, device=own.device) > eot[:, None]  # (C, S)
-            mask = later[:, None, None, :]  # (C, 1, 1, S)
+            qkv = F.linear(own, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = packing.unpack(qkv).chunk(3, dim=-1)  # (G, C, S, D)
+            mask = packing.later
         q, k, v = map(self._heads_first, (q, k, v))  # (G, C, H, S, d)
+        k_shared, v_shared = shared
 
         # Scores against the shared keys as one matrix product per head, against own keys per class,
         # one softmax over both. Nothing of size classes x prefix keys is ever copied.
-        scale = 1 / math.sqrt(width // self.heads)
-        asked = q.shape[3]
+        rows = q.shape[1], q.shape[3]  # C, and S or 1
         q_rows = q.transpose(1, 2).flatten(2, 3)  # (G, H, C * S, d)
-        to_shared = (q_rows @ k_shared.transpose(-2, -1)).unflatten(2, (classes, asked))
+        to_shared = (q_rows @ k_shared.transpose(-2, -1)).unflatten(2, rows)  # (G, H, C, S, P)
         to_own = (q @ k.transpose(-2, -1)).masked_fill(mask, float("-inf"))  # (G, C, H, S, S)
-        scores = torch.cat([to_shared.transpose(1, 2), to_own], dim=-1) * scale
+        scores = torch.cat([to_shared.transpose(1, 2), to_own], dim=-1) * q.shape[-1] ** -0.5
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
-        w_shared, w_own = weights.split([k_shared.shape[2], length], dim=-1)
+        w_shared, w_own = weights.split([k_shared.shape[2], k.shape[3]], dim=-1)
         from_shared = w_shared.transpose(1, 2).flatten(2, 3) @ v_shared  # (G, H, C * S, d)
-        out = from_shared.unflatten(2, (classes, asked)).transpose(1, 2) + w_own @ v
-        return prefix_out, self.out_proj(out.transpose(2, 3).flatten(3))
+        out = from_shared.unflatten(2, rows).transpose(1, 2) + w_own @ v
+        out = out.transpose(2, 3).flatten(3)  # (G, C, S, D)
+        return self.out_proj(out.squeeze(2) if ends else packing.pack(out))
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -161,25 +167,23 @@ class ResidualAttentionBlock(nn.Module):
         x = residual + self.attn(self.ln_1(x), causal=self.causal, keep=keep)
         return x + self.mlp(self.ln_2(x))
 
-    def run_shared(
-        self, prefix: Tensor, own: Tensor, eot: Tensor | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        """Run sequences ``prefix + own`` that share their prefix.
-
-        prefix (G, P, D) and own (G, C, S, D) -> the same shapes. With ``eot`` (C,) only the
-        outputs at those positions of ``own`` are made, (G, C, 1, D), and no prefix output (None).
+    def run_prefix(self, prefix: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Causally over the beginnings of texts (G, P, D); with their keys and values, for
+        ``run_own``.
         """
-        prefix_in, own_in = self.ln_1(prefix), self.ln_1(own)
-        if eot is None:
-            prefix_out, own_out = self.attn.forward_shared(prefix_in, own_in, prefix_in)
-            prefix = prefix + prefix_out
-            prefix = prefix + self.mlp(self.ln_2(prefix))
-        else:
-            _, own_out = self.attn.forward_shared(None, own_in, prefix_in, eot)
-            prefix = None
-            own = own[:, torch.arange(own.shape[1], device=own.device), eot].unsqueeze(2)
-        own = own + own_out
-        return prefix, own + self.mlp(self.ln_2(own))
+        out, shared = self.attn.forward_prefix(self.ln_1(prefix))
+        prefix = prefix + out
+        return prefix + self.mlp(self.ln_2(prefix)), shared
+
+    def run_own(
+        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+    ) -> Tensor:
+        """What follows these beginnings, packed: (G, T, D) -> (G, T, D), or with ``ends`` the
+        outputs at the C last tokens only, (G, C, D).
+        """
+        residual = own[:, packing.ends] if ends else own
+        own = residual + self.attn.forward_own(self.ln_1(own), shared, packing, ends)
+        return own + self.mlp(self.ln_2(own))
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequence first, (L, B, D) -> (L, B, D), as OpenAI's."""
@@ -187,7 +191,12 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks that can be run in ranges, with a token edit before each block."""
+    """A stack of blocks that can be run in ranges, with a token edit before each block.
+
+    Attributes:
+        classes_at_once: how many class texts ``clip.text`` runs together; 0 for all. With fewer
+            the others' activations are not held: training makes them a second time.
+    """
 
     def __init__(
         self,
@@ -201,6 +210,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.width = width
         self.layers = layers
+        self.classes_at_once = 0
         block = partial(ResidualAttentionBlock, width, heads, causal, quick_gelu, mlp_width)
         self.resblocks = nn.Sequential(*[block() for _ in range(layers)])
 

@@ -3,7 +3,8 @@
 Class prompts begin alike (start token, learned context, template words) and differ in a few tokens.
 Attention is causal, so two savings are exact:
 
-- *cut*: nothing after the end token can influence the feature read there;
+- *cut*: nothing after the end token can influence the feature read there, so what stands there is
+  not run, class by class (``clip.packing``);
 - *shared prefix*: positions before the first difference have the same hidden states for every
   class, in every layer. They run once, and each class's own tokens attend to their keys and
   values.
@@ -17,9 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from .model import CLIP, Edit, Transformer
+from .model import CLIP, Edit, ResidualAttentionBlock, Transformer
+from .packing import packing
 
 
 def end_positions(tokens: Tensor) -> Tensor:
@@ -66,25 +70,65 @@ class SharedText:
         D), and an empty prefix: nothing else is read.
         """
         stop = transformer.layers if stop is None else stop
-        prefix, own, eot = self.prefix, self.own, self.eot
-        for layer in range(start, stop):
+        blocks = list(transformer.resblocks)[start:stop]
+        if not blocks:
+            return self
+        to_end = stop == transformer.layers
+        # The beginnings do not depend on what follows, so they go through all blocks first.
+        prefix, shared = self.prefix, []
+        for layer, block in enumerate(blocks, start=start):
             if edit is not None:
                 prefix = edit(layer, prefix)
-            if layer < transformer.layers - 1:
-                prefix, own = transformer.resblocks[layer].run_shared(prefix, own)
+            prefix, keys_and_values = block.run_prefix(prefix)
+            shared.append(keys_and_values)
+
+        eot, at_once = self.eot.tolist(), transformer.classes_at_once or len(self.eot)
+        pieces = []
+        for first in range(0, len(eot), at_once):
+            piece = self.own[:, first : first + at_once], tuple(eot[first : first + at_once])
+            if at_once < len(eot) and torch.is_grad_enabled():
+                run = checkpoint(_run_own, blocks, *piece, shared, to_end, use_reentrant=False)
             else:
-                _, own = transformer.resblocks[layer].run_shared(prefix, own, eot)
-                prefix, eot = own.new_zeros(len(own), 0, own.shape[-1]), torch.zeros_like(eot)
-        return SharedText(prefix, own, eot)
+                run = _run_own(blocks, *piece, shared, to_end)
+            pieces.append(run)
+        own = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        if to_end:
+            return SharedText(prefix[:, :0], own, torch.zeros_like(self.eot))
+        return SharedText(prefix, own, self.eot)
 
     def features(self, clip: CLIP) -> Tensor:
         """Text features (G, C, embed_dim), or (C, embed_dim) for one group; not normalised."""
-        classes = torch.arange(self.own.shape[1], device=self.own.device)
-        features = clip.ln_final(self.own[:, classes, self.eot]) @ clip.text_projection
+        if self.own.shape[2] == 1:
+            at_end = self.own[:, :, 0]
+        else:
+            at_end = self.own[:, torch.arange(len(self.eot), device=self.eot.device), self.eot]
+        features = clip.ln_final(at_end) @ clip.text_projection
         return features[0] if len(features) == 1 else features
 
     def detach(self) -> SharedText:
         return replace(self, prefix=self.prefix.detach(), own=self.own.detach())
+
+
+def _run_own(
+    blocks: list[ResidualAttentionBlock],
+    own: Tensor,
+    eot: tuple[int, ...],
+    shared: list[tuple[Tensor, Tensor]],
+    to_end: bool,
+) -> Tensor:
+    """Own tokens (G, C, S, D) through blocks, without what stands after each end token.
+
+    Returns:
+        (G, C, S, D), zeros after the end; (G, C, 1, D), the end tokens only, with ``to_end``.
+    """
+    packed = packing(eot, own.device)
+    x = packed.pack(own[:, :, : packed.longest])  # (G, T, D)
+    for block, keys_and_values in zip(blocks, shared, strict=True):
+        ends = to_end and block is blocks[-1]
+        x = block.run_own(x, keys_and_values, packed, ends)
+    if to_end:
+        return x.unsqueeze(2)
+    return F.pad(packed.unpack(x), (0, 0, 0, own.shape[2] - packed.longest))
 
 
 def share_text(clip: CLIP, prefix: Tensor, own: Tensor, eot: Tensor) -> SharedText:

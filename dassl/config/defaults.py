@@ -76,8 +76,16 @@ _C.MODEL.INIT_WEIGHTS = ""  # checkpoint whose fitting tensors start the trainin
 _C.MODEL.BACKBONE = CN()
 _C.MODEL.BACKBONE.NAME = ""
 _C.MODEL.BACKBONE.PRETRAINED = True
+# Ours: class texts that are encoded together; 0: all. Fewer need less memory, and in training a
+# second forward pass.
+_C.MODEL.CLASSES_AT_ONCE = 0
 _C.MODEL.HEAD = CN()
 _C.MODEL.HEAD.NAME = ""
+
+# Ours: faster, but with other last digits than without; see docs/PERFORMANCE.md.
+_C.INEXACT = CN()
+_C.INEXACT.TF32 = False  # GPU: matrix products of fp32 numbers with 10 bits of mantissa
+_C.INEXACT.COMPILE = ""  # torch.compile's mode: default, reduce-overhead (CUDA graphs), ...
 
 _C.OPTIM = CN()
 _C.OPTIM.NAME = "adam"  # adam, amsgrad, sgd, rmsprop, radam or adamw

@@ -113,8 +113,8 @@ def small_model():
     if "small" not in _MODELS:
         import inputs
 
-        inputs.SIZES["small"] = dict(vw=128, vl=3, patch=16, image=64, tw=128, tl=3, embed=64)
-        _MODELS["small"] = build_model(inputs.random_clip_state_dict("small"))
+        size = dict(vw=128, vl=3, patch=16, image=64, tw=128, tl=3, embed=64)
+        _MODELS["small"] = build_model(inputs.random_clip_state_dict(size))
     return _MODELS["small"]
 
 

@@ -1,0 +1,83 @@
+"""The benchmark programs, run on a CLIP of toy size. What they time is not looked at."""
+
+import json
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import end_to_end, eval_throughput, measure, scaling, step_time, synthetic
+from benchmarks.upstream import UpstreamSteps
+from benchmarks.workload import Workload
+from clip.simple_tokenizer import SimpleTokenizer
+
+TOY = ["--backbone", "micro", "--classes", "4", "--batch", "2", "--threads", "1"]
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory):
+    return ["--scratch", str(tmp_path_factory.mktemp("scratch"))]
+
+
+def test_step_time_writes_what_it_prints(scratch, tmp_path, capsys):
+    record = tmp_path / "steps.json"
+    options = ["--rounds", "2", "--skip-memory", "--json", str(record)]
+    step_time.main([*TOY, *scratch, *options])
+    printed = capsys.readouterr().out
+    figures = json.loads(record.read_text())
+    assert [row["path"] for row in figures["rows"]] == ["fast", "plain"]
+    assert figures["rows"][0]["times fast"] == 1
+    assert {path: len(times) for path, times in figures["seconds"].items()} == {
+        "fast": 2,
+        "plain": 2,
+    }
+    assert max(figures["difference"]) < 1e-4
+    assert figures["environment"]["torch"] in json.dumps(figures)
+    assert printed.count("| CoOp | 4 | 2 |") == 2
+
+
+@pytest.mark.slow
+def test_step_memory_is_a_process_of_its_own(scratch):
+    work = Workload("CoOp", "micro", classes=4, batch=2, threads=1)
+    peak = measure.in_own_process(step_time.step_memory_mb, work, Path(scratch[1]), "fast")
+    assert 50 < peak < 4000
+
+
+def test_eval_throughput(scratch, capsys):
+    options = ["--batches", "2", "--plain-batches", "1", "--rounds", "1"]
+    eval_throughput.main([*TOY, *scratch, *options])
+    printed = capsys.readouterr().out
+    assert "| fast | 2 |" in printed and "| plain | 1 |" in printed
+
+
+def test_end_to_end(scratch, capsys):
+    options = ["--shots", "2", "--test-images", "1", "--epochs", "1", "--trainer", "MaPLe"]
+    end_to_end.main([*TOY, *scratch, *options])
+    printed = capsys.readouterr().out
+    assert "| MaPLe | fast |" in printed and "| MaPLe | plain |" in printed
+
+
+def test_scaling_draws_what_it_measured(scratch, tmp_path, capsys):
+    plot = tmp_path / "plot.svg"
+    options = ["--counts", "3,6", "--plain-up-to", "3", "--rounds", "1", "--skip-memory"]
+    scaling.main([*TOY, *scratch, *options, "--plot", str(plot)])
+    assert capsys.readouterr().out.count("| CoOp |") == 3  # plain at 3 classes only
+    drawing = xml.etree.ElementTree.parse(plot).getroot()
+    assert len(drawing.findall("{http://www.w3.org/2000/svg}circle")) == 3
+
+
+def test_class_names_differ_and_keep_to_their_lengths():
+    names = synthetic.class_names(300)
+    lengths = [len(SimpleTokenizer().encode(name)) for name in names]
+    assert len(set(names)) == 300
+    assert set(lengths) == set(synthetic.NAME_TOKENS)
+    assert names == synthetic.class_names(300)
+
+
+def test_upstream_names_what_it_cannot_measure(tmp_path):
+    with pytest.raises(ValueError, match="measures CoOp, CoCoOp, MaPLe, MMRL"):
+        UpstreamSteps(str(tmp_path), Workload("ANPrompt", "micro"), tmp_path)
+    with pytest.raises(ValueError, match="no trainers/coop.py"):
+        UpstreamSteps(str(tmp_path), Workload("CoOp", "micro"), tmp_path)
+    with UpstreamSteps(None, Workload("CoOp", "micro"), tmp_path) as steps:
+        assert steps is None

@@ -43,6 +43,7 @@ def write_results(
         "dataset": cfg.DATASET.NAME,
         "split": split,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "classnames": [name for _, name in sorted(trainer.lab2cname.items())],
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
         "backbone": cfg.MODEL.BACKBONE.NAME,

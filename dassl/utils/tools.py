@@ -120,7 +120,13 @@ def write_json(obj: Any, fpath: str) -> None:
 
 
 def set_random_seed(seed: int) -> None:
-    """Seed python's, NumPy's and PyTorch's global generators, the last on every device."""
+    """Seed python's, NumPy's and PyTorch's global generators, the last on every device.
+
+    Raises:
+        UsageError: the seed is not one that NumPy takes.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"the seed is {seed}; choose one from 0 to {2**32 - 1}")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - stock code draws from the global generator
     torch.manual_seed(seed)

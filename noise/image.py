@@ -100,11 +100,15 @@ def low_resolution(image: Image.Image, share: float, rng: np.random.Generator) -
 
 @dataclass(frozen=True)
 class ImageKind:
-    """A corruption, what its parameter is, and its values at severities 1 to 5 (at 224 pixels)."""
+    """A corruption, what its parameter is, and its values at severities 1 to 5 (at 224 pixels).
+
+    Without ``draws`` it uses no random numbers: one image has one result, whatever the seed.
+    """
 
     function: Callable[[Image.Image, float, np.random.Generator], Image.Image]
     parameter: str
     values: tuple[float, float, float, float, float]
+    draws: bool = True
 
 
 IMAGE_KINDS: dict[str, ImageKind] = {
@@ -112,16 +116,21 @@ IMAGE_KINDS: dict[str, ImageKind] = {
         gaussian_noise, "standard deviation, intensities 0 to 1", (0.06, 0.1, 0.16, 0.24, 0.34)
     ),
     "shot_noise": ImageKind(shot_noise, "photons at full intensity", (160, 70, 30, 13, 6)),
-    "blur": ImageKind(blur, "standard deviation / short side", (0.007, 0.011, 0.016, 0.022, 0.029)),
+    "blur": ImageKind(
+        blur,
+        "standard deviation / short side",
+        (0.007, 0.011, 0.016, 0.022, 0.029),
+        draws=False,
+    ),
     "motion_blur": ImageKind(
         motion_blur, "path length / short side", (0.03, 0.05, 0.08, 0.11, 0.15)
     ),
-    "jpeg": ImageKind(jpeg, "quantisation step / standard step", (2, 3, 4, 5.5, 7.5)),
+    "jpeg": ImageKind(jpeg, "quantisation step / standard step", (2, 3, 4, 5.5, 7.5), draws=False),
     "brightness": ImageKind(brightness, "factor, or one over it", (1.15, 1.3, 1.5, 1.75, 2.1)),
-    "contrast": ImageKind(contrast, "factor", (0.75, 0.55, 0.4, 0.28, 0.18)),
+    "contrast": ImageKind(contrast, "factor", (0.75, 0.55, 0.4, 0.28, 0.18), draws=False),
     "occlusion": ImageKind(occlusion, "area covered / area", (0.05, 0.1, 0.18, 0.28, 0.4)),
     "low_resolution": ImageKind(
-        low_resolution, "reduced side / side", (0.6, 0.47, 0.37, 0.29, 0.22)
+        low_resolution, "reduced side / side", (0.6, 0.47, 0.37, 0.29, 0.22), draws=False
     ),
 }
 

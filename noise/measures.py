@@ -43,10 +43,26 @@ def expected_calibration_error(
             f"Calibration error: probabilities {probabilities.shape}, labels {labels.shape}; "
             "wanted (N, C) and (N,)."
         )
-    confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
+    return calibration_error(probabilities.max(axis=1), correct, bins)
+
+
+def calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """`expected_calibration_error` from the answers' probabilities (N,) and whether each is right.
+
+    Args:
+        confidence: probability of the answer given, 0 to 1.
+        correct: boolean.
+        bins: number of bins.
+    """
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=bool)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not len(correct):
+        raise ValueError(
+            f"Calibration error: confidence {confidence.shape} and correct {correct.shape}; "
+            "wanted (N,) both."
+        )
     inner_edges = np.arange(1, bins) / bins
     bin_of = np.digitize(confidence, inner_edges, right=True)  # (N,)
     # |sum of (confidence - correct)| per bin is its size times |confidence - accuracy|.
     gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(correct))

@@ -40,6 +40,13 @@ def difference(kind, severity, image, seed=0):
 
 
 @every_kind
+def test_what_draws_nothing_says_so(kind):
+    image = picture(3)
+    results = {corrupt(image, kind, 3, rng_for(seed, kind)).tobytes() for seed in range(5)}
+    assert (len(results) > 1) == IMAGE_KINDS[kind].draws
+
+
+@every_kind
 @settings(max_examples=15, deadline=None)
 @given(
     width=st.integers(1, 60),

@@ -47,6 +47,7 @@ class FewShotDataset(DatasetBase):
         """Declare the keys that data sets read beside Dassl's own."""
         if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
             cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+            cfg.DATASET.TEMPLATE = ""  # your own prompt, {} for the class name; "": the data set's
 
     def __init__(self, cfg):
         self.locate(cfg)

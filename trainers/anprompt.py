@@ -35,7 +35,7 @@ from noise.embeddings import content_mask, perturb_embeddings
 from noise.seeding import torch_generator_for
 from noise.text import perturbed_texts, sample_kinds
 
-from .base import dataset_template, require_vit, setting_for
+from .base import prompt_template, require_vit, setting_for
 from .mmrl import RepresentationCLIP, RepresentationLearner, RepresentationTrainer, mmrl_loss
 
 TEXTS_AT_ONCE = 256
@@ -263,6 +263,11 @@ class ANPrompt(RepresentationTrainer):
         node.NOISE.PROMPTS = True  # add noise prompts to the learned tokens [P]
         node.NOISE.DESCRIPTIONS = ""  # JSON {class name: [sentences]} for kind "description"
 
+    @staticmethod
+    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
+        noise = cfg.TRAINER.ANPROMPT.NOISE
+        return (list(noise.KINDS), [noise.SEED]) if noise.WEIGHT else ([], [])
+
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)
         noise = cfg.TRAINER.ANPROMPT.NOISE
@@ -284,7 +289,7 @@ class ANPrompt(RepresentationTrainer):
             clip_model,
             AntiNoisePromptLearner(clip_model, settings),
             classnames,
-            dataset_template(dataset),
+            prompt_template(self.cfg),
             settings,
             setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
             self._rule(self.cfg),

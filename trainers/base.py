@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
+from clip.compiled import compile_blocks
 from clip.text import SharedText, common_prefix_length, end_positions, share_text
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
@@ -66,7 +67,19 @@ def load_clip(cfg: Any, precision: str, device: torch.device) -> clip.model.CLIP
             f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit backbone {name or 'small'!r}: "
             f"set INPUT.SIZE ({resolution},{resolution})"
         )
+    apply_speed_settings(cfg, model)
     return model.requires_grad_(False).eval()
+
+
+def apply_speed_settings(cfg: Any, model: clip.model.CLIP) -> None:
+    """``MODEL.CLASSES_AT_ONCE`` and ``INEXACT``, where the configuration has them."""
+    model.transformer.classes_at_once = cfg.MODEL.get("CLASSES_AT_ONCE", 0)
+    inexact = cfg.get("INEXACT", {})
+    if inexact.get("TF32"):
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    if inexact.get("COMPILE"):
+        compile_blocks(model, mode=inexact.COMPILE)
 
 
 def require_vit(model: clip.model.CLIP, method: str) -> None:
@@ -161,6 +174,24 @@ class PromptLearner(nn.Module):
         self._cache.clear()
         return super().train(mode)
 
+    def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        """Learned tokens by name, each with what reaches the towers of it (the same shape).
+
+        By default the parameters of this module and of its parameter lists; what a linear map
+        learns is no token. The evaluation of noise on learned tokens scales it by the second.
+        """
+        owners = {"": self}
+        owners |= {
+            f"{name}.": child
+            for name, child in self.named_children()
+            if isinstance(child, nn.ParameterList)
+        }
+        return {
+            prefix + name: (parameter, parameter.detach())
+            for prefix, owner in owners.items()
+            for name, parameter in owner.named_parameters(recurse=False)
+        }
+
     def cached(self, name: str, compute: Callable[[], Any]) -> Any:
         """``compute()``, evaluated once per evaluation; always anew in training mode."""
         if self.training:
@@ -221,9 +252,8 @@ class PromptedCLIP(nn.Module):
         return self.classify(self.encode(image), self.class_state())[self.rule]
 
     def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
-        """Logits (B, C) under each inference rule; None for a method that has one rule only."""
-        logits = self.classify(self.encode(image), self.class_state())
-        return logits if len(logits) > 1 else None
+        """``classify``'s logits for these images; None for a method that has one rule only."""
+        return None
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss and the logits (B, C) that the reported accuracy is taken from."""

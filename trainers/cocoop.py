@@ -54,25 +54,27 @@ class ConditionalPromptLearner(PromptLearner):
 class CustomCLIP(PromptedCLIP):
     """Frozen image features against text features that depend on the image."""
 
-    def text_features_for(self, image_features: Tensor) -> Tensor:
+    def text_features_for(self, image_features: Tensor, prompts: TokenizedPrompts) -> Tensor:
         """Image features (B, E) -> normalised class features (B, C, E), one set per image."""
-        learner = self.prompt_learner
         # B prefixes (start token, shifted context), each shared by all C class names.
-        text = learner.prompts.shared_text(self.clip, context=learner.context(image_features))
+        context = self.prompt_learner.context(image_features)
+        text = prompts.shared_text(self.clip, context=context)
         features = text.run(self.clip.transformer).features(self.clip)
         features = features.view(len(image_features), -1, features.shape[-1])
         return F.normalize(features.float(), dim=-1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        image_features = self.image_features(image)  # (B, E)
-        together = len(image_features)
+    def class_state(self) -> TokenizedPrompts:
+        return self.prompt_learner.prompts
+
+    def classify(self, encoded: Tensor, class_state: TokenizedPrompts) -> dict[str, Tensor]:
+        together = len(encoded)  # (B, E)
         if not self.prompt_learner.training:
-            together = max(1, PROMPTS_AT_ONCE // len(self.prompt_learner.prompts.tokens))
+            together = max(1, PROMPTS_AT_ONCE // len(class_state.tokens))
         logits = [
-            torch.einsum("be,bce->bc", some, self.text_features_for(some))
-            for some in image_features.split(together)
+            torch.einsum("be,bce->bc", some, self.text_features_for(some, class_state))
+            for some in encoded.split(together)
         ]
-        return self.scale * torch.cat(logits)
+        return {self.rule: self.scale * torch.cat(logits)}
 
 
 @TRAINER_REGISTRY.register()
@@ -85,6 +87,10 @@ class CoCoOp(PromptTrainer):
         cfg.TRAINER.COCOOP.N_CTX = 16  # number of context vectors
         cfg.TRAINER.COCOOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
         cfg.TRAINER.COCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return "{}"  # the other words are learned
 
     def build_prompted_clip(
         self, clip_model: clip.model.CLIP, classnames: list[str]

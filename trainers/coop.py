@@ -73,6 +73,22 @@ def phrase_context(
     return context[:n_ctx].clone(), words
 
 
+def open_phrase(settings: Any, n_ctx: int) -> str:
+    """Take the fixed words out of a phrase that ``phrase_context`` reads.
+
+    Args:
+        settings: the method's node; its CTX_INIT keeps the words that are learned only.
+
+    Returns:
+        The words left over, then ``{}``.
+    """
+    words = settings.CTX_INIT.replace("_", " ").split(" ") if settings.CTX_INIT else []
+    if n_ctx > 4 or len(words) <= n_ctx:
+        return "{}"
+    settings.CTX_INIT = " ".join(words[:n_ctx])
+    return " ".join([*words[n_ctx:], "{}"])
+
+
 def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position: str) -> Tensor:
     """Where each position of the arranged prompt is found in "start, context, name, rest".
 
@@ -160,6 +176,10 @@ class CoOp(PromptTrainer):
         cfg.TRAINER.COOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
         cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle, front
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return "{}"  # the other words are learned
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)

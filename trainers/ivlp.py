@@ -18,7 +18,7 @@ from clip.edits import ReplaceTokens
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
-from .coop import phrase_context
+from .coop import open_phrase, phrase_context
 from .vpt import check_depth, prompted_image_features, random_prompts, upstream_prompt_name
 
 
@@ -92,6 +92,10 @@ class IVLP(PromptTrainer):
         cfg.TRAINER.IVLP.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
         cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return open_phrase(cfg.TRAINER.IVLP, cfg.TRAINER.IVLP.N_CTX_TEXT)
 
     def build_prompted_clip(
         self, clip_model: clip.model.CLIP, classnames: list[str]

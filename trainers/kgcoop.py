@@ -20,7 +20,7 @@ from torch import Tensor
 import clip
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, dataset_template
+from .base import PromptedCLIP, prompt_template
 from .coop import CoOp, CoOpPromptLearner, CustomCLIP
 from .zsclip import zeroshot_features
 
@@ -66,8 +66,7 @@ class KgCoOp(CoOp):
     def build_prompted_clip(
         self, clip_model: clip.model.CLIP, classnames: list[str]
     ) -> PromptedCLIP:
-        dataset = self.cfg.DATASET.NAME
-        template = OWN_TEMPLATES.get(dataset, dataset_template(dataset))
+        template = OWN_TEMPLATES.get(self.cfg.DATASET.NAME, prompt_template(self.cfg))
         return KnowledgeGuidedCLIP(
             clip_model,
             CoOpPromptLearner(self.cfg, classnames, clip_model),

@@ -19,7 +19,7 @@ from clip.edits import ReplaceTokens, append_tokens
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
-from .coop import phrase_context
+from .coop import open_phrase, phrase_context
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -87,6 +87,10 @@ class MaPLe(PromptTrainer):
         cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # initial words
         cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts, the first included
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return open_phrase(cfg.TRAINER.MAPLE, cfg.TRAINER.MAPLE.N_CTX)
 
     def check_cfg(self, cfg: Any) -> None:
         super().check_cfg(cfg)

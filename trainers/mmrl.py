@@ -29,7 +29,8 @@ from .base import (
     PromptLearner,
     PromptTrainer,
     TokenizedPrompts,
-    dataset_template,
+    grad_if_image_asks,
+    prompt_template,
     require_vit,
     setting_for,
 )
@@ -95,6 +96,9 @@ class RepresentationLearner(PromptLearner):
         """What is projected into both towers, (N, D)."""
         return self.tokens
 
+    def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        return {"tokens": (self.tokens, self.shared_tokens().detach())}
+
     def text_edit(self) -> InsertThenReplace:
         tokens = self.shared_tokens()
         return InsertThenReplace(
@@ -149,6 +153,10 @@ class RepresentationCLIP(PromptedCLIP):
         )
         return F.normalize(above.features(self.clip).float(), dim=-1)
 
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        f, r, _ = self.encode_image(image)
+        return f, r
+
     def encode_image(
         self, image: Tensor, with_frozen: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -157,7 +165,7 @@ class RepresentationCLIP(PromptedCLIP):
         """
         visual, learner = self.clip.visual, self.prompt_learner
         blocks, frozen = visual.transformer, None
-        with torch.no_grad():
+        with grad_if_image_asks(image):
             below = visual.ln_pre(visual.embed(image.type(self.clip.dtype)))
             below = blocks.run(below, stop=self.first)
             if with_frozen:
@@ -173,14 +181,13 @@ class RepresentationCLIP(PromptedCLIP):
     def mix(self, z: Tensor, z_rep: Tensor) -> Tensor:
         return self.alpha * z + (1 - self.alpha) * z_rep
 
-    def inference_rules(self, image: Tensor) -> dict[str, Tensor]:
-        s = self.prompt_learner.cached("text_features", self.text_features)
-        f, r, _ = self.encode_image(image)
+    def classify(self, encoded: tuple[Tensor, Tensor], class_state: Tensor) -> dict[str, Tensor]:
+        (f, r), s = encoded, class_state
         z, z_rep = self.scale * f @ s.t(), self.scale * r @ s.t()
         return {"class": z, "mix": self.mix(z, z_rep)}
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.inference_rules(image)[self.rule]
+    def inference_rules(self, image: Tensor) -> dict[str, Tensor]:
+        return self.classify(self.encode(image), self.class_state())
 
 
 def mmrl_loss(
@@ -287,7 +294,7 @@ class RepresentationTrainer(PromptTrainer):
         return checkpoint.get("meta", {}).get("dataset", assumed)
 
     def prompts(self, classnames: list[str]) -> list[str]:
-        template = dataset_template(self.cfg.DATASET.NAME)
+        template = prompt_template(self.cfg)
         return [template.format(name) for name in classnames]
 
 

@@ -95,6 +95,9 @@ class ResidualRepresentationLearner(PromptLearner):
         a, b = low_rank_pair(vision_width, proj_rank, projection.shape[1], device)
         self.A, self.B = nn.Parameter(a), nn.Parameter(b)
 
+    def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        return {"tokens": (self.tokens, self.tokens.detach())}
+
     @property
     def proj_rep(self) -> Tensor:
         """Projection of the averaged visual token outputs (Dv, E); starts as CLIP's own."""

@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import PROMPTSRC_TEMPLATES
 
 from .base import PromptTrainer, load_clip, setting_for
+from .coop import open_phrase
 from .ivlp import IndependentCLIP, IndependentPromptLearner
 from .vpt import prompted_image_features, upstream_prompt_name
 
@@ -38,9 +40,10 @@ def ensemble_features(
     """Normalised mean over templates of text features that are not normalised; (C, E), fp32."""
     device = clip_model.positional_embedding.device
     total = 0
-    for template in templates:
-        tokens = clip.tokenize([template.format(name) for name in classnames]).to(device)
-        total = total + clip_model.encode_text(tokens).float()
+    with torch.autocast(device.type, enabled=False):  # exact also where a training step asks for it
+        for template in templates:
+            tokens = clip.tokenize([template.format(name) for name in classnames]).to(device)
+            total = total + clip_model.encode_text(tokens).float()
     return F.normalize(total, dim=-1)
 
 
@@ -87,8 +90,8 @@ class SelfRegulatedCLIP(IndependentCLIP):
     """IVLP's model and its teachers.
 
     Args:
-        teacher_text: normalised (C, E). The image teacher is the frozen CLIP that is prompted, run
-            without the prompts.
+        make_teacher: gives the teacher's text features, normalised (C, E); called when training
+            begins. The image teacher is the frozen CLIP that is prompted, run without the prompts.
         image_weight, text_weight: of the L1 ties.
     """
 
@@ -96,14 +99,15 @@ class SelfRegulatedCLIP(IndependentCLIP):
         self,
         clip_model: clip.model.CLIP,
         learner: IndependentPromptLearner,
-        teacher_text: Tensor,
+        make_teacher: Callable[[], Tensor],
         image_weight: float,
         text_weight: float,
     ):
         super().__init__(clip_model, learner)
         self.image_weight = image_weight
         self.text_weight = text_weight
-        self.register_buffer("teacher_text", teacher_text, persistent=False)
+        self.make_teacher = make_teacher
+        self.register_buffer("teacher_text", None, persistent=False)
 
     def both_image_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Prompted and frozen features, each normalised (B, E)."""
@@ -119,6 +123,8 @@ class SelfRegulatedCLIP(IndependentCLIP):
         return prompted_image_features(self.clip, embedded, prompts), frozen
 
     def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        if self.teacher_text is None:
+            self.teacher_text = self.make_teacher()
         s, t = self.text_features(), self.teacher_text
         f, f_teacher = self.both_image_features(image)
         z, z_teacher = self.scale * f @ s.t(), self.scale * f_teacher @ t.t()
@@ -173,17 +179,25 @@ class PromptSRC(PromptTrainer):
         self, clip_model: clip.model.CLIP, classnames: list[str]
     ) -> SelfRegulatedCLIP:
         settings = self.cfg.TRAINER.PROMPTSRC
-        # The text teacher is made once, in full precision whatever the run's.
-        exact = clip_model
-        if clip_model.dtype != torch.float32:
-            exact = load_clip(self.cfg, "fp32", self.device)
+
+        def make_teacher() -> Tensor:
+            # Once, and in full precision whatever the run's.
+            exact = clip_model
+            if clip_model.dtype != torch.float32:
+                exact = load_clip(self.cfg, "fp32", self.device)
+            return ensemble_features(exact, classnames, PROMPTSRC_TEMPLATES)
+
         return SelfRegulatedCLIP(
             clip_model,
             IndependentPromptLearner(settings, "PROMPTSRC", classnames, clip_model),
-            ensemble_features(exact, classnames, PROMPTSRC_TEMPLATES),
+            make_teacher,
             settings.IMAGE_LOSS_WEIGHT,
             settings.TEXT_LOSS_WEIGHT,
         )
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return open_phrase(cfg.TRAINER.PROMPTSRC, cfg.TRAINER.PROMPTSRC.N_CTX_TEXT)
 
     def build_model(self) -> None:
         super().build_model()

@@ -109,6 +109,12 @@ class VPT(PromptTrainer):
         cfg.TRAINER.VPT.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # layers with tokens, the first included
 
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        words = cfg.TRAINER.VPT.CTX_INIT.replace("_", " ")
+        cfg.TRAINER.VPT.CTX_INIT = ""
+        return f"{words} {{}}".strip()
+
     def build_prompted_clip(
         self, clip_model: clip.model.CLIP, classnames: list[str]
     ) -> PromptedCLIP:

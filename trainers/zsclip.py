@@ -18,7 +18,7 @@ import clip
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from datasets.templates import IMAGENET_TEMPLATES_SELECT
 
-from .base import dataset_template, load_clip, resolve_precision
+from .base import PromptedCLIP, PromptLearner, load_clip, prompt_template, resolve_precision
 
 
 @torch.no_grad()
@@ -28,30 +28,59 @@ def zeroshot_features(clip_model: clip.model.CLIP, prompts: list[str]) -> Tensor
     return F.normalize(clip_model.encode_text(tokens).float(), dim=-1)
 
 
+class FixedCLIP(PromptedCLIP):
+    """Frozen CLIP with class features (C, E) that were made once; nothing is learned."""
+
+    def __init__(self, clip_model: clip.model.CLIP, text_features: Tensor):
+        super().__init__(clip_model, PromptLearner())
+        self.register_buffer("fixed_text_features", text_features, persistent=False)
+
+    def text_features(self) -> Tensor:
+        return self.fixed_text_features
+
+
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP(TrainerX):
     """Runs in the precision of ``TRAINER.COOP.PREC``, whose configuration files it shares."""
+
+    method = "COOP"
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
         """No settings of its own."""
 
     def build_model(self) -> None:
-        cfg = self.cfg
-        precision = resolve_precision(cfg.TRAINER.COOP.PREC, self.device)
-        self.clip_model = load_clip(cfg, precision, self.device)
+        precision = resolve_precision(self.cfg.TRAINER.COOP.PREC, self.device)
+        clip_model = load_clip(self.cfg, precision, self.device)
         classnames = [name.replace("_", " ") for name in self.dm.dataset.classnames]
-        self.text_features = self.class_features(classnames, self.templates())
+        self.model = self.build_prompted_clip(clip_model, classnames)
+
+    def build_prompted_clip(self, clip_model: clip.model.CLIP, classnames: list[str]) -> FixedCLIP:
+        features = self.class_features(clip_model, classnames, self.templates())
+        return FixedCLIP(clip_model, features)
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        template = prompt_template(cfg)
+        cfg.DATASET.TEMPLATE = "{}"
+        return template
+
+    @staticmethod
+    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
+        return [], []  # there is no training
 
     def templates(self) -> list[str]:
         """Prompts with ``{}`` for the class name."""
-        return [dataset_template(self.cfg.DATASET.NAME)]
+        return [prompt_template(self.cfg)]
 
-    def class_features(self, classnames: list[str], templates: list[str]) -> Tensor:
+    @staticmethod
+    def class_features(
+        clip_model: clip.model.CLIP, classnames: list[str], templates: list[str]
+    ) -> Tensor:
         """Normalised mean over templates of normalised text features (C, E)."""
         print(f"Templates ({len(templates)}): {templates}")
         features = [
-            zeroshot_features(self.clip_model, [template.format(name) for name in classnames])
+            zeroshot_features(clip_model, [template.format(name) for name in classnames])
             for template in templates
         ]
         return F.normalize(torch.stack(features).mean(dim=0), dim=-1)
@@ -65,13 +94,16 @@ class ZeroshotCLIP(TrainerX):
 
     @torch.no_grad()
     def model_inference(self, image: Tensor) -> Tensor:
-        image_features = F.normalize(self.clip_model.encode_image(image).float(), dim=-1)
-        return self.clip_model.logit_scale.exp().float() * image_features @ self.text_features.t()
+        return self.model(image)
 
 
 @TRAINER_REGISTRY.register()
 class ZeroshotCLIP2(ZeroshotCLIP):
     """A mean over seven general templates and, except on ImageNet, the data set's own."""
+
+    @staticmethod
+    def open_prompts(cfg: Any) -> str:
+        return "{}"  # it has many wordings as it is: what can be perturbed is the name
 
     def templates(self) -> list[str]:
         own = [] if self.cfg.DATASET.NAME == "ImageNet" else super().templates()

@@ -67,8 +67,8 @@ def test_scaling_draws_what_it_measured(scratch, tmp_path, capsys):
 
 
 def test_class_names_differ_and_keep_to_their_lengths():
-    names = synthetic.class_names(300)
-    lengths = [len(SimpleTokenizer().encode(name)) for name in names]
+    names, tokenizer = synthetic.class_names(300), SimpleTokenizer()
+    lengths = [len(tokenizer.encode(name)) for name in names]
     assert len(set(names)) == 300
     assert set(lengths) == set(synthetic.NAME_TOKENS)
     assert names == synthetic.class_names(300)

@@ -59,7 +59,7 @@ load_method() { # METHOD PROTOCOL DATASET
   fi
   own="$(awk '/^ *BACKBONE:/ { found = 1 } found && /NAME:/ { gsub(/"/, ""); print $2; exit }' \
     "$CONFIG_FILE" 2>/dev/null || true)"
-  CFG_FOLDER="$CFG"
+  CFG_FOLDER="${CFG##*/}"
   [ "$BACKBONE" = "$own" ] || CFG_FOLDER="$CFG-${BACKBONE//[\/:]/_}"
 }
 

@@ -9,12 +9,15 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import yaml
 from yacs.config import CfgNode
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, nearest_names
+
+BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
 
 
 def load_plugin(path: str) -> None:
@@ -69,8 +72,7 @@ def build_cfg(args: Namespace) -> CfgNode:
     cfg = default_cfg()
     for path in (args.dataset_config_file, args.config_file):
         if path:
-            _check_file(path)
-            cfg.merge_from_file(path)
+            merge_file(cfg, path)
     _merge_flags(cfg, args)
     for key in args.opts[::2]:
         if key.startswith("-"):
@@ -90,6 +92,34 @@ def build_cfg(args: Namespace) -> CfgNode:
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
     cfg.freeze()
     return cfg
+
+
+def merge_file(cfg: CfgNode, path: str | Path) -> None:
+    """Merge a YAML file; one that names another as ``_BASE_`` (seen from itself) says what differs.
+
+    Raises:
+        UsageError: a file cannot be read, a key does not exist or a value has the wrong type.
+    """
+    _merge_chain(cfg, Path(path), ())
+
+
+def _merge_chain(cfg: CfgNode, path: Path, below: tuple[Path, ...]) -> None:
+    _check_file(str(path))
+    if path.resolve() in below:
+        raise UsageError(f"{path}: {BASE} leads in a circle")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = None  # refused below, with the reason
+    if not isinstance(content, dict) or BASE not in content:
+        cfg.merge_from_file(str(path))
+        return
+    base = content.pop(BASE)
+    _merge_chain(cfg, path.parent / str(base), (*below, path.resolve()))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except UsageError as error:
+        raise UsageError(str(error).replace("the given configuration", str(path), 1)) from None
 
 
 def _check_file(path: str) -> None:

@@ -1,0 +1,250 @@
+"""Runs the cells: every image once for each noise, through every model that still needs it."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from noise.adversarial import pgd
+from noise.measures import calibration_error, consistency
+from noise.seeding import torch_generator_for
+from noise.text import text_rate
+from tools.robust.attacks import autoattack
+from tools.robust.images import TestImages, select
+from tools.robust.plan import Cell
+from tools.robust.store import Store
+from tools.robust.subjects import Subject
+from tools.robust.texts import Descriptions, noisy_tokens
+
+PGD_STEPS = 10
+PGD_STEP_SHARE = 1 / 4  # of the bound
+EXAMPLES = 8
+EXAMPLE_SEVERITY = 3
+
+
+@dataclass
+class Work:
+    """A model, what it still lacks, and where that goes."""
+
+    subject: Subject
+    store: Store
+    part: str
+    cells: list[Cell]
+
+
+class Answers:
+    """Predictions and their probabilities for all images, by inference rule."""
+
+    def __init__(self, number: int):
+        self._number = number
+        self._rules: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, part: slice, logits: dict[str, torch.Tensor]) -> None:
+        """Take in logits (B, C) of the images ``part``, by rule."""
+        for rule, values in logits.items():
+            confidence, answer = values.float().softmax(dim=-1).max(dim=-1)
+            if rule not in self._rules:
+                self._rules[rule] = (np.zeros(self._number, int), np.zeros(self._number))
+            self._rules[rule][0][part] = answer.cpu().numpy()
+            self._rules[rule][1][part] = confidence.cpu().numpy()
+
+    def predictions(self, rule: str) -> np.ndarray:
+        return self._rules[rule][0]
+
+    def figures(
+        self, labels: np.ndarray, clean: "Answers | None" = None
+    ) -> dict[str, dict[str, float]]:
+        """Accuracy, calibration error and consistency with ``clean``, in percent, by rule."""
+        result = {}
+        for rule, (answers, confidence) in self._rules.items():
+            correct = answers == labels
+            result[rule] = {
+                "accuracy": 100 * float(correct.mean()),
+                "ece": 100 * calibration_error(confidence, correct),
+            }
+            if clean is not None:
+                result[rule]["consistency"] = 100 * consistency(clean.predictions(rule), answers)
+        return result
+
+
+def measure(
+    works: Sequence[Work],
+    images: TestImages,
+    after: Callable[[torch.Tensor], torch.Tensor],
+    descriptions: Descriptions | None,
+    batch_size: int,
+    workers: int = 0,
+    title: str = "",
+) -> None:
+    """Measure what is missing, writing each model's results after every pass over the images.
+
+    Args:
+        works: models of one data set and part; all meet the same corrupted pictures.
+        images: their test images.
+        after: the rest of the test transform, (3, H, W) from 0 to 1 -> the model's input.
+        title: of the progress bar.
+    """
+    works = [work for work in works if work.cells or not _part(work)["clean"]]
+    if not works:
+        return
+    image_cells = {cell.image_cell: None for work in works for cell in _with(work, "image", "both")}
+    others = {c: None for work in works for c in _with(work, "learned", "adversarial")}
+    passes: list[Cell | None] = [None, *image_cells, *others]
+    shown = [cell if cell in image_cells else None for cell in passes]
+    runner = _Runner(works, images, after, descriptions)
+    texts = sum(len({c.text_cell for c in _with(work, "text", "both")}) for work in works)
+    batches = len(passes) * -(-len(images) // batch_size)
+    with tqdm(total=texts + batches, desc=title, unit="step", mininterval=1) as bar:
+        for work in works:
+            for cell in dict.fromkeys(c.text_cell for c in _with(work, "text", "both")):
+                work.subject.text_state(cell, descriptions)
+                bar.update()
+        for number, part, pictures in images.batches(shown, batch_size, workers):
+            cell = passes[number]
+            if part.start == 0:
+                runner.begin(cell)
+                bar.set_postfix_str(cell.key if cell else "clean", refresh=False)
+            runner.step(cell, part, pictures)
+            bar.update()
+            if part.stop == len(images):
+                runner.end(cell)
+
+
+def _with(work: Work, *groups: str) -> list[Cell]:
+    return [cell for cell in work.cells if cell.group in groups]
+
+
+def _part(work: Work) -> dict[str, Any]:
+    return work.store.content["parts"][work.part]
+
+
+class _Runner:
+    """The state of one call of `measure`."""
+
+    def __init__(self, works: Sequence[Work], images: TestImages, after: Callable, descriptions):
+        self.works = works
+        self.images = images
+        self.after = after
+        self.descriptions = descriptions
+        self.clean = {id(work): Answers(len(images)) for work in works}
+        self.now: list[tuple[Work, dict[Cell, Answers]]] = []
+        self.noise = contextlib.ExitStack()
+
+    def begin(self, cell: Cell | None) -> None:
+        """Make ready for a pass: which cells of which model it gives."""
+        self.now = []
+        for work in self.works:
+            if cell is None:
+                own = _with(work, "text")
+            elif cell.group == "image":
+                own = [c for c in _with(work, "image", "both") if c.image_cell == cell]
+            else:
+                own = [c for c in work.cells if c == cell]
+            if own or cell is None:
+                self.now.append((work, {c: Answers(len(self.images)) for c in own}))
+        if cell is not None and cell.group == "learned":
+            rate = text_rate("embed", cell.severity)
+            for work, _ in self.now:
+                learner = work.subject.model.prompt_learner
+                self.noise.enter_context(noisy_tokens(learner, rate, cell.seed))
+
+    @torch.no_grad()
+    def step(self, cell: Cell | None, part: slice, pictures: torch.Tensor) -> None:
+        """One batch of a pass, through every model that needs it."""
+        shared: dict[int, Any] = {}
+        inputs = None
+        for work, answers in self.now:
+            subject = work.subject
+            model = subject.model
+            if inputs is None or inputs.device != subject.trainer.device:
+                inputs = self.prepare(pictures.to(subject.trainer.device))
+                shared.clear()
+            if cell is not None and cell.group == "adversarial":
+                answers[cell].add(part, self.attacked(subject, cell, part, pictures))
+                continue
+            encoded = subject.encode(inputs, shared)
+            if cell is None:
+                self.clean[id(work)].add(part, model.classify(encoded, model.class_state()))
+            for own, of_own in answers.items():
+                if own.group in ("text", "both"):
+                    state = subject.text_state(own.text_cell, self.descriptions)
+                else:
+                    state = model.class_state()
+                of_own.add(part, model.classify(encoded, state))
+
+    def end(self, cell: Cell | None) -> None:
+        """After a pass: compute its figures and write them down."""
+        self.noise.close()
+        labels = self.images.labels
+        for work, answers in self.now:
+            clean = self.clean[id(work)]
+            if cell is None:
+                _part(work)["clean"] = clean.figures(labels)
+            figures = {own: of_own.figures(labels, clean) for own, of_own in answers.items()}
+            work.store.add(work.part, figures)
+            work.store.save()
+
+    def prepare(self, pictures: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.after(picture) for picture in pictures])
+
+    def attacked(
+        self, subject: Subject, cell: Cell, part: slice, pictures: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Logits of images changed, within the bound, to mislead this very model."""
+        model, device = subject.model, subject.trainer.device
+        state = model.class_state()
+        pictures = pictures.to(device)
+        labels = torch.from_numpy(self.images.labels[part]).to(device)
+
+        def logits(values: torch.Tensor) -> torch.Tensor:
+            return model.classify(model.encode(self.prepare(values)), state)[model.rule]
+
+        eps = cell.severity / 255
+        if cell.kind == "pgd":
+            keys = self.images.keys[part]
+            starts = [torch_generator_for(cell.seed, "pgd", key) for key in keys]
+            changed = pgd(logits, pictures, labels, eps, eps * PGD_STEP_SHARE, PGD_STEPS, starts)
+        else:
+            changed = autoattack(logits, pictures, labels, eps, cell.seed, len(subject.classnames))
+        return model.classify(model.encode(self.prepare(changed)), state)
+
+
+@torch.no_grad()
+def add_examples(work: Work, images: TestImages, after: Callable, plan: Any) -> None:
+    """Keep a few pictures, clean and noisy, with what the model says of them.
+
+    The pictures are the same for every model, chosen by their paths.
+    """
+    part = _part(work)
+    if not plan.image_kinds or part["examples"]:
+        return
+    severity = min(plan.severities, key=lambda s: abs(s - EXAMPLE_SEVERITY))
+    cells = [None] + [Cell("image", kind, severity, plan.seeds[0]) for kind in plan.image_kinds]
+    subject = work.subject
+    model, device = subject.model, subject.trainer.device
+    chosen = select(images.keys, images.labels.tolist(), EXAMPLES)
+    for index in chosen:
+        views = []
+        for cell in cells:
+            picture = images.picture(index, cell)
+            inputs = after(images[(index, cell)]).unsqueeze(0).to(device)
+            logits = model.classify(model.encode(inputs), model.class_state())[model.rule]
+            confidence, answer = logits.float().softmax(dim=-1)[0].max(dim=-1)
+            kind = cell.image_kind if cell else "clean"
+            name = f"{work.part}/{index:05d}_{kind}"
+            views.append(
+                {
+                    "kind": kind,
+                    "severity": cell.severity if cell else 0,
+                    "picture": work.store.save_picture(name, picture),
+                    "answer": subject.classnames[int(answer)],
+                    "probability": float(confidence),
+                }
+            )
+        truth = subject.classnames[int(images.labels[index])]
+        part["examples"].append({"image": images.keys[index], "class": truth, "views": views})
+    work.store.save()

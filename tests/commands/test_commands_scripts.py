@@ -243,7 +243,7 @@ def test_bad_input_is_said_in_one_line(tree, stand_in, calls, tmp_path):
     assert "DATA is not set" in fail("coop/base2new_train.sh", "eurosat", "1")
     assert "nowhere" in fail("coop/base2new_train.sh", "eurosat", "1", DATA="nowhere")
     assert "DATASET and SEED" in fail("coop/base2new_train.sh", "eurosat")
-    assert "anprompt coop" in fail("base2new.sh", "nothing", "train", "shapes", "1")
+    assert " coop " in fail("base2new.sh", "nothing", "train", "shapes", "1")
     error = fail("coop/base2new_test.sh", "shapes", "7")
     assert "seed7" in error and "base2new_train.sh shapes 7" in error
     assert "--fast" in fail("demo.sh", "--fast")

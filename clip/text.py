@@ -49,7 +49,7 @@ class SharedText:
     prefix: (G, P, D), G groups that each have a prefix of their own (1, or one per image in
     CoCoOp).
     own: (G, C, S, D), what follows, per class, cut at the longest text's end token.
-    eot: (C,) position of the end token within ``own``.
+    eot: (C,) position of the end token within ``own``; best on the CPU, as lengths decide shapes.
     """
 
     prefix: Tensor

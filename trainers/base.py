@@ -138,7 +138,7 @@ class TokenizedPrompts(nn.Module):
         tokens = tokens[:, : int(eot.max()) + 1]
         self.shared = common_prefix_length(tokens)
         self.register_buffer("tokens", tokens, persistent=False)
-        self.register_buffer("eot", eot, persistent=False)
+        self.eot = eot.cpu()  # lengths decide shapes: on a GPU, asking for them would wait
         with torch.no_grad():
             embeddings = clip_model.token_embedding(tokens)
         self.register_buffer("embeddings", embeddings, persistent=False)

@@ -141,7 +141,7 @@ class RepresentationCLIP(PromptedCLIP):
             frozen = below.run(clip_model.transformer, start=self.first).features(clip_model)
         self.register_buffer("text_prefix", below.prefix, persistent=False)
         self.register_buffer("text_own", below.own, persistent=False)
-        self.register_buffer("text_eot", below.eot, persistent=False)
+        self.text_eot = below.eot
         frozen = F.normalize(frozen.float(), dim=-1)
         self.register_buffer("frozen_text_features", frozen, persistent=False)  # t (C, E)
 

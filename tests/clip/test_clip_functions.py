@@ -16,6 +16,8 @@ from clip import clip as clip_functions
 from clip import hub, loading
 from clip.model import CLIP
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, as stock code
+
 OPENAI = [
     *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
     *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),
@@ -105,7 +107,6 @@ def test_bundled_clip_for_stock_code(tiny_clip_state_dict, tmp_path, monkeypatch
     assert [file.name[:11] for file in cache.iterdir()] == ["small_clip-"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.script, save and load
 def test_archive_of_unknown_origin_never_reaches_stock_code(tiny_clip_state_dict, tmp_path, cache):
     class Empty(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -136,6 +136,16 @@ def test_bundled_compact_file_by_name(weights, tmp_path, monkeypatch):
         torch.testing.assert_close(embedding, weights["token_embedding.weight"])
 
 
+def test_bundled_clip_has_the_shapes_that_paper_configurations_need():
+    model = load_model()
+    assert len(model.visual.transformer.resblocks) == len(model.transformer.resblocks) == 12
+    assert model.vocab_size == 49408 and model.context_length == 77
+    assert model.visual.output_dim == model.text_projection.shape[1]
+    image = torch.zeros(1, 3, model.visual.input_resolution, model.visual.input_resolution)
+    logits, _ = model(image, clip.tokenize(["a red circle", "a zebra"]))
+    assert logits.shape == (1, 2) and logits.isfinite().all()
+
+
 @pytest.mark.parametrize("ids", [[0, 0], [0, 49408], [-1, 3], [1]])
 def test_compact_file_with_wrong_ids_is_refused(ids, weights, tmp_path):
     path = tmp_path / "compact.safetensors"

@@ -252,21 +252,21 @@ def test_without_noise_it_is_mmrl(clip_model, batch):
     loss, logits = model.loss(*batch)
     reference_loss, reference_logits = reference.loss(*batch)
     torch.testing.assert_close(logits, reference_logits, atol=1e-4, rtol=1e-5)
-    assert float(loss) == pytest.approx(float(reference_loss), rel=1e-6)
+    assert loss.item() == pytest.approx(reference_loss.item(), rel=1e-6)
     # The same again from the equations, on features of the plain path.
     s, f, r = plain_mmrl_features(clip_model, model.prompt_learner, batch[0])
     f0 = F.normalize(clip_model.encode_image(batch[0]), dim=-1)
     by_hand = mmrl_loss(
         100 * f @ s.t(), 100 * r @ s.t(), batch[1], f, f0, s, model.frozen_text_features, 0.7, 0.5
     )
-    assert float(loss) == pytest.approx(float(by_hand), rel=1e-5)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"NOISE__PROMPTS": False}, {"WA_WEIGHT": 0.0}])
 def test_each_addition_changes_the_loss(clip_model, batch, change):
     whole, _ = anprompt(clip_model).loss(*batch)
     without, _ = anprompt(clip_model, **change).loss(*batch)
-    assert abs(float(whole) - float(without)) > 1e-6
+    assert abs(whole.item() - without.item()) > 1e-6
 
 
 def test_beta_blends_visual_tokens(clip_model, batch):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -408,7 +409,9 @@ class PromptTrainer(TrainerX):
                     f"{tuple(wanted[name].shape)}; use the training run's configuration"
                 )
         if ignored:
-            print(f"Ignored {len(ignored)} tensors that are not learned, e.g. {ignored[0]!r}")
+            parts = Counter(name.split(".")[0] for name in ignored)
+            listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
+            print(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
         learner.load_state_dict(found)
         self.trained_epochs = checkpoint.get("epoch")
         self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)

@@ -60,7 +60,7 @@ load_method() { # METHOD PROTOCOL DATASET
   own="$(awk '/^ *BACKBONE:/ { found = 1 } found && /NAME:/ { gsub(/"/, ""); print $2; exit }' \
     "$CONFIG_FILE" 2>/dev/null || true)"
   CFG_FOLDER="${CFG##*/}"
-  [ "$BACKBONE" = "$own" ] || CFG_FOLDER="$CFG-${BACKBONE//[\/:]/_}"
+  [ "$BACKBONE" = "$own" ] || CFG_FOLDER="$CFG_FOLDER-${BACKBONE//[\/:]/_}"
 }
 
 need_data() { # DATASET

@@ -211,6 +211,8 @@ def test_train_and_test_folders_are_upstreams(tree, stand_in, calls, tmp_path):
     assert "/CoOp/vit_b16_ep50_ctxv1-ViT-B-32__laion2b_e16/seed1" in tagged["--output-dir"]
     (chosen,) = run("coop/base2new_train.sh", "eurosat", "1", CFG="rn50", SHOTS="4")
     assert "/shots_4/CoOp/rn50-small/" in chosen["--output-dir"]
+    (nested,) = run("anprompt/base2new_train.sh", "eurosat", "1", CFG="ablations/x")
+    assert nested["--output-dir"].endswith("/ANPrompt/x-small/seed1")
     (zeroshot,) = run("zsclip/base2new_train.sh", "eurosat", "1")
     assert "--eval-only" in zeroshot and "--model-dir" not in zeroshot
 

@@ -32,6 +32,8 @@ from .coop import open_phrase
 from .ivlp import IndependentCLIP, IndependentPromptLearner
 from .vpt import prompted_image_features, upstream_prompt_name
 
+TEXTS_AT_ONCE = 256
+
 
 @torch.no_grad()
 def ensemble_features(
@@ -39,11 +41,16 @@ def ensemble_features(
 ) -> Tensor:
     """Normalised mean over templates of text features that are not normalised; (C, E), fp32."""
     device = clip_model.positional_embedding.device
+    at_once = max(1, TEXTS_AT_ONCE // len(classnames))  # templates
     total = 0
     with torch.autocast(device.type, enabled=False):  # exact also where a training step asks for it
-        for template in templates:
-            tokens = clip.tokenize([template.format(name) for name in classnames]).to(device)
-            total = total + clip_model.encode_text(tokens).float()
+        for start in range(0, len(templates), at_once):
+            some = templates[start : start + at_once]
+            tokens = clip.tokenize(
+                [template.format(name) for template in some for name in classnames]
+            )
+            features = clip_model.encode_text(tokens.to(device)).float()
+            total = total + features.unflatten(0, (len(some), -1)).sum(dim=0)
     return F.normalize(total, dim=-1)
 
 

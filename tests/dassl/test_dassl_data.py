@@ -256,7 +256,8 @@ def test_image_cache(toy_root):
     cache = ImageCache(2 * size + 1)
     first = [cache.read(path) for path in paths]
     assert cache.used == 2 * size
-    first[0].putpixel((0, 0), (1, 2, 3))  # the caller's copy, not the cached image
+    for image in (first[0], cache.read(paths[0])):
+        image.putpixel((0, 0), (1, 2, 3))  # the caller's copy, not the cached image
     fresh = ImageCache(0)
     for path in paths:
         assert cache.read(path).tobytes() == fresh.read(path).tobytes()

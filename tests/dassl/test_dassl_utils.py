@@ -111,6 +111,16 @@ def test_atomic_write_that_fails_leaves_the_old_file(tmp_path, failure):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_atomic_write_replaces_the_file_and_does_not_write_into_it(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    os.link(path, tmp_path / "same file.txt")  # whoever has the old file open still reads it whole
+    with atomic_write(str(path)) as file:
+        file.write("new")
+    assert path.read_text() == "new"
+    assert (tmp_path / "same file.txt").read_text() == "old"
+
+
 def test_folders(tmp_path):
     mkdir_if_missing(str(tmp_path / "a" / "b"))
     mkdir_if_missing(str(tmp_path / "a" / "b"))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import FewShotDataset
@@ -283,10 +284,9 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
     Path(root).mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root))
     try:
-        split = {}
-        for part, count in IMAGES_PER_CLASS.items():
-            split[part] = []
-            for label, name in enumerate(CLASSNAMES):
+        split = {part: [] for part in IMAGES_PER_CLASS}
+        for label, name in enumerate(tqdm(CLASSNAMES, desc="drawing Shapes", unit="class")):
+            for part, count in IMAGES_PER_CLASS.items():
                 folder = name.replace(" ", "_")
                 (temporary / "images" / folder).mkdir(parents=True, exist_ok=True)
                 for number in range(count):

@@ -219,7 +219,7 @@ class Recipe:
     warmup: float = 0.02
     final_lr: float = 0.01
     keep_patches: int = 18
-    masked_part: float = 0.8
+    masked_part: float = 0.9
     smoothing: float = 0.1
     description_rate: float = 0.12
 
@@ -471,7 +471,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--check-every", type=float, default=300, help="seconds between checks on val; 0: never"
     )
     parser.add_argument("--evaluate", action="store_true", help="measure --out, train nothing")
-    parser.add_argument("--split", choices=("test", "val"), default="test", help="for --evaluate")
+    parser.add_argument(
+        "--split", choices=("test", "val", "train"), default="test", help="for --evaluate"
+    )
     return parser
 
 

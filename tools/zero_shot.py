@@ -105,9 +105,15 @@ def zero_shot(model: CLIP, images: Images, template: str) -> dict[str, float]:
 
 
 class Evaluation:
-    """The benchmarks that ``data`` has, read once."""
+    """The benchmarks that ``data`` has, read once; Shapes is always among them.
+
+    Raises:
+        FileNotFoundError: no such data folder, or a data set in it is incomplete.
+    """
 
     def __init__(self, data: Path | None, split: str, resolution: int):
+        if data is not None and not data.is_dir():
+            raise FileNotFoundError(f"no data folder {data}; name another with --data")
         self.split = split
         self.images: dict[str, Images] = {}
         for name in BENCHMARKS:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from clip import load_model, tokenize
 from tools import pretrain_pictures, pretrain_small_clip, pretrain_world
@@ -20,7 +21,7 @@ from tools.pretrain_small_clip import (
     main,
     text_features,
 )
-from tools.zero_shot import Images, zero_shot
+from tools.zero_shot import Evaluation, Images, benchmark_folder, read_split, zero_shot
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -232,6 +233,24 @@ def test_command_names_missing_data(tmp_path, capsys):
     assert "none.safetensors" in capsys.readouterr().err
 
 
+def test_evaluation_reads_what_the_data_folder_has(tmp_path):
+    folder = tmp_path / "eurosat"
+    (folder / "2750").mkdir(parents=True)
+    test = []
+    for label, name in enumerate(("Forest", "River")):
+        Image.new("RGB", (64, 50), (90, 120, 40 * label)).save(folder / "2750" / f"{label}.jpg")
+        test.append([f"{label}.jpg", label, name])
+    split = {"train": [], "val": [], "test": test}
+    (folder / "split_zhou_EuroSAT.json").write_text(json.dumps(split))
+    images = read_split(benchmark_folder(tmp_path, "EuroSAT"), "EuroSAT", "test", 48)
+    assert images.pixels.shape == (2, 3, 48, 48)
+    assert images.labels.tolist() == [0, 1]
+    assert images.classnames == ["Forest", "River"]
+    assert benchmark_folder(tmp_path, "Caltech101") is None
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Evaluation(tmp_path / "nowhere", "test", 48)
+
+
 def test_zero_shot_counts_right_answers(trained, world):
     """Images labelled with the model's own answers score 100."""
     model = pretrain_small_clip.full_model(trained.model, trained.captions.ids)
@@ -251,7 +270,6 @@ def test_zero_shot_counts_right_answers(trained, world):
 
 def test_only_training_images_are_read(tmp_path):
     """A data folder with a split whose test image is absent builds: it is never opened."""
-    from PIL import Image
 
     def split(folder, images, name, classes):
         (tmp_path / folder / images).mkdir(parents=True)

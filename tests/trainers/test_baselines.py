@@ -1,0 +1,405 @@
+"""The baselines' own pieces: fast paths against plain twins, losses against their equations."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_golden import golden_cfg
+
+import clip
+from clip.edits import InsertThenReplace, ReplaceTokens
+from clip.model import build_model
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from datasets.templates import PROMPTSRC_TEMPLATES
+from tools.config import default_cfg
+from trainers import cocoop
+from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NAMES = ["cat", "very large dog", "Highway or Road", "c"]
+BASELINES = ["CoCoOp", "KgCoOp", "VPT", "IVLP", "PromptSRC", "MMRL", "MMRLpp"]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_clip_state_dict):
+    return build_model(tiny_clip_state_dict).requires_grad_(False)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def prompted(name, model, classnames=NAMES, dataset="EuroSAT", **settings):
+    """A method's model, without data around it."""
+    trainer_class = TRAINER_REGISTRY.get(name)
+    cfg = default_cfg()
+    cfg.DATASET.NAME = dataset
+    cfg.DATASET.SUBSAMPLE_CLASSES = "base"
+    for key, value in settings.items():
+        cfg.TRAINER[trainer_class.method][key] = value
+    trainer = trainer_class.__new__(trainer_class)
+    trainer.cfg, trainer.device = cfg, torch.device("cpu")
+    torch.manual_seed(1)
+    built = trainer.build_prompted_clip(model, classnames)
+    with torch.no_grad():  # away from symmetric starts such as zero matrices
+        for parameter in built.prompt_learner.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return built
+
+
+def plain_text_features(model, prompts, context=None, edit=None, inserted=0):
+    """CLIP's text tower over all 77 positions of every prompt, one sequence per class.
+
+    ``context`` (n, D) stands at positions 1 .. n; ``edit`` may insert ``inserted`` tokens.
+    """
+    tokens = clip.tokenize(prompts)
+    x = model.token_embedding(tokens)
+    if context is not None:
+        context = context.expand(len(x), -1, -1)
+        x = torch.cat([x[:, :1], context, x[:, 1 + context.shape[1] :]], dim=1)
+    x = model.transformer.run(x + model.positional_embedding, edit=edit)
+    ends = tokens.argmax(dim=-1) + inserted
+    x = model.ln_final(x[torch.arange(len(x)), ends]) @ model.text_projection
+    return F.normalize(x, dim=-1)
+
+
+def plain_image_features(model, images, prompts):
+    """The image tower with every position of every layer computed."""
+    visual = model.visual
+    x = torch.cat([visual.embed(images), prompts[0].expand(len(images), -1, -1)], dim=1)
+    x, n = visual.ln_pre(x), len(prompts[0])
+    for layer, block in enumerate(visual.transformer.resblocks):
+        if 0 < layer < len(prompts):
+            x = torch.cat([x[:, :-n], prompts[layer].expand(len(x), -1, -1)], dim=1)
+        x = block.run(x)
+    return F.normalize(visual.project(x[:, 0]), dim=-1)
+
+
+def assert_same(fast, plain, learner):
+    """Equal values and, of a random projection of them, equal gradients."""
+    torch.testing.assert_close(fast, plain, atol=1e-5, rtol=1e-5)
+    direction = torch.randn(fast.shape, generator=torch.Generator().manual_seed(3))
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    grads = [
+        torch.autograd.grad((x * direction).sum(), parameters, allow_unused=True)
+        for x in (fast, plain)
+    ]
+    assert any(g is not None for g in grads[0])
+    for got, expected in zip(*grads, strict=True):
+        assert (got is None) == (expected is None)
+        if got is not None:
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+# Fast paths ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["", "a photo of a"])
+def test_cocoop_shares_one_prefix_per_image(words, model, images):
+    built = prompted("CoCoOp", model, N_CTX=4, CTX_INIT=words)
+    learner = built.prompt_learner
+    features = built.image_features(images)
+    context = learner.context(features)
+    prompts = [f"{words or 'X X X X'} {name}." for name in NAMES]
+    plain = torch.stack([plain_text_features(model, prompts, one) for one in context])
+    assert_same(built.text_features_for(features, learner.prompts), plain, learner)
+
+
+def test_cocoop_evaluates_in_chunks(model, images, monkeypatch):
+    built = prompted("CoCoOp", model, N_CTX=4)
+    built.prompt_learner.train()
+    whole = built(images)
+    built.prompt_learner.eval()
+    monkeypatch.setattr(cocoop, "PROMPTS_AT_ONCE", 1)
+    torch.testing.assert_close(built(images), whole, atol=1e-4, rtol=0)
+    assert whole.shape == (3, len(NAMES))
+
+
+@pytest.mark.parametrize(("name", "n_ctx"), [("IVLP", 2), ("PromptSRC", 4)])
+def test_text_prompts_equal_whole_sequences(name, n_ctx, model):
+    built = prompted(name, model, N_CTX_TEXT=n_ctx, PROMPT_DEPTH_TEXT=12)
+    learner = built.prompt_learner
+    edit = ReplaceTokens(dict(enumerate(learner.text_prompts, start=1)), position=1)
+    prompts = [f"a photo of a {name}." for name in NAMES]
+    plain = plain_text_features(model, prompts, learner.ctx, edit)
+    assert_same(built.text_features(), plain, learner)
+
+
+@pytest.mark.parametrize("name", ["VPT", "IVLP", "PromptSRC"])
+@pytest.mark.parametrize("depth", [1, 3, 12])
+def test_vision_prompts_equal_every_position(name, depth, model, images):
+    built = prompted(name, model, N_CTX_VISION=3, PROMPT_DEPTH_VISION=depth)
+    learner = built.prompt_learner
+    assert len(learner.vision_prompts) == depth
+    plain = plain_image_features(model, images, list(learner.vision_prompts))
+    assert_same(built.image_features(images), plain, learner)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_mmrlpp_text_equals_whole_sequences(beta, model):
+    built = prompted("MMRLpp", model, BETA=beta, REP_DIM=32, PROJ_LORA_DIM=4)
+    learner = built.prompt_learner
+    projected = [  # W + A B of each layer, written out
+        learner.tokens @ (learner.to_text.weight + r.A @ r.B).t() + r.bias
+        for r in learner.to_text.layers
+    ]
+    edit = InsertThenReplace(dict(enumerate(projected, start=5)), beta=beta)
+    prompts = [f"a centered satellite photo of {name}." for name in NAMES]
+    plain = plain_text_features(model, prompts, edit=edit, inserted=len(learner.tokens))
+    assert_same(built.text_features(), plain, learner)
+
+
+def test_no_graph_where_nothing_is_learned(model, images):
+    label = torch.tensor([0, 1, 2])
+    assert not prompted("CoCoOp", model).image_features(images).requires_grad
+    assert not prompted("KgCoOp", model).image_features(images).requires_grad
+    assert not prompted("VPT", model).text_features().requires_grad
+    language_only = prompted("IVLP", model, N_CTX_VISION=0, PROMPT_DEPTH_VISION=0)
+    assert not language_only.image_features(images).requires_grad
+    built = prompted("PromptSRC", model)
+    f, teacher = built.both_image_features(images)
+    assert f.requires_grad and not teacher.requires_grad
+    built.loss(images, label)[0].backward()
+    assert not built.teacher_text.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["KgCoOp", "IVLP", "PromptSRC", "MMRLpp"])
+def test_text_runs_once_per_evaluation(name, model, images, monkeypatch):
+    built = prompted(name, model)
+    calls = []
+    original = type(built).text_features
+    monkeypatch.setattr(
+        type(built), "text_features", lambda self: calls.append(1) or original(self)
+    )
+    built.prompt_learner.eval()
+    with torch.no_grad():
+        first, second = built(images), built(images)
+        assert torch.equal(first, second)
+        assert len(calls) == 1
+        built.prompt_learner.train()
+        built.prompt_learner.eval()
+        built(images)
+    assert len(calls) == 2
+
+
+def test_promptsrc_teacher_image_is_frozen_clip(model, images):
+    built = prompted("PromptSRC", model)
+    _, teacher = built.both_image_features(images)
+    expected = F.normalize(model.encode_image(images), dim=-1)
+    torch.testing.assert_close(teacher, expected, atol=1e-6, rtol=1e-5)
+
+
+# Losses ----------------------------------------------------------------------------------------
+
+
+def test_kgcoop_loss_follows_its_equation(model, images):
+    built = prompted("KgCoOp", model, N_CTX=4, W=3.0)
+    label = torch.tensor([0, 1, 2])
+    loss, logits = built.loss(images, label)
+    s = built.text_features()
+    own = [f"a centered satellite photo of {name}." for name in NAMES]
+    frozen = plain_text_features(model, own)
+    torch.testing.assert_close(logits, model.logit_scale.exp() * built.image_features(images) @ s.T)
+    similarity = sum(F.cosine_similarity(a, b, dim=0) for a, b in zip(s, frozen, strict=True))
+    expected = F.cross_entropy(logits, label) + 3.0 * (1 - similarity / len(NAMES))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_kgcoop_template_of_textures(model):
+    texture = prompted("KgCoOp", model, dataset="DescribableTextures")
+    expected = plain_text_features(
+        model, [f"a photo of a {name}, a type of texture." for name in NAMES]
+    )
+    torch.testing.assert_close(texture.frozen_text_features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_promptsrc_loss_follows_its_equation():
+    generator = torch.Generator().manual_seed(5)
+    z, z_teacher = torch.randn(2, 2, 4, generator=generator).double() * 3
+    f, f_teacher = torch.randn(2, 2, 8, generator=generator).double()
+    s, s_teacher = torch.randn(2, 4, 8, generator=generator).double()
+    label = torch.tensor([1, 3])
+    p, q = z.softmax(dim=1), z_teacher.softmax(dim=1)
+    expected = 0.0
+    for b in range(2):
+        expected -= float(p[b, label[b]].log()) / 2
+        for c in range(4):
+            expected += float(q[b, c] * (q[b, c].log() - p[b, c].log())) / (2 * 4)
+    expected += 10 * float((f - f_teacher).abs().sum()) / (2 * 8)
+    expected += 25 * float((s - s_teacher).abs().sum()) / (4 * 8)
+    loss = promptsrc_loss(z, z_teacher, label, f, f_teacher, s, s_teacher, 10, 25)
+    assert float(loss) == pytest.approx(expected, rel=1e-12)
+
+
+def test_promptsrc_text_teacher_is_the_mean_over_sixty_templates(model):
+    assert len(PROMPTSRC_TEMPLATES) == 60
+    names = NAMES[:2]
+    total = torch.zeros(2, model.visual.output_dim)
+    for template in PROMPTSRC_TEMPLATES:
+        total += model.encode_text(clip.tokenize([template.format(name) for name in names]))
+    expected = F.normalize(total, dim=-1)
+    got = ensemble_features(model, names, PROMPTSRC_TEMPLATES)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+# PromptSRC's averaging over epochs -------------------------------------------------------------
+
+
+def test_epoch_weights():
+    weights = gaussian_epoch_weights(20, 15, 1)
+    assert weights.sum() == pytest.approx(1)
+    assert weights.argmax() == 14  # epoch 15, counted from 1
+    assert weights[13] / weights[14] == pytest.approx(np.exp(-0.5))
+
+
+@pytest.fixture
+def make_promptsrc(tiny_clip_path, fake_eurosat, tmp_path):
+    def make(folder, trainer_class=None, **changes):
+        cfg = golden_cfg({}, "PromptSRC", tiny_clip_path, fake_eurosat, tmp_path / folder)
+        cfg.DATASET.NUM_SHOTS = 1
+        cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
+        cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.LR, cfg.OPTIM.NAME = 3, 0.05, "sgd"
+        node = cfg.TRAINER.PROMPTSRC
+        node.PROMPT_DEPTH_TEXT = node.PROMPT_DEPTH_VISION = 2
+        node.GPA_MEAN, node.GPA_STD = 2, 1
+        cfg.merge_from_list([item for pair in changes.items() for item in pair])
+        cfg.freeze()
+        torch.manual_seed(1)
+        return build_trainer(cfg) if trainer_class is None else trainer_class(cfg)
+
+    return make
+
+
+def test_the_mean_over_epochs_is_deployed_and_saved(make_promptsrc, tmp_path):
+    trainer = make_promptsrc("run")
+    seen = []
+    original = trainer.aggregate
+
+    def noting(epoch):
+        state = trainer.model.prompt_learner.state_dict()
+        seen.append({name: tensor.clone() for name, tensor in state.items()})
+        original(epoch)
+
+    trainer.aggregate = noting
+    trainer.train()
+    assert len(seen) == 3
+    weights = gaussian_epoch_weights(3, 2, 1)
+    fresh = make_promptsrc("fresh")
+    fresh.load_model(str(tmp_path / "run"), epoch=3)
+    for name, tensor in fresh.model.prompt_learner.state_dict().items():
+        expected = sum(w * state[name] for w, state in zip(weights, seen, strict=True))
+        torch.testing.assert_close(tensor, expected.float(), atol=1e-6, rtol=1e-5)
+        assert torch.equal(tensor, trainer.model.prompt_learner.state_dict()[name])
+        assert not torch.allclose(tensor, seen[-1][name], atol=1e-6)
+
+
+def test_the_mean_survives_an_interruption(make_promptsrc, tmp_path):
+    whole = make_promptsrc("whole")
+    whole.train()
+
+    class Interrupted(TRAINER_REGISTRY.get("PromptSRC")):
+        def before_epoch(self):
+            if self.epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_promptsrc("parts", Interrupted).train()
+    resumed = make_promptsrc("parts")
+    torch.manual_seed(99)  # the checkpoint's random state counts, not the process's
+    resumed.train()
+    for name, tensor in resumed.model.prompt_learner.state_dict().items():
+        assert torch.equal(tensor, whole.model.prompt_learner.state_dict()[name]), name
+    figures = [
+        json.loads((tmp_path / run / "results.json").read_text())["accuracy"]
+        for run in ("whole", "parts")
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_gpa_settings_by_training_data_set():
+    cfg = default_cfg()
+    cfg.merge_from_file(
+        str(ROOT / "configs/trainers/PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot.yaml")
+    )
+    gpa = TRAINER_REGISTRY.get("PromptSRC")._gpa
+    for dataset, expected in (("EuroSAT", (45, 5)), ("Caltech101", (30, 30))):
+        cfg.DATASET.NAME = dataset
+        assert gpa(cfg) == expected
+    cfg.merge_from_list(["TRAINER.PROMPTSRC.GPA_MEAN", 20])
+    assert gpa(cfg) == (20, 30)
+
+
+# MMRL++ ----------------------------------------------------------------------------------------
+
+
+def test_mmrlpp_starts_from_clips_projection_and_one_shared_map(model):
+    torch.manual_seed(0)
+    from trainers.mmrlpp import ResidualRepresentationLearner
+
+    learner = ResidualRepresentationLearner(model, 5, [6, 7, 8], 32, 0.5, 4, 8)
+    assert torch.equal(learner.proj_rep, model.visual.proj)
+    first, *others = learner.to_vision(learner.tokens)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_beta_is_the_training_data_sets_unless_asked(
+    tiny_clip_path, fake_eurosat, tmp_path, monkeypatch
+):
+    def beta_after_loading(beta_from, checkpoint):
+        cfg = golden_cfg({}, "MMRLpp", tiny_clip_path, fake_eurosat, tmp_path)
+        cfg.merge_from_file(str(ROOT / "configs/trainers/MMRLpp/vit_b16_cross_datasets.yaml"))
+        cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE = str(tiny_clip_path), (64, 64)
+        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.TRAINER.MMRLpp.PREC = "fp32"
+        cfg.TRAINER.MMRLpp.BETA_FROM = beta_from
+        trainer = build_trainer(cfg)
+        trainer.loaded(checkpoint)
+        return trainer.model.prompt_learner.beta, trainer.headline_rule
+
+    assert beta_after_loading("source", {}) == (0.9, "class")  # upstream's file, so ImageNet
+    assert beta_after_loading("target", {}) == (0.3, "class")  # EuroSAT's, which is tested
+    food = {"meta": {"dataset": "Food101"}}
+    assert beta_after_loading("source", food) == (0.3, "class")
+    with pytest.raises(ValueError, match="BETA_FROM 'both': choose one of source, target"):
+        beta_after_loading("both", {})
+
+
+# Settings --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_published_configuration_is_understood(name):
+    files = sorted((ROOT / "configs/trainers" / name).glob("*.yaml"))
+    assert files
+    for file in files:
+        cfg = default_cfg()
+        cfg.merge_from_file(str(file))
+        cfg.TRAINER.NAME = name
+        trainer_class = TRAINER_REGISTRY.get(name)
+        trainer = trainer_class.__new__(trainer_class)
+        trainer.cfg = cfg
+        trainer.check_cfg(cfg)
+        assert cfg.TRAINER[trainer_class.method].PREC in ("fp16", "amp")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("VPT", {"PROMPT_DEPTH_VISION": 13}, "PROMPT_DEPTH_VISION 13: choose 1 to 12"),
+        ("VPT", {"PROMPT_DEPTH_VISION": 0}, "PROMPT_DEPTH_VISION 0: choose 1 to 12"),
+        ("VPT", {"N_CTX_VISION": 0}, "N_CTX_VISION must be at least 1"),
+        ("IVLP", {"PROMPT_DEPTH_TEXT": 0}, "IVLP.PROMPT_DEPTH_TEXT 0: choose 1 to 12"),
+        ("IVLP", {"PROMPT_DEPTH_VISION": 20}, "IVLP.PROMPT_DEPTH_VISION 20: choose 1 to 12"),
+        ("PromptSRC", {"CTX_INIT": "a"}, "CTX_INIT 'a' has fewer words than the 4"),
+        ("MMRLpp", {"REP_LAYERS": [6, 8]}, "list consecutive layers"),
+        ("MMRLpp", {"REP_LAYERS": [12, 13]}, "the backbone has layers 1 to 12"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(name, settings, message, model):
+    with pytest.raises(ValueError, match=message):
+        prompted(name, model, **settings)

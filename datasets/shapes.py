@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UsageError
 from datasets.base import FewShotDataset
 
 SIZE = 64  # pixels of the square pictures
@@ -275,14 +276,27 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
 
     Everything is written to a folder beside it and renamed at the end, so that a killed run leaves
     nothing half done and two runs at once do not disturb each other.
+
+    Raises:
+        UsageError: the folder cannot be written, or holds something else.
     """
     target = Path(root) / "shapes"
     stamp = f"{DRAWING_VERSION}\n"
     marker = target / "drawing_version.txt"
     if marker.is_file() and marker.read_text(encoding="utf-8") == stamp:
         return target
-    Path(root).mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root))
+    if target.exists() and not marker.is_file():
+        raise UsageError(
+            f"Shapes: {target} exists and is not this data set; move it, or name another data folder"
+        )
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root))
+    except OSError as error:
+        raise UsageError(
+            f"Shapes: cannot be drawn to {target} ({error.strerror}); name a data folder that can be "
+            "written to"
+        ) from None
     try:
         split = {part: [] for part in IMAGES_PER_CLASS}
         for label, name in enumerate(tqdm(CLASSNAMES, desc="drawing Shapes", unit="class")):

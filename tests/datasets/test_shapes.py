@@ -10,6 +10,7 @@ import pytest
 from fake_trees import make_cfg
 from PIL import Image
 
+from dassl.utils import UsageError
 from datasets import shapes
 from datasets.shapes import CLASSES, CLASSNAMES, COLOURS, PATTERNS, SHAPES, Shapes, picture_of
 
@@ -133,6 +134,16 @@ def test_a_killed_drawing_leaves_no_data_set(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         shapes.ensure_drawn(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not this data set"):
+        shapes.ensure_drawn(tmp_path)
+    assert (tmp_path / "shapes" / "mine.txt").read_text() == "mine"
+    with pytest.raises(UsageError, match="cannot be drawn"):
+        shapes.ensure_drawn(tmp_path / "shapes" / "mine.txt")
 
 
 def test_data_set(root):

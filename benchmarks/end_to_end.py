@@ -57,7 +57,7 @@ def base_to_new(
             with contextlib.redirect_stdout(io.StringIO()):
                 run(work, folder, runs, path, epochs, part)
 
-        figures[column] = clock.seconds(action, work.device)
+        figures[column] = clock.seconds(action, work.device, work.cpu_time)
     figures["whole, s"] = figures["train and test base, s"] + figures["test new, s"]
     return figures
 

@@ -55,7 +55,7 @@ def measure_evaluation(
                 def action() -> None:
                     logits[path] = evaluate(trainer, batch, count)
 
-                return clock.seconds(action, work.device) / count
+                return clock.seconds(action, work.device, work.cpu_time) / count
 
         return run
 

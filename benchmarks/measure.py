@@ -121,6 +121,7 @@ def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     add("--precision", default="fp32", choices=("fp32", "fp16", "amp", "bf16"))
     add("--device", default="cpu", choices=("cpu", "cuda"))
     add("--threads", type=int, default=0, help="of the CPU (default: torch's choice)")
+    add("--cpu-time", action="store_true", help="processor time: for busy machines, --threads 1")
     add("--scratch", help="keep weights and pictures in this folder (default: a temporary one)")
     add("--json", help="write the figures to this file, too")
     return described
@@ -135,4 +136,5 @@ def workload(args: argparse.Namespace) -> Workload:
         args.precision,
         args.device,
         args.threads,
+        args.cpu_time,
     )

@@ -9,6 +9,7 @@ its own per path.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,16 @@ from benchmarks import clock, measure, workload  # noqa: E402
 from benchmarks.upstream import UpstreamSteps  # noqa: E402
 
 
-def step_seconds(trainer: Any, batch: dict, path: str, device: str) -> float:
+def step_seconds(trainer: Any, batch: dict, path: str, work: workload.Workload) -> float:
     with measure.on_path(path, trainer):
-        return clock.seconds(lambda: trainer.forward_backward(batch), device)
+        return clock.seconds(lambda: trainer.forward_backward(batch), work.device, work.cpu_time)
 
 
-def step_memory_mb(work: workload.Workload, folder: Path, path: str) -> float:
-    """Peak memory of a process that builds the trainer and takes one step (MiB)."""
+def single_step(work: workload.Workload, folder: Path, path: str) -> tuple[float, float]:
+    """Seconds and peak memory (MiB) of a process that builds the trainer and takes one step."""
     trainer = workload.build(work, folder)
-    step_seconds(trainer, workload.make_batch(work), path, work.device)
-    return clock.peak_memory_mb(work.device)
+    seconds = step_seconds(trainer, workload.make_batch(work), path, work)
+    return seconds, clock.peak_memory_mb(work.device)
 
 
 def measure_steps(
@@ -41,34 +42,35 @@ def measure_steps(
 ) -> dict[str, Any]:
     """One case: ``rows`` for the table, ``seconds`` of all steps and ``difference`` of the paths.
 
-    Without ``plain`` among the paths nothing is compared.
+    Without ``plain`` among the paths nothing is compared. With no rounds, which saves time where a
+    step takes minutes, the only steps are those that the memory is measured of.
     """
-    peaks = {}
-    if memory:
+    peaks, times, apart = {}, {}, None
+    if memory or not rounds:
         for path in paths:
-            peaks[path] = measure.in_own_process(step_memory_mb, work, folder, path)
-    trainer, batch = workload.build(work, folder), workload.make_batch(work)
+            first, peaks[path] = measure.in_own_process(single_step, work, folder, path)
+            times[path] = [first]
+            print(f"{work} {path}: {first:.3f} s", file=sys.stderr, flush=True)
+    actions = {}
+    if rounds:
+        trainer, batch = workload.build(work, folder), workload.make_batch(work)
+        results = {}
+        for path in paths:  # the first step of a process is slower, too
+            with measure.on_path(path, trainer):
+                results[path] = workload.loss_and_gradients(trainer, batch)
+            actions[path] = partial(step_seconds, trainer, batch, path, work)
+        if len(results) == 2:
+            apart = workload.difference(results["fast"], results["plain"])
 
-    apart = None
-    results = {}
-    for path in paths:  # the first step of a process is slower, too
-        with measure.on_path(path, trainer):
-            results[path] = workload.loss_and_gradients(trainer, batch)
-    if len(results) == 2:
-        apart = workload.difference(results["fast"], results["plain"])
-
-    def on(path: str):
-        return lambda: step_seconds(trainer, batch, path, work.device)
-
-    actions = {path: on(path) for path in paths}
     with UpstreamSteps(upstream, work, folder) as theirs:
         if theirs is not None:
-            theirs.step()
+            times["upstream"] = [theirs.step()]
             actions["upstream"] = theirs.step
-        times = measure.interleaved(actions, rounds, str(work))
-        if theirs is not None and memory:
+        if rounds:
+            times = measure.interleaved(actions, rounds, str(work))
+        if theirs is not None:
             peaks["upstream"] = theirs.peak_memory_mb()
-    rows = [_row(work, path, times, peaks) for path in actions]
+    rows = [_row(work, path, times, peaks) for path in times]
     return {"workload": work.as_dict(), "rows": rows, "seconds": times, "difference": apart}
 
 
@@ -82,13 +84,17 @@ def _row(work: workload.Workload, path: str, times: dict, peaks: dict) -> dict[s
         "s/step": middle,
         "times fast": middle / fast,
         "peak MiB": peaks.get(path),
-        "memory times fast": peaks[path] / peaks["fast"] if "fast" in peaks else None,
+        "memory times fast": peaks[path] / peaks["fast"]
+        if "fast" in peaks and path in peaks
+        else None,
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = measure.parser(__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="steps that are timed, per path")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="timed steps per path; 0: a first step each"
+    )
     parser.add_argument("--upstream", help="a checkout of CoOp, MaPLe's or MMRL's repository")
     parser.add_argument("--skip-plain", action="store_true", help="leave the plain path out")
     parser.add_argument("--skip-memory", action="store_true", help="leave peak memory out")

@@ -28,6 +28,8 @@ class Workload:
         precision: fp32, fp16, amp or bf16.
         device: cpu or cuda.
         threads: of torch on the CPU; 0 leaves its own choice.
+        cpu_time: count processor time instead of time; with one thread that is what a step takes
+            on a machine that does nothing else.
     """
 
     trainer: str = "CoOp"
@@ -37,6 +39,7 @@ class Workload:
     precision: str = "fp32"
     device: str = "cpu"
     threads: int = 0
+    cpu_time: bool = False
 
     def __str__(self) -> str:
         return (

@@ -36,6 +36,8 @@ from .resnet import ModifiedResNet
 
 Edit = Callable[[int, Tensor], Tensor]
 
+SEQUENCES_AT_ONCE = 8  # on a CPU, without gradients: their activations stay in its caches
+
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation computed in the precision of its own weights (fp32), result cast back."""
@@ -227,6 +229,9 @@ class Transformer(nn.Module):
         edit: called as ``edit(layer, x)`` before each block; may change L.
         keep: positions wanted of the last block's output; the rest of it is not computed.
         """
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > SEQUENCES_AT_ONCE:
+            pieces = x.split(SEQUENCES_AT_ONCE)
+            return torch.cat([self.run(piece, start, stop, edit, keep) for piece in pieces])
         stop = self.layers if stop is None else stop
         for layer in range(start, stop):
             if edit is not None:

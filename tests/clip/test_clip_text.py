@@ -13,7 +13,7 @@ from clip.edits import (
     insert_tokens,
     replace_tokens,
 )
-from clip.model import build_model
+from clip.model import SEQUENCES_AT_ONCE, build_model
 from clip.text import (
     SharedText,
     common_prefix_length,
@@ -165,6 +165,16 @@ def test_kept_positions_of_the_image_tower_equal_all(model):
         everything = model.visual.transformer.run(tokens)
         kept = model.visual.transformer.run(tokens, keep=slice(0, 3))
     torch.testing.assert_close(kept, everything[:, :3], atol=1e-5, rtol=1e-5)
+
+
+def test_a_large_batch_without_gradients_equals_one_with():
+    model = small_model()
+    x = torch.randn(2 * SEQUENCES_AT_ONCE + 3, 5, WIDTH, generator=seeded(0))
+    edit = ReplaceTokens({1: torch.randn(2, WIDTH, generator=seeded(1))})
+    with torch.no_grad():
+        in_pieces = model.visual.transformer.run(x, edit=edit, keep=slice(0, 1))
+    at_once = model.visual.transformer.run(x, edit=edit, keep=slice(0, 1))
+    torch.testing.assert_close(in_pieces, at_once, atol=1e-5, rtol=1e-5)
 
 
 def test_edits():

@@ -287,14 +287,14 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
         return target
     if target.exists() and not marker.is_file():
         raise UsageError(
-            f"Shapes: {target} exists and is not this data set; move it, or name another data folder"
+            f"Shapes: {target} is not this data set; move it, or name another data folder"
         )
     try:
         Path(root).mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root))
     except OSError as error:
         raise UsageError(
-            f"Shapes: cannot be drawn to {target} ({error.strerror}); name a data folder that can be "
+            f"Shapes: cannot be drawn to {target} ({error.strerror}); name a folder that can be "
             "written to"
         ) from None
     try:

@@ -9,7 +9,7 @@ from .node import Config as CN
 _C = CN()
 _C.VERSION = 1
 _C.OUTPUT_DIR = "./output"  # log, checkpoints and results of the run
-_C.RESUME = ""  # continue from this folder's checkpoints instead of OUTPUT_DIR's
+_C.RESUME = ""  # folder whose checkpoints a new run starts from
 _C.SEED = -1  # negative: not seeded; zero and above: seeded
 _C.USE_CUDA = True  # use the GPU if there is one
 _C.VERBOSE = True

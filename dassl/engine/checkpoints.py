@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dassl.utils import UsageError, load_checkpoint
-from dassl.utils.torchtools import BEST, read_pointer
+from dassl.utils.torchtools import BEST, POINTER, read_pointer
 
 
 def file_name(num_epochs: int) -> str:
@@ -15,6 +15,11 @@ def file_name(num_epochs: int) -> str:
 
 
 Found = dict[str, tuple[str, dict[str, Any]]]  # path and content by model name
+
+
+def exist(directory: str, names: Sequence[str]) -> bool:
+    """Whether every model of a run has a checkpoint."""
+    return all(os.path.isfile(os.path.join(directory, name, POINTER)) for name in names)
 
 
 def find_common(directory: str, names: Sequence[str]) -> Found | None:

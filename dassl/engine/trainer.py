@@ -429,13 +429,16 @@ class SimpleTrainer(TrainerBase):
         super().train(self.start_epoch, self.max_epoch)
 
     def before_train(self) -> None:
-        """Resume from RESUME or OUTPUT_DIR if there is a checkpoint, and start the records."""
-        if self.cfg.RESUME:
+        """Resume if there is a checkpoint, and start the records.
+
+        A run that has written a checkpoint goes on from it; a new one starts from RESUME, if given.
+        """
+        has_started = checkpoints.exist(self.output_dir, self.get_model_names())
+        if self.cfg.RESUME and not has_started:
             self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME)
             if self.start_epoch == 0:
                 raise UsageError(f"RESUME is {self.cfg.RESUME!r}, but there is no checkpoint in it")
-            if os.path.realpath(self.cfg.RESUME) != os.path.realpath(self.output_dir):
-                self._superseded = []  # another run's files stay as they are
+            self._superseded = []  # those files are in the other folder and stay there
         else:
             self.start_epoch = self.resume_model_if_exist(self.output_dir)
         self.epoch = max(self.start_epoch - 1, 0)  # also if no epoch is left to train

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 
 import pytest
@@ -441,11 +442,18 @@ def test_resume_from_another_folder_leaves_it_alone(toy_cfg):
     cfg = toy_cfg()
     train_until(cfg, epoch=2)
     other = toy_cfg("RESUME", cfg.OUTPUT_DIR, output="other")
-    trainer = build(other)
-    trainer.train()
+    namesake = os.path.join(other.OUTPUT_DIR, "linear", "model.pth.tar-2")
+    os.makedirs(os.path.dirname(namesake))
+    shutil.copy(os.path.join(cfg.OUTPUT_DIR, "linear", "model.pth.tar-2"), namesake)
+    trainer = train_until(other, epoch=3)
     assert trainer.start_epoch == 2
     assert files(cfg) == ["checkpoint", "model.pth.tar-2"]
-    assert files(other) == ["checkpoint", "model.pth.tar-4"]
+    assert files(other) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-3"]
+    # The same command again goes on from where it was, not from RESUME once more.
+    again = build(other)
+    again.train()
+    assert again.start_epoch == 3
+    assert files(other) == ["checkpoint", "model.pth.tar-2", "model.pth.tar-4"]
     empty = toy_cfg("RESUME", str(toy_cfg(output="empty").OUTPUT_DIR), output="third")
     with pytest.raises(UsageError, match="no checkpoint in it"):
         build(empty).train()

@@ -155,7 +155,7 @@ def make_rows(
                     "seed; give the folder of one"
                 )
             seeds[run.seed] = run
-    name = _names({key[1:] for key in cells})
+    name = method_names({key[1:] for key in cells})
     rows = []
     for key, by_part in sorted(cells.items()):
         known = {
@@ -183,7 +183,7 @@ def _headline_label(by_part: dict[str, dict[int, Run]], parts: tuple[str, str]) 
     return " / ".join(used) or "-"
 
 
-def _names(methods: set[tuple[str, str, str, int]]) -> Callable[[tuple], str]:
+def method_names(methods: set[tuple[str, str, str, int]]) -> Callable[[tuple], str]:
     """A short name for each method: the trainer's, and what tells two of them apart."""
     differing = {}
     for trainer in {method[0] for method in methods}:

@@ -224,7 +224,7 @@ class Jobs:
             f"{part.works[0].subject.cfg.DATASET.NAME} {part.name}, {len(part.images)} images",
         )
         for work in part.works:
-            add_examples(work, part.images, part.after, self.plan)
+            add_examples(work, part.images, part.after, self.plan, self.descriptions)
 
     def _work(self, subject: Subject, name: str, images: TestImages, number: int) -> Work:
         folder = subject.folder

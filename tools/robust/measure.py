@@ -12,10 +12,10 @@ from tqdm import tqdm
 from noise.adversarial import pgd
 from noise.measures import calibration_error, consistency
 from noise.seeding import torch_generator_for
-from noise.text import text_rate
+from noise.text import TEXT_KINDS, text_rate
 from tools.robust.attacks import autoattack
 from tools.robust.images import TestImages, select
-from tools.robust.plan import Cell
+from tools.robust.plan import Cell, Plan, image_cell
 from tools.robust.store import Store
 from tools.robust.subjects import Subject
 from tools.robust.texts import Descriptions, noisy_tokens
@@ -23,6 +23,7 @@ from tools.robust.texts import Descriptions, noisy_tokens
 PGD_STEPS = 10
 PGD_STEP_SHARE = 1 / 4  # of the bound
 EXAMPLES = 8
+EXAMPLE_PROMPTS = 3
 EXAMPLE_SEVERITY = 3
 
 
@@ -213,38 +214,58 @@ class _Runner:
         return model.classify(model.encode(self.prepare(changed)), state)
 
 
-@torch.no_grad()
-def add_examples(work: Work, images: TestImages, after: Callable, plan: Any) -> None:
-    """Keep a few pictures, clean and noisy, with what the model says of them.
+def add_examples(
+    work: Work, images: TestImages, after: Callable, plan: Plan, descriptions: Descriptions | None
+) -> None:
+    """Keep a few pictures, clean and noisy, with what the model says of them, and a few prompts.
 
-    The pictures are the same for every model, chosen by their paths.
+    The pictures are the same for every model, chosen by their paths; so are the classes.
     """
     part = _part(work)
-    if not plan.image_kinds or part["examples"]:
-        return
     severity = min(plan.severities, key=lambda s: abs(s - EXAMPLE_SEVERITY))
-    cells = [None] + [Cell("image", kind, severity, plan.seeds[0]) for kind in plan.image_kinds]
+    shown = {view["kind"] for example in part["examples"] for view in example["views"]}
+    if plan.image_kinds and not set(plan.image_kinds) <= shown:
+        cells = [image_cell(kind, severity, plan.seeds[0]) for kind in plan.image_kinds]
+        chosen = select(images.keys, images.labels.tolist(), EXAMPLES)
+        part["examples"] = [
+            {
+                "image": images.keys[index],
+                "class": work.subject.classnames[int(images.labels[index])],
+                "views": [_view(work, images, after, index, cell) for cell in (None, *cells)],
+            }
+            for index in chosen
+        ]
+    kinds = [kind for kind in plan.text_kinds if TEXT_KINDS[kind].function is not None]
+    if not {*kinds} <= {example["kind"] for example in part["text_examples"]}:
+        clean = Cell("text", "char", 0, plan.seeds[0])
+        noisy = [Cell("text", kind, severity, plan.seeds[0]) for kind in kinds]
+        part["text_examples"] = [
+            {
+                "kind": cell.kind if cell.severity else "clean",
+                "severity": cell.severity,
+                "prompts": work.subject.prompts(cell, descriptions)[:EXAMPLE_PROMPTS],
+            }
+            for cell in (clean, *noisy)
+        ]
+    work.store.save()
+
+
+@torch.no_grad()
+def _view(
+    work: Work, images: TestImages, after: Callable, index: int, cell: Cell | None
+) -> dict[str, Any]:
+    """A picture under one noise, kept beside the results, and the model's answer."""
     subject = work.subject
     model, device = subject.model, subject.trainer.device
-    chosen = select(images.keys, images.labels.tolist(), EXAMPLES)
-    for index in chosen:
-        views = []
-        for cell in cells:
-            picture = images.picture(index, cell)
-            inputs = after(images[(index, cell)]).unsqueeze(0).to(device)
-            logits = model.classify(model.encode(inputs), model.class_state())[model.rule]
-            confidence, answer = logits.float().softmax(dim=-1)[0].max(dim=-1)
-            kind = cell.image_kind if cell else "clean"
-            name = f"{work.part}/{index:05d}_{kind}"
-            views.append(
-                {
-                    "kind": kind,
-                    "severity": cell.severity if cell else 0,
-                    "picture": work.store.save_picture(name, picture),
-                    "answer": subject.classnames[int(answer)],
-                    "probability": float(confidence),
-                }
-            )
-        truth = subject.classnames[int(images.labels[index])]
-        part["examples"].append({"image": images.keys[index], "class": truth, "views": views})
-    work.store.save()
+    inputs = after(images[(index, cell)]).unsqueeze(0).to(device)
+    logits = model.classify(model.encode(inputs), model.class_state())[model.rule]
+    confidence, answer = logits.float().softmax(dim=-1)[0].max(dim=-1)
+    kind = cell.image_kind if cell else "clean"
+    picture = images.picture(index, cell)
+    return {
+        "kind": kind,
+        "severity": cell.severity if cell else 0,
+        "picture": work.store.save_picture(f"{work.part}/{index:05d}_{kind}", picture),
+        "answer": subject.classnames[int(answer)],
+        "probability": float(confidence),
+    }

@@ -46,7 +46,15 @@ class Store:
             UsageError: there are results on other images, classes or descriptions.
         """
         part = self.content["parts"].setdefault(
-            name, {**header, "descriptions": None, "clean": {}, "cells": {}, "examples": []}
+            name,
+            {
+                **header,
+                "descriptions": None,
+                "clean": {},
+                "cells": {},
+                "examples": [],
+                "text_examples": [],
+            },
         )
         wanted = dict(header)
         if descriptions is not None and part["descriptions"] is not None:

@@ -1,0 +1,29 @@
+"""Runs that the tests of the tools look at, trained once per session."""
+
+from pathlib import Path
+
+import pytest
+from runs_of_tests import CONFIGS, QUICK, ROOT, run_folder
+
+import train
+
+
+@pytest.fixture(scope="session")
+def trained_output(fake_eurosat, tiny_clip_path, tmp_path_factory) -> Path:
+    """An output folder with base-to-new runs of four methods on the fake EuroSAT."""
+    output = tmp_path_factory.mktemp("output")
+    for trainer, config in CONFIGS.items():
+        flags = [
+            "--root", str(fake_eurosat), "--seed", "1", "--trainer", trainer,
+            "--backbone", str(tiny_clip_path),
+            "--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml"),
+            "--config-file", str(ROOT / f"configs/trainers/{config}.yaml"),
+        ]  # fmt: skip
+        base, new = (run_folder(output, trainer, part) for part in ("train_base", "test_new"))
+        learns = trainer != "ZeroshotCLIP"
+        training = [] if learns else ["--eval-only"]
+        testing = ["--eval-only", *(["--model-dir", str(base)] if learns else [])]
+        for folder, how, part in ((base, training, "base"), (new, testing, "new")):
+            options = [*QUICK, "DATASET.SUBSAMPLE_CLASSES", part]
+            assert train.main([*flags, *how, "--output-dir", str(folder), *options]) == 0
+    return output

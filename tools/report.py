@@ -1,0 +1,80 @@
+"""One HTML file that shows what was run and what came out.
+
+    python tools/report.py output -o report.html
+    python tools/report.py output/demo output/more -o report.html --figures figures
+
+Reads every results.json, log.txt and robustness.json below the given folders. The file needs no
+network and nothing beside it: light and dark, phone and paper. Point at a number to see the files
+it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
+
+exit status: 0 done, 2 bad input (one line says what).
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+if __package__ in (None, ""):  # run as a file: the repository's root is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="report.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folders", nargs="*", type=Path, default=[Path("output")], metavar="OUTPUT")
+    add("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE.html")
+    add("--title", default="Prompt learning, what was measured", help="of the page")
+    add("--figures", type=Path, metavar="DIR", help="write each figure as PNG and CSV here")
+    add("--highlight", default="ANPrompt", metavar="TRAINER", help="drawn in front")
+    add(
+        "--baseline", default="ZeroshotCLIP", metavar="TRAINER", help="what classes are compared to"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``argv``; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        if args.output.suffix not in (".html", ".htm"):
+            raise ValueError(f"{args.output}: name a .html file")
+        # After parsing, so that --help and a misspelt flag are answered at once.
+        from dassl.utils import atomic_write
+        from tools.reporting.charts import to_csv, to_png
+        from tools.reporting.data import gather
+        from tools.reporting.page import render
+
+        data = gather(args.folders, args.baseline, args.highlight)
+        document, charts = render(data, args.title)
+        with atomic_write(str(args.output)) as file:
+            file.write(document)
+        if args.figures is not None:
+            for chart in charts:
+                with atomic_write(str(args.figures / f"{chart.name}.png"), "wb") as file:
+                    file.write(to_png(chart))
+                with atomic_write(str(args.figures / f"{chart.name}.csv")) as file:
+                    file.write(to_csv(chart))
+    except (ValueError, OSError) as error:
+        if os.environ.get("ANPROMPT_TRACEBACK"):
+            raise
+        print(f"report.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"{args.output}: {len(data.sources)} runs, {len(charts)} figures")
+    if args.figures is not None:
+        print(f"{args.figures}: {len(charts)} PNG and CSV files")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

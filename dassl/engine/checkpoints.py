@@ -59,7 +59,7 @@ def load_for_resuming(path: str) -> dict[str, Any]:
         UsageError: it cannot be read, or holds weights but not the state of a training.
     """
     checkpoint = load_checkpoint(path)
-    wanted = ("state_dict", "epoch", "optimizer", "scheduler", "rng")
+    wanted = ("state_dict", "epoch", "optimizer", "scheduler", "scaler", "rng", "meta")
     missing = [key for key in wanted if key not in checkpoint]
     if missing:
         raise UsageError(

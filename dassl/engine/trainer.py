@@ -22,6 +22,7 @@ from dassl.utils import (
     AverageMeter,
     MetricMeter,
     UsageError,
+    check_availability,
     get_rng_state,
     load_checkpoint,
     mkdir_if_missing,
@@ -388,6 +389,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: "Config"):
         super().__init__()
+        _check_settings(cfg)
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
@@ -628,6 +630,19 @@ class TrainerX(SimpleTrainer):
             self._to_device(batch["label"]),
             self._to_device(batch["domain"]),
         )
+
+
+def _check_settings(cfg: "Config") -> None:
+    """Refuse values that would fail late, or silently do something else."""
+    choices = {"SPLIT": ["test", "val"], "FINAL_MODEL": ["last_step", "best_val"]}
+    for key, values in choices.items():
+        check_availability(cfg.TEST[key], values, kind=f"value of TEST.{key}")
+    for key, value in (
+        ("OPTIM.MAX_EPOCH", cfg.OPTIM.MAX_EPOCH),
+        ("TRAIN.PRINT_FREQ", cfg.TRAIN.PRINT_FREQ),
+    ):
+        if value < 1:
+            raise UsageError(f"{key} is {value}; it is at least 1")
 
 
 def _detached(summary: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -235,6 +235,20 @@ def test_unknown_trainer(toy_cfg):
         build_trainer(toy_cfg("TRAINER.NAME", "ToyTrianer"))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("TEST.SPLIT", "tets", "nearest known: test"),
+        ("TEST.FINAL_MODEL", "best", "nearest known: best_val"),
+        ("OPTIM.MAX_EPOCH", 0, "OPTIM.MAX_EPOCH is 0"),
+        ("TRAIN.PRINT_FREQ", 0, "TRAIN.PRINT_FREQ is 0"),
+    ],
+)
+def test_wrong_settings(toy_cfg, key, value, named):
+    with pytest.raises(UsageError, match=named):
+        build_trainer(toy_cfg(key, value))
+
+
 def test_trainer_without_model_only_tests(toy_cfg):
     class Fixed(TrainerX):
         def build_model(self):

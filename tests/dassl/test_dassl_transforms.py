@@ -141,9 +141,11 @@ def test_no_transform():
     [
         (input_cfg("random_flipp"), "random_flip"),
         (input_cfg(INTERPOLATION="cubic"), "bicubic"),
+        (input_cfg(size=(64,)), r"INPUT.SIZE.*\(64,\)"),
+        (input_cfg(size=(64, 0)), "INPUT.SIZE"),
     ],
 )
-def test_unknown_names(cfg, named):
+def test_wrong_settings(cfg, named):
     with pytest.raises(UsageError, match=named):
         build_transform(cfg)
 

@@ -17,7 +17,7 @@ from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 
-from dassl.utils import check_availability
+from dassl.utils import UsageError, check_availability
 
 from .randaugment import RandAugment, RandAugment2, RandAugmentFixMatch
 
@@ -164,6 +164,8 @@ def build_transform(
     check_availability(
         cfg.INPUT.INTERPOLATION, INTERPOLATION_MODES, kind="interpolation (INPUT.INTERPOLATION)"
     )
+    if len(cfg.INPUT.SIZE) != 2 or min(cfg.INPUT.SIZE) < 1:
+        raise UsageError(f"INPUT.SIZE is (height, width) in pixels, got {cfg.INPUT.SIZE}")
     print(f"Building transform_{'train' if is_train else 'test'}")
     steps = _train_steps(cfg.INPUT, choices) if is_train else _test_steps(cfg.INPUT, choices)
     for text, _ in steps:

@@ -1,6 +1,7 @@
 """Trainers."""
 
+from .base import TrainerBase
 from .build import TRAINER_REGISTRY, build_trainer
-from .trainer import SimpleTrainer, TrainerBase, TrainerX
+from .trainer import SimpleTrainer, TrainerX
 
 __all__ = ["TRAINER_REGISTRY", "SimpleTrainer", "TrainerBase", "TrainerX", "build_trainer"]

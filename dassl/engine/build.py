@@ -7,7 +7,7 @@ from dassl.utils import Registry, check_availability
 if TYPE_CHECKING:
     from dassl.config import Config
 
-    from .trainer import TrainerBase
+    from .base import TrainerBase
 
 TRAINER_REGISTRY = Registry("TRAINER")
 

@@ -414,7 +414,8 @@ class PromptTrainer(TrainerX):
             print(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
         learner.load_state_dict(found)
         self.trained_epochs = checkpoint.get("epoch")
-        self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+        if not getattr(self, "train_seconds", 0):  # not trained in this process
+            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
         self.loaded(checkpoint)
         return checkpoint.get("epoch")
 

@@ -55,6 +55,14 @@ requirements="requirements.txt"
 constraint=()
 if ! command -v nvidia-smi >/dev/null; then constraint=(-c constraints/cpu.txt); fi
 
+# What tests compare with. It pins versions from 2021, so it comes without its dependencies.
+install_oracles() { # PYTHON
+  [ "$dev" = yes ] || return 0
+  [ -n "$("$1" scripts/missing_requirements.py requirements-oracles.txt)" ] || return 0
+  "$1" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-oracles.txt \
+    || info "Not installed: requirements-oracles.txt. The tests that compare with it will skip."
+}
+
 cd "$ROOT"
 # Two scripts started at once must not build the same environment twice.
 if command -v flock >/dev/null; then
@@ -69,11 +77,13 @@ if [ -n "$env" ]; then
   missing="$("$python" scripts/missing_requirements.py "$requirements")"
   if [ -z "$missing" ]; then
     say "Using the active environment $env: nothing is missing there."
+    install_oracles "$python"
     exit 0
   fi
   info "Using the active environment $env. Installing what it lacks:"
   info "$missing"
   "$python" -m pip install "${constraint[@]+"${constraint[@]}"}" -r "$requirements"
+  install_oracles "$python"
   exit 0
 fi
 
@@ -109,6 +119,7 @@ detail=()
 [ -t 2 ] || detail=(--quiet --progress-bar off)
 .venv/bin/python -m pip install --disable-pip-version-check "${detail[@]+"${detail[@]}"}" \
   "${constraint[@]+"${constraint[@]}"}" -r "$requirements"
+install_oracles .venv/bin/python
 mark_of >"$mark"
 [ "$dev" = no ] || mark_of >.venv/installed-requirements.txt
 info "Done: $ROOT/.venv"

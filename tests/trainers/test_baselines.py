@@ -33,10 +33,11 @@ def images():
     return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def prompted(name, model, classnames=NAMES, dataset="EuroSAT", **settings):
-    """A method's model, without data around it."""
+def prompted(name, model, classnames=NAMES, dataset="EuroSAT", path="", **settings):
+    """A method's model, without data around it; ``path`` is where the weights come from."""
     trainer_class = TRAINER_REGISTRY.get(name)
     cfg = default_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE = str(path), (64, 64)
     cfg.DATASET.NAME = dataset
     cfg.DATASET.SUBSAMPLE_CLASSES = "base"
     for key, value in settings.items():
@@ -403,3 +404,34 @@ def test_every_published_configuration_is_understood(name):
 def test_settings_that_do_not_fit_are_refused(name, settings, message, model):
     with pytest.raises(ValueError, match=message):
         prompted(name, model, **settings)
+
+
+# Precision -------------------------------------------------------------------------------------
+
+
+def step(built, images):
+    loss, logits = built.loss(images, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert torch.isfinite(loss) and loss.dtype == torch.float32
+    for name, parameter in built.prompt_learner.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert torch.isfinite(parameter.grad).all(), name
+    return loss.detach(), logits.detach()
+
+
+@pytest.fixture(scope="module")
+def half_model(tiny_clip_path):
+    return clip.load_model(str(tiny_clip_path), dtype=torch.float16)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_reduced_precision_stays_close(name, model, half_model, tiny_clip_path, images):
+    """What a GPU computes under PREC fp16 and, with another 16-bit type, under PREC amp."""
+    expected, logits = step(prompted(name, model), images)
+    half_loss, half_logits = step(prompted(name, half_model, path=tiny_clip_path), images)
+    torch.testing.assert_close(half_logits, logits, atol=0.2, rtol=0)
+    torch.testing.assert_close(half_loss, expected, atol=0.1, rtol=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed_loss, mixed_logits = step(prompted(name, model), images)
+    torch.testing.assert_close(mixed_logits.float(), logits, atol=1.0, rtol=0)
+    torch.testing.assert_close(mixed_loss, expected, atol=0.3, rtol=0)

@@ -386,6 +386,21 @@ def _count_blocks(state_dict: dict[str, Tensor], prefix: str) -> int:
     return len({key[start:].split(".")[0] for key in state_dict if key.startswith(prefix)})
 
 
+def input_resolution(state_dict: dict[str, Tensor]) -> int:
+    """Side of the images in pixels that a state dict is for, read off its shapes.
+
+    Raises:
+        KeyError: not a CLIP in OpenAI's layout.
+    """
+    if "visual.proj" in state_dict:
+        stride = state_dict["visual.conv1.weight"].shape[-1]
+        positions = len(state_dict["visual.positional_embedding"])
+    else:  # a ModifiedResNet halves its input five times
+        stride = 32
+        positions = len(state_dict["visual.attnpool.positional_embedding"])
+    return stride * round((positions - 1) ** 0.5)
+
+
 def build_model(state_dict: dict[str, Tensor]) -> CLIP:
     """A CLIP in eval mode whose shape is read off a state dict in OpenAI's layout.
 
@@ -408,9 +423,8 @@ def build_model(state_dict: dict[str, Tensor]) -> CLIP:
         vocab_size = state_dict["token_embedding.weight"].shape[0]
         if "visual.proj" in state_dict:
             vision_width, _, patch_size, _ = state_dict["visual.conv1.weight"].shape
-            positions = state_dict["visual.positional_embedding"].shape[0]
             visual = VisionTransformer(
-                input_resolution=patch_size * round((positions - 1) ** 0.5),
+                input_resolution=input_resolution(state_dict),
                 patch_size=patch_size,
                 width=vision_width,
                 layers=_count_blocks(state_dict, "visual.transformer.resblocks."),
@@ -421,12 +435,11 @@ def build_model(state_dict: dict[str, Tensor]) -> CLIP:
             )
         else:
             width = state_dict["visual.layer1.0.conv1.weight"].shape[0]
-            positions = state_dict["visual.attnpool.positional_embedding"].shape[0]
             visual = ModifiedResNet(
                 layers=[_count_blocks(state_dict, f"visual.layer{i}.") for i in (1, 2, 3, 4)],
                 output_dim=embed_dim,
                 heads=width * 32 // 64,
-                input_resolution=32 * round((positions - 1) ** 0.5),
+                input_resolution=input_resolution(state_dict),
                 width=width,
             )
     except KeyError as error:

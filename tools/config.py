@@ -163,8 +163,12 @@ def backbone_resolution(name: str) -> int:
         ValueError, FileNotFoundError: as ``clip.load_model``.
     """
     from clip import hub, loading
+    from clip.model import input_resolution
 
     architecture, tag = loading.split_tag(name)
     if name in hub.OPENAI_NAMES or (tag and hub.is_architecture(architecture)):
         return hub.input_resolution(architecture)
-    return loading.build_model(loading.load_state_dict(name)).visual.input_resolution
+    try:
+        return input_resolution(loading.load_state_dict(name))
+    except KeyError as error:
+        raise ValueError(f"{name}: not a CLIP in OpenAI's layout: no {error.args[0]!r}") from None

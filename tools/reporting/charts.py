@@ -95,6 +95,8 @@ def to_svg(chart: Chart) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     svg = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--s{int(m[1], 16)})", svg)
+    # Names of groups repeat from figure to figure; those that something refers to do not.
+    svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if f"#{m[1]}" in svg else "", svg)
     label = chart.title.replace("&", "and").replace('"', "'").replace("<", "less than ")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.utils import UsageError
 from noise.text import text_rate
 from tools.rebuild import (
     checkpoint_path,
@@ -92,7 +93,7 @@ class Subject:
         opener = for_evaluation(opened, classnames, clip_model)
         # Training's folder may be another run's, when this run is an evaluation.
         near = "" if path is None else relative(path, folder)
-        return Subject(
+        subject = Subject(
             folder=folder,
             cfg=cfg,
             classnames=list(classnames),
@@ -104,6 +105,19 @@ class Subject:
             checkpoint=near,
             fingerprint=fingerprint(cfg, path),
         )
+        subject._check_opening()
+        return subject
+
+    @torch.no_grad()
+    def _check_opening(self) -> None:
+        """Whole prompts without noise must be the trainer's own, or text noise is no measure."""
+        own = self.model.class_state()
+        given = self._state_of(noisy_prompts(self.template, self.words, "char", 0, 0))
+        if isinstance(own, torch.Tensor) and not torch.allclose(own, given, atol=1e-2):
+            raise UsageError(
+                f"trainer {self.cfg.TRAINER.NAME}: open_prompts() says {self.template!r}, which "
+                "does not give its own prompts; it must return all words that are not learned"
+            )
 
     @property
     def model(self) -> PromptedCLIP:

@@ -66,7 +66,9 @@ class KgCoOp(CoOp):
     def build_prompted_clip(
         self, clip_model: clip.model.CLIP, classnames: list[str]
     ) -> PromptedCLIP:
-        template = OWN_TEMPLATES.get(self.cfg.DATASET.NAME, prompt_template(self.cfg))
+        template = prompt_template(self.cfg)
+        if not self.cfg.DATASET.get("TEMPLATE"):
+            template = OWN_TEMPLATES.get(self.cfg.DATASET.NAME, template)
         return KnowledgeGuidedCLIP(
             clip_model,
             CoOpPromptLearner(self.cfg, classnames, clip_model),

@@ -89,7 +89,8 @@ def promptsrc_loss(
 
 def gaussian_epoch_weights(epochs: int, mean: float, std: float) -> np.ndarray:
     """Weights of epochs 1 .. ``epochs``, N(epoch; mean, std^2) scaled to sum 1."""
-    weights = np.exp(-0.5 * ((np.arange(1, epochs + 1) - mean) / std) ** 2)
+    exponents = -0.5 * ((np.arange(1, epochs + 1) - mean) / std) ** 2
+    weights = np.exp(exponents - exponents.max())  # no underflow in runs much shorter than the mean
     return weights / weights.sum()
 
 

@@ -256,6 +256,7 @@ def test_epoch_weights():
     assert weights.sum() == pytest.approx(1)
     assert weights.argmax() == 14  # epoch 15, counted from 1
     assert weights[13] / weights[14] == pytest.approx(np.exp(-0.5))
+    assert gaussian_epoch_weights(2, 90, 1).tolist() == pytest.approx([0, 1])  # a shortened run
 
 
 @pytest.fixture

@@ -34,32 +34,24 @@ method="$1" part="$2" dataset="$3" seeds="$4"
 shift 4
 if [ "${1:-}" = "--" ]; then shift; fi
 
-load_method "$method" base2new "$dataset"
+SHOTS="${SHOTS:-16}"
+load_method "$method"
+choose_config base2new "$dataset" "$SHOTS"
 need_data "$dataset"
 ensure_env
 announce_backbone
 
 for seed in ${seeds//,/ }; do
-  common="$dataset/shots_$SHOTS/$TRAINER/$CFG_FOLDER/seed$seed"
-  trained="$OUTPUT/base2new/train_base/$common"
+  run="$dataset/shots_$SHOTS/$TRAINER/$CFG_FOLDER/seed$seed"
+  trained="$OUTPUT/base2new/train_base/$run"
+  options=(DATASET.NUM_SHOTS "$SHOTS" TASK B2N DATASET.SUBSAMPLE_CLASSES)
   case "$part" in
-    train)
-      flags=(--output-dir "$trained")
-      [ "$LEARNS" = yes ] || flags+=(--eval-only)
-      subsample=base
-      ;;
+    train) train_in "$trained" "$dataset" "$seed" "${options[@]}" base "$@" ;;
     test)
-      flags=(--output-dir "$OUTPUT/base2new/test_new/$common" --eval-only)
-      if [ "$LEARNS" = yes ]; then
-        [ -d "$trained" ] || die "nothing was trained in $trained;" \
-          "run scripts/$method/base2new_train.sh $dataset $seed first"
-        flags+=(--model-dir "$trained")
-        [ -z "${LOADEP:-}" ] || flags+=(--load-epoch "$LOADEP")
-      fi
-      subsample=new
+      test_in "$OUTPUT/base2new/test_new/$run" "$trained" \
+        "scripts/$method/base2new_train.sh $dataset $seed" \
+        "$dataset" "$seed" "${options[@]}" new "$@"
       ;;
     *) die "'$part': expected train or test" ;;
   esac
-  run_trainer "$dataset" "$seed" "${flags[@]}" \
-    DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$subsample" "$@"
 done

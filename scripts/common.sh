@@ -38,30 +38,39 @@ ensure_env() {
   PY="${env:-$ROOT/.venv}/bin/python"
 }
 
-# Sets TRAINER, CONFIG_FILE, CFG_FOLDER, LEARNS and the defaults of what the environment may give.
+# Sets OUTPUT, where results go, unless the environment does.
+set_output() { # [FOLDER OF output/]
+  [ -z "${OUTPUT:-}" ] || return 0
+  OUTPUT="output${1:+/$1}"
+  [ "$PWD" = "$ROOT" ] || OUTPUT="$ROOT/$OUTPUT"
+}
+
+# Sets TRAINER, CONFIGS, LEARNS and the defaults of what the environment may give.
 # A method is a folder of scripts/ with a settings.sh.
-load_method() { # METHOD PROTOCOL DATASET
-  local settings="$ROOT/scripts/$1/settings.sh" own
+load_method() { # METHOD
+  local settings="$ROOT/scripts/$1/settings.sh"
   [ -f "$settings" ] || die "no method '$1'; there are:" \
     "$(cd "$ROOT/scripts" && echo */settings.sh | sed 's|/settings.sh||g')"
   CONFIGS=""
   LEARNS=yes
   # shellcheck source=/dev/null
   source "$settings"
-  CFG="${CFG:-$(default_cfg "$2" "$3")}"
-  [ -n "$CFG" ] || die "$TRAINER has no configuration for $2; name one of configs/trainers in CFG"
-  CONFIG_FILE="$ROOT/configs/trainers/${CONFIGS:-$TRAINER}/$CFG.yaml"
-  SHOTS="${SHOTS:-16}"
   BACKBONE="${BACKBONE:-small}"
-  if [ -z "${OUTPUT:-}" ]; then
-    OUTPUT="$ROOT/output"
-    [ "$PWD" != "$ROOT" ] || OUTPUT=output
-  fi
+  set_output
+}
+
+# Sets CONFIG_FILE and CFG_FOLDER: the environment's CFG, or the method's for this protocol.
+choose_config() { # PROTOCOL DATASET SHOTS
+  local cfg="${CFG:-$(default_cfg "$1" "$2" "$3")}" own
+  [ -n "$cfg" ] || die "$TRAINER has no configuration for $1; name one of configs/trainers in CFG"
+  CONFIG_FILE="$ROOT/configs/trainers/${CONFIGS:-$TRAINER}/$cfg.yaml"
   own="$(awk '/^ *BACKBONE:/ { found = 1 } found && /NAME:/ { gsub(/"/, ""); print $2; exit }' \
     "$CONFIG_FILE" 2>/dev/null || true)"
-  CFG_FOLDER="${CFG##*/}"
+  CFG_FOLDER="${cfg##*/}"
   [ "$BACKBONE" = "$own" ] || CFG_FOLDER="$CFG_FOLDER-${BACKBONE//[\/:]/_}"
 }
+
+is_numbers() { [[ "${1:-}" =~ ^[0-9]+(,[0-9]+)*$ ]]; } # 1 or 1,2,3
 
 need_data() { # DATASET
   [ "$1" != shapes ] || return 0
@@ -82,4 +91,26 @@ run_trainer() { # DATASET SEED FLAGS AND OPTIONS OF train.py
   "$PY" "$ROOT/train.py" ${DATA:+--root "$DATA"} --seed "$seed" --trainer "$TRAINER" \
     --backbone "$BACKBONE" --config-file "$CONFIG_FILE" \
     --dataset-config-file "$ROOT/configs/datasets/$dataset.yaml" "$@"
+}
+
+# Trains in a folder; a method that learns nothing is evaluated there.
+train_in() { # FOLDER DATASET SEED KEY VALUE ...
+  local folder="$1" dataset="$2" seed="$3" flags
+  shift 3
+  flags=(--output-dir "$folder")
+  [ "$LEARNS" = yes ] || flags+=(--eval-only)
+  run_trainer "$dataset" "$seed" "${flags[@]}" "$@"
+}
+
+# Evaluates in a folder what was trained in another; HINT is the command that trains it.
+test_in() { # FOLDER TRAINED HINT DATASET SEED KEY VALUE ...
+  local folder="$1" trained="$2" hint="$3" dataset="$4" seed="$5" flags
+  shift 5
+  flags=(--output-dir "$folder" --eval-only)
+  if [ "$LEARNS" = yes ]; then
+    [ -d "$trained" ] || die "nothing was trained in $trained; run $hint first"
+    flags+=(--model-dir "$trained")
+    [ -z "${LOADEP:-}" ] || flags+=(--load-epoch "$LOADEP")
+  fi
+  run_trainer "$dataset" "$seed" "${flags[@]}" "$@"
 }

@@ -28,10 +28,7 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do
 done
 [ $# -eq 0 ] || shift
 
-if [ -z "${OUTPUT:-}" ]; then
-  OUTPUT="$ROOT/output"
-  [ "$PWD" != "$ROOT" ] || OUTPUT=output
-fi
+set_output
 trained="$OUTPUT/base2new/train_base"
 [ -d "$trained" ] || die "no folder $trained; train first, e.g. bash scripts/demo.sh, or set OUTPUT"
 if [ ${#datasets[@]} -eq 0 ]; then

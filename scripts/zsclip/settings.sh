@@ -1,11 +1,10 @@
 # shellcheck shell=bash disable=SC2034
-# Zero-shot CLIP: nothing is learned, so both parts of a protocol are evaluations and one seed says
-# all. Upstream gives it CoOp's configurations. Sourced by the protocol's script.
+# Zero-shot CLIP: nothing is learned, so all parts of a protocol are
+# evaluations and one seed says all. Upstream gives it CoOp's configurations. Sourced by the
+# protocol's script.
 TRAINER=ZeroshotCLIP
 CONFIGS=CoOp
 LEARNS=no
-default_cfg() { # PROTOCOL DATASET
-  case "$1/$2" in
-    base2new/*) echo vit_b16 ;;
-  esac
+default_cfg() { # PROTOCOL DATASET SHOTS
+  echo vit_b16
 }

@@ -1,12 +1,79 @@
-"""tools/sweep.py: which runs, in which order, and what happens when one fails."""
+"""tools/sweep.py: which runs, in which order, and what happens when one fails or is stopped.
+
+Where runs are started, their scripts are stand-ins that note what they were called with.
+"""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from tools import sweep
 
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stands for a protocol's script: notes when it runs, with its arguments and environment.
+STAND_IN = """#!/usr/bin/env bash
+echo "start $* | ${CFG:-} $SHOTS ${SOURCE:-} ${OMP_NUM_THREADS:-}" >> "$CALLS"
+if [ -n "${HANG:-}" ]; then sleep 60; fi
+sleep "${PAUSE:-0}"
+case "$*" in
+  *"${FAIL:-nothing}"*) echo "one line"; echo "the reason" >&2; exit 2 ;;
+esac
+echo "=> result"
+echo "* accuracy: 84.2%"
+echo "end $* |" >> "$CALLS"
+"""
+
 
 def jobs_of(*args) -> list[str]:
     return [str(job) for job in sweep.plan(*args)]
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """A repository of stand-ins; calls sweep.main there, reads what the scripts noted."""
+    for protocol in ("base2new", "crossdata", "fewshot"):
+        script = tmp_path / f"scripts/{protocol}.sh"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(STAND_IN)
+    for method, learns in (("coop", "yes"), ("maple", "yes"), ("zsclip", "no")):
+        (tmp_path / "scripts" / method).mkdir()
+        (tmp_path / "scripts" / method / "settings.sh").write_text(f"LEARNS={learns}\n")
+    (tmp_path / "configs/datasets").mkdir(parents=True)
+    for name in (*sweep.DATASETS, *sweep.IMAGENET_VARIANTS, "shapes"):
+        (tmp_path / f"configs/datasets/{name}.yaml").touch()
+    calls = tmp_path / "calls"
+    calls.touch()
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.setenv("DATA", str(tmp_path))
+    monkeypatch.setenv("CALLS", str(calls))
+    for name in ("CFG", "SHOTS", "SOURCE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def go(*arguments: str) -> tuple[int, list[str]]:
+        calls.write_text("")
+        return sweep.main(list(arguments)), calls.read_text().splitlines()
+
+    return go
+
+
+def parse(noted: list[str]) -> list[tuple[str, str]]:
+    """("start" or "end", the script's arguments without the options) of each line."""
+    words = [line.split("|")[0].split("--")[0].split() for line in noted]
+    return [(what, " ".join(arguments)) for what, *arguments in words]
+
+
+def starts(noted: list[str]) -> list[str]:
+    return [call for what, call in parse(noted) if what == "start"]
 
 
 def test_seed_by_seed_and_what_learns_nothing_once():
@@ -20,37 +87,196 @@ def test_seed_by_seed_and_what_learns_nothing_once():
     ]
 
 
-def test_unknown_method_is_named(capsys):
-    command = ["base2new", "--methods", "coop,nothing", "--datasets", "shapes"]
-    assert sweep.main(command) == 2
-    error = capsys.readouterr().err
-    assert "'nothing'" in error and "coop" in error
-
-
-def test_stops_at_a_failure_and_shows_its_last_lines(tmp_path, monkeypatch, capsys):
-    calls = []
-
-    def fake_run(job, log, environment, options):
-        calls.append((str(job), environment.get("CFG"), options))
-        if job.part == "test":
-            return 1, "one line\nthe reason\n"
-        return 0, "* accuracy: 84.2%\n"
-
-    monkeypatch.setattr(sweep, "run", fake_run)
-    monkeypatch.setenv("OUTPUT", str(tmp_path))
-    command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "1,2"]
-    assert sweep.main([*command, "--cfg", "coop=rn50", "--", "OPTIM.MAX_EPOCH", "2"]) == 1
-    assert calls == [
-        ("coop shapes seed 1 train", "rn50", ["OPTIM.MAX_EPOCH", "2"]),
-        ("coop shapes seed 1 test", "rn50", ["OPTIM.MAX_EPOCH", "2"]),
+def test_cross_dataset_trains_once_a_method_and_leaves_the_source_out():
+    targets = ["caltech101", "eurosat", "dtd"]
+    jobs = sweep.plan("crossdata", ["coop"], targets, ["1"], ["16"], "caltech101")
+    assert [str(job) for job in jobs] == [
+        "coop caltech101 seed 1 train",
+        "coop caltech101 to eurosat seed 1 test",
+        "coop caltech101 to dtd seed 1 test",
     ]
+    assert [job.training for job in jobs] == [None, jobs[0], jobs[0]]
+    assert jobs[1].arguments == ["coop", "test", "eurosat", "1"]
+    (train, *_) = sweep.plan("domaingen", ["coop"], ["imagenet_a"], ["1"], ["16"], "caltech101")
+    assert train == jobs[0]  # both protocols read the same training
+
+
+def test_few_shot_runs_every_number_of_shots():
+    assert jobs_of("fewshot", ["zsclip", "coop"], ["dtd"], ["1", "2"], ["1", "16"]) == [
+        "zsclip dtd 1 shots seed 1",
+        "coop dtd 1 shots seed 1",
+        "zsclip dtd seed 1",
+        "coop dtd seed 1",
+        "coop dtd 1 shots seed 2",
+        "coop dtd seed 2",
+    ]
+
+
+def test_defaults_are_the_protocols(stand_in):
+    def planned(*arguments: str) -> list[sweep.Job]:
+        return sweep.jobs_for(sweep.make_parser().parse_args(arguments))
+
+    assert {job.dataset for job in planned("base2new")} == set(sweep.DATASETS)
+    assert [job.method for job in planned("fewshot")[:3]] == ["zsclip", "coop", "maple"]
+    assert {job.shots for job in planned("fewshot")} == {"1", "2", "4", "8", "16"}
+    across = planned("crossdata", "--methods", "coop", "--seeds", "1")
+    assert [job.dataset for job in across] == sweep.DATASETS  # the source first, then the others
+    general = planned("domaingen", "--methods", "coop", "--seeds", "1")
+    assert [job.dataset for job in general] == ["imagenet", *sweep.IMAGENET_VARIANTS]
+    named = planned("crossdata", "--source", "dtd", "--targets", "eurosat", "--seeds", "1")
+    assert {job.source for job in named} == {"", "dtd"}
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--methods", "coop,cop"], ["'cop'", "coop"]),
+        (["--datasets", "eurosatt"], ["'eurosatt'", "eurosat"]),
+        (["--seeds", "1,x"], ["--seeds", "'x'"]),
+        (["--shots", "0"], ["--shots", "'0'"]),
+        (["--methods", ","], ["no method named"]),
+        (["--jobs", "0"], ["--jobs 0"]),
+    ],
+)
+def test_bad_input_is_one_line(arguments, said, stand_in, capsys):
+    status, noted = stand_in("base2new", *arguments)
+    error = capsys.readouterr().err
+    assert (status, noted, len(error.splitlines())) == (2, [], 1)
+    assert all(text in error for text in said)
+
+
+def test_no_folder_of_data_sets(stand_in, monkeypatch, capsys):
+    monkeypatch.delenv("DATA")
+    assert stand_in("fewshot")[0] == 2
+    assert "DATA is not set" in capsys.readouterr().err
+    assert stand_in("fewshot", "--datasets", "shapes", "--seeds", "1", "--shots", "1")[0] == 0
+
+
+def test_scripts_get_their_arguments_and_environment(stand_in, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "2"]
+    status, noted = stand_in(*command, "--cfg", "coop=rn50", "--", "OPTIM.MAX_EPOCH", "2")
+    assert status == 0
+    threads = sweep.share_machine(1)[1] or 1
+    assert noted[0] == f"start coop train shapes 2 -- OPTIM.MAX_EPOCH 2 | rn50 16  {threads}"
+    _, noted = stand_in("fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "3",
+                        "--shots", "4,8")  # fmt: skip
+    assert starts(noted) == ["coop dtd 4 3", "coop dtd 8 3"]
+    command = ["crossdata", "--methods", "maple", "--source", "dtd", "--targets", "ucf101"]
+    _, noted = stand_in(*command, "--seeds", "1", "--shots", "4")
+    assert starts(noted) == ["maple train dtd 1", "maple test ucf101 1"]
+    assert "|  4 dtd" in noted[2]
+
+
+def test_a_failure_stops_no_other_run_and_is_listed(stand_in, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("FAIL", "coop train shapes 1")
+    command = ["base2new", "--methods", "coop,maple", "--datasets", "shapes", "--seeds", "1,2"]
+    status, noted = stand_in(*command)
+    assert status == 1
+    started = starts(noted)
+    assert "coop test shapes 1" not in started and len(started) == 7
     printed = capsys.readouterr().out
-    assert "[1/4] coop shapes seed 1 train   84.2%" in printed
-    assert "    the reason" in printed
+    log = tmp_path / "out/logs/base2new_coop_shapes_seed_1_train.log"
+    assert "    the reason" in printed and "the reason" in log.read_text()
+    listed = printed.split("2 of 8 runs failed:")[1].splitlines()
+    assert listed[1:] == [
+        f"    coop shapes seed 1 train: status 2, see {log}",
+        "    coop shapes seed 1 test: its training failed",
+    ]
+    assert re.search(r"coop shapes seed 2 test +84\.2%", printed)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_side_by_side_and_tests_after_their_training(jobs, stand_in, monkeypatch):
+    monkeypatch.setenv("PAUSE", "0.1")
+    command = ["crossdata", "--methods", "zsclip,coop", "--source", "dtd"]
+    status, noted = stand_in(*command, "--targets", "eurosat,ucf101", "--seeds", "1,2",
+                             "--jobs", str(jobs))  # fmt: skip
+    assert status == 0
+    events = parse(noted)
+    running, most = set(), 0
+    for index, (what, call) in enumerate(events):
+        if what == "end":
+            running.remove(call)
+            continue
+        running.add(call)
+        most = max(most, len(running))
+        method, part, _, seed = call.split()
+        if (method, part) == ("coop", "test"):
+            assert ("end", f"coop train dtd {seed}") in events[:index]
+    assert most == jobs
+    assert len(events) == 2 * (3 + 3 + 3)
+
+
+def test_one_thread_each_on_a_cpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert sweep.share_machine(None) == (4, 1)
+    assert [sweep.share_machine(jobs)[1] for jobs in (1, 2, 8)] == [1, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert sweep.share_machine(None) == (2, 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert sweep.share_machine(None) == (1, None)
+    assert sweep.share_machine(3) == (3, None)
+
+
+def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, capsys, tmp_path):
+    """A run that outlived a sweep that was killed holds its log; the next sweep waits for it."""
+    log = tmp_path / "out/logs/fewshot_coop_dtd_seed_1.log"
+    log.parent.mkdir(parents=True)
+    other = open(log, "ab")  # noqa: SIM115
+    fcntl.flock(other, fcntl.LOCK_EX)
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            other.close()
+        real_sleep(seconds)
+
+    real_sleep = time.sleep
+    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "1,2"]
+    status, noted = stand_in(*command, "--shots", "16", "--jobs", "1")
+    assert status == 0
+    assert starts(noted) == ["coop dtd 16 2", "coop dtd 16 1"]
+    assert capsys.readouterr().out.count("running already, from elsewhere") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path):
+    """In a process of its own, started as from a script's background, where SIGINT is ignored."""
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
+        "from tools import sweep; sweep.ROOT = Path(sys.argv[2]); sweep.end_on_signals(); "
+        "sys.exit(sweep.main(sys.argv[3:]))"
+    )
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(ROOT), str(tmp_path), *command],
+        env={**os.environ, "HANG": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    calls = tmp_path / "calls"
+    deadline = time.monotonic() + 120
+    while len(calls.read_text().splitlines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)  # as when a terminal and a script both pass it on
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "0 of 3 runs are done" in out and "the same command goes on" in err
+    assert len(calls.read_text().splitlines()) == 2
+    for log in (tmp_path / "out/logs").iterdir():  # no process of a run is left
+        with open(log, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_time_left_comes_from_like_runs():
-    train, test = list(sweep.plan("base2new", ["coop"], ["shapes"], ["1"]))
+    train, test = sweep.plan("base2new", ["coop"], ["shapes"], ["1"])
     clock = sweep.Clock()
     assert clock.left([train]) is None
     clock.taken = [(train, 30.0), (train, 50.0), (test, 6.0)]

@@ -90,7 +90,7 @@ def test_help_from_another_folder(script, tmp_path):
         ["bash", str(ROOT / script), "--help"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert f"bash {script}" in done.stdout or "bash scripts/METHOD/base2new" in done.stdout
+    assert f"bash {script}" in done.stdout or "bash scripts/METHOD/" in done.stdout
     assert not list(tmp_path.iterdir())
 
 

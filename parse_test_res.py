@@ -10,48 +10,23 @@ again, upstream's logger started a second file, log.txt-DATE: the latest file wi
 """
 
 import argparse
-import json
 import math
-import re
 import statistics
 import sys
 from pathlib import Path
 
-END_OF_TRAINING = ("Finish training", "Finished training")
-START_OF_RESULT = "=> result"
+from tools.logs import final_result, parse_log
+from tools.runs import RESULTS, read_results
 
-
-def parse_log(path: Path, keyword: str = "accuracy", is_test_log: bool = False) -> float | None:
-    """The last ``* keyword: 12.3%`` of a log, in percent; None where the run did not get so far.
-
-    Results printed while training went on do not count, unless ``is_test_log`` says that the log is
-    of an evaluation, which has no training to finish.
-    """
-    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+)%")
-    counts = False
-    value = None
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        line = line.strip()
-        counts = counts or line in END_OF_TRAINING or (is_test_log and line == START_OF_RESULT)
-        match = pattern.search(line)
-        if match and counts:
-            value = float(match.group(1))
-    return value
+__all__ = ["parse_log", "read_run", "spread", "summarise"]
 
 
 def read_run(folder: Path, keyword: str, is_test_log: bool) -> tuple[Path, float] | None:
     """The file a run's figure stands in and the figure, in percent; None where there is none."""
-    results = folder / "results.json"
-    if results.is_file():
-        content = json.loads(results.read_text(encoding="utf-8"))
-        if content.get("finished") is True and isinstance(content.get(keyword), int | float):
-            return results, float(content[keyword])
-    # Dates sort as text, and log.txt itself is the oldest.
-    for log in sorted(folder.glob("log.txt*"), reverse=True):
-        value = parse_log(log, keyword, is_test_log)
-        if value is not None:
-            return log, value
-    return None
+    results = read_results(folder)
+    if results and isinstance(results.get(keyword), int | float):
+        return folder / RESULTS, float(results[keyword])
+    return final_result(folder, keyword, is_test_log)
 
 
 def spread(values: list[float], ci95: bool = False) -> float:

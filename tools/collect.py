@@ -3,19 +3,37 @@
 What is missing stays missing: no cell is filled from unlike runs.
 """
 
+import os
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tools.runs import CONFIG, RESULTS, read_results, recorded_config
+from tools.logs import final_result, log_files, read_header
+from tools.paths import read_path
+from tools.runs import CONFIG, RESULTS, flatten, read_results, recorded_config
 
 HEADLINE = "headline"  # the rule that a method's protocol prescribes
+BACKBONE, SHOTS = 2, 3  # places in Run.method
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. ``accuracies``: percent by inference rule, HEADLINE among them."""
+    """One finished run. ``accuracies``: percent by inference rule, HEADLINE among them.
+
+    Attributes:
+        part: all, base or new: the classes tested on.
+        trained_on: the data set and the part of its classes that were trained on; "" where that is
+            not known (a training that is not there).
+        training: the folder of the training, of runs that evaluate one.
+        learns: False for methods without training, such as zero-shot CLIP.
+        is_untrained: a method that learns, evaluated without a training.
+        layout: base2new, crossdata or fewshot, where the path says so.
+        origin: "log.txt" for runs of upstream's code, else "".
+        settings: the configuration, as dotted names.
+        classnames: as far as results.json has them.
+    """
 
     folder: Path
     trainer: str
@@ -23,14 +41,29 @@ class Run:
     backbone: str
     shots: int
     dataset: str
-    part: str  # all, base or new
+    part: str
     seed: int
     headline_rule: str
     accuracies: dict[str, float]
+    trained_on: tuple[str, str] = ("", "")
+    training: Path | None = None
+    learns: bool = True
+    is_untrained: bool = False
+    layout: str = ""
+    origin: str = ""
+    num_test: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    classnames: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def method(self) -> tuple[str, str, str, int]:
-        return self.trainer, self.config, self.backbone, self.shots
+    def method(self) -> tuple:
+        """What tells methods apart (see ``method_names``), whatever they are tested on."""
+        source = self.trained_on[0]
+        if source and source != self.dataset:
+            setting = f"trained on {source}"
+        else:
+            setting = "cross-dataset source" if self.layout == "crossdata" else ""
+        return self.trainer, self.config, self.backbone, self.shots, self.origin, setting
 
 
 @dataclass(frozen=True)
@@ -52,49 +85,17 @@ class Stat:
         return f"{self.mean:.2f}{deviation}"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method under one rule on one data set; None where there is no run.
-
-    ``rule`` is HEADLINE or a rule's name; ``rule_label`` says which rules a headline stands for.
-    """
-
-    dataset: str
-    method: str
-    rule: str
-    rule_label: str
-    base: Stat | None
-    new: Stat | None
-
-    @property
-    def hm_of_means(self) -> float | None:
-        """None unless both halves have the same seeds: anything else compares unlike runs."""
-        if not (self.base and self.new and self.base.by_seed.keys() == self.new.by_seed.keys()):
-            return None
-        return harmonic_mean(self.base.mean, self.new.mean)
-
-    @property
-    def mean_of_hms(self) -> Stat | None:
-        if self.hm_of_means is None:
-            return None
-        pairs = {seed: (value, self.new.by_seed[seed]) for seed, value in self.base.by_seed.items()}
-        return Stat({seed: harmonic_mean(*pair) for seed, pair in pairs.items()})
-
-    @property
-    def seeds(self) -> str:
-        counts = [len(stat.by_seed) if stat else 0 for stat in (self.base, self.new)]
-        if counts[0] == counts[1]:
-            return str(counts[0])
-        return f"{counts[0]} / {counts[1]}"
-
-
 def harmonic_mean(base: float, new: float) -> float:
     """2 / (1/base + 1/new), and 0 where either is 0."""
     return 2 * base * new / (base + new) if base and new else 0.0
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Path]]:
+def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], list[Path]]:
     """Finished runs below ``paths``, and the folders of runs that are not finished.
+
+    Args:
+        logs: also runs of upstream's code, which leave log.txt alone. A run with results.json or
+            config.yaml is never read from its log.
 
     Raises:
         ValueError: a path does not exist, or a results.json cannot be read.
@@ -104,15 +105,22 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Path]]:
     for path in paths:
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder")
-        for name in (RESULTS, CONFIG):
+        for name in (RESULTS, CONFIG, *(["log.txt*"] if logs else [])):
             folders.update(found.parent for found in path.rglob(name))
     for folder in sorted(folders):
-        results = read_results(folder)
-        if results is None:
-            if "TRAINER.NAME" in (recorded_config(folder) or {}):
+        has_results = (folder / RESULTS).is_file()
+        if has_results or (folder / CONFIG).is_file():
+            results = read_results(folder)
+            if results is not None:
+                runs.append(_run(folder, results))
+            elif has_results or "TRAINER.NAME" in (recorded_config(folder) or {}):
                 unfinished.append(folder)
         else:
-            runs.append(_run(folder, results))
+            run = _logged_run(folder)
+            if run:
+                runs.append(run)
+            else:
+                unfinished.append(folder)
     return runs, unfinished
 
 
@@ -121,102 +129,138 @@ def _run(folder: Path, results: dict) -> Run:
         rules = {
             name: float(rule["accuracy"]) for name, rule in (results.get("rules") or {}).items()
         }
+        settings = flatten(results.get("config") or {})
+        facts = read_path(folder, results["trainer"])
+        is_evaluation = bool(settings.get("RUN.EVAL_ONLY"))
+        # Relative to the run's folder, so that a tree of runs can be moved.
+        model_dir = settings.get("RUN.MODEL_DIR")
+        training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
+        learns = results.get("num_trainable") != 0 and not _is_zero_shot(results["trainer"])
+        dataset, part = results["dataset"], results["subsample_classes"]
+        shots = results["shots"]
+        if training and learns:
+            source, trained_part, shots = _trained_on(training, shots)
+            trained_on = (source or facts.source, trained_part)
+        elif facts.source:
+            trained_on = (facts.source, "")
+        else:
+            trained_on = (dataset, part if learns and settings else "")
         return Run(
             folder=folder,
             trainer=results["trainer"],
-            config=folder.parent.name if folder.parent.parent.name == results["trainer"] else "",
+            config=facts.config,
             backbone=results["backbone"],
-            shots=results["shots"],
-            dataset=results["dataset"],
-            part=results["subsample_classes"],
+            shots=shots,
+            dataset=dataset,
+            part=part,
             seed=results["seed"],
             headline_rule=results.get("headline_rule") or "",
             accuracies={HEADLINE: float(results["accuracy"]), **rules},
+            trained_on=trained_on,
+            training=training,
+            learns=learns,
+            is_untrained=learns and is_evaluation and not training,
+            layout=facts.layout,
+            num_test=results.get("num_test"),
+            settings=settings,
+            classnames=tuple(results.get("classnames") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{folder / RESULTS}: not the results of a run ({error!r})") from error
 
 
-def make_rows(
-    runs: list[Run], parts: tuple[str, str] = ("base", "new"), all_rules: bool = False
-) -> list[Row]:
-    """One row for every data set, method and rule of ``runs``, in that order.
+def _is_zero_shot(trainer: str) -> bool:
+    return trainer.startswith("ZeroshotCLIP")
 
-    Raises:
-        ValueError: two runs claim the same cell.
+
+def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
+    """Data set, part of its classes and shots of a training, as it says itself."""
+    results = read_results(training)
+    if results:
+        return results["dataset"], results["subsample_classes"], results["shots"]
+    settings = recorded_config(training) or {}
+    return (
+        settings.get("DATASET.NAME", ""),
+        settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
+        settings.get("DATASET.NUM_SHOTS", shots),
+    )
+
+
+def _logged_run(folder: Path) -> Run | None:
+    """A run of upstream's code from its log, or None where it has no final result.
+
+    What the log's own settings do not say comes from the path.
     """
-    cells: dict[tuple, dict[str, dict[int, Run]]] = {}
-    for run in runs:
-        if run.part in parts:
-            seeds = cells.setdefault((run.dataset, *run.method), {}).setdefault(run.part, {})
-            if run.seed in seeds:
-                raise ValueError(
-                    f"{run.folder} and {seeds[run.seed].folder} are the same method, data set and "
-                    "seed; give the folder of one"
-                )
-            seeds[run.seed] = run
-    name = method_names({key[1:] for key in cells})
-    rows = []
-    for key, by_part in sorted(cells.items()):
-        known = {
-            rule for seeds in by_part.values() for run in seeds.values() for rule in run.accuracies
-        }
-        rules = [HEADLINE, *sorted(known - {HEADLINE})] if all_rules else [HEADLINE]
-        for rule in rules:
-            stats = [_stat(by_part.get(part, {}), rule) for part in parts]
-            label = _headline_label(by_part, parts) if rule == HEADLINE else f"{rule} everywhere"
-            rows.append(Row(key[0], name(key[1:]), rule, label, *stats))
-    return rows
+    arguments, settings = read_header(log_files(folder)[0])
+    facts = read_path(folder, settings.get("TRAINER.NAME", ""))
+    is_evaluation = arguments.get("eval_only", facts.is_evaluation) is True
+    found = final_result(folder, is_test_log=is_evaluation)
+    dataset = settings.get("DATASET.NAME") or facts.dataset
+    if found is None or not (dataset and facts.trainer):
+        return None
+    part = settings.get("DATASET.SUBSAMPLE_CLASSES") or facts.part
+    seed = settings.get("SEED", -1)
+    learns = not _is_zero_shot(facts.trainer)
+    # The folder of a training is relative to where upstream's code ran; its names say enough.
+    model_dir = arguments.get("model_dir") or ""
+    shots = settings.get("DATASET.NUM_SHOTS", facts.shots)
+    trained_on, training = (dataset, part), None
+    if not learns:
+        trained_on = (facts.source or dataset, "")
+    elif model_dir:
+        named = read_path(model_dir)
+        training = Path(model_dir)
+        trained_on = (named.dataset, named.part)
+        shots = next(filter(None, (named.shots, facts.shots)), shots)
+    elif is_evaluation and not arguments:  # by the path alone
+        is_known = facts.source or facts.part != "all"
+        trained_on = (facts.source or dataset, "") if is_known else ("", "")
+    return Run(
+        folder=folder,
+        trainer=facts.trainer,
+        config=facts.config,
+        backbone=settings.get("MODEL.BACKBONE.NAME") or "unknown",
+        shots=-1 if shots is None else shots,
+        dataset=dataset,
+        part=part,
+        seed=facts.seed if seed < 0 and facts.seed is not None else seed,
+        headline_rule="",
+        accuracies={HEADLINE: found[1]},
+        trained_on=trained_on,
+        training=training,
+        learns=learns,
+        is_untrained=learns and is_evaluation and bool(arguments) and not model_dir,
+        layout=facts.layout,
+        origin="log.txt",
+        settings=settings,
+    )
 
 
-def _stat(runs: dict[int, Run], rule: str) -> Stat | None:
-    values = {seed: run.accuracies[rule] for seed, run in runs.items() if rule in run.accuracies}
-    return Stat(values) if values else None
+def method_names(methods: set[tuple]) -> Callable[[tuple], str]:
+    """A short name for each method (``Run.method``, or the start of one): the trainer's, and what
+    tells it from others.
 
+    That is the backbone and the shots wherever the methods differ in them, so that no name hides
+    an unfair comparison; anything else where two methods of one trainer differ in it.
+    """
+    columns = range(1, max(map(len, methods), default=0))
 
-def _headline_label(by_part: dict[str, dict[int, Run]], parts: tuple[str, str]) -> str:
-    used = []
-    for part in parts:
-        for rule in {run.headline_rule for run in by_part.get(part, {}).values()} - {""}:
-            if rule not in used:
-                used.append(rule)
-    return " / ".join(used) or "-"
+    def differing(among: set[tuple]) -> set[int]:
+        found = {i: {method[i] for method in among} - {None} for i in columns}
+        return {i for i, values in found.items() if len(values) > 1}
 
-
-def method_names(methods: set[tuple[str, str, str, int]]) -> Callable[[tuple], str]:
-    """A short name for each method: the trainer's, and what tells two of them apart."""
-    differing = {}
-    for trainer in {method[0] for method in methods}:
-        columns = list(zip(*(method for method in methods if method[0] == trainer), strict=True))
-        differing[trainer] = [i for i in range(1, 4) if len(set(columns[i])) > 1]
+    everywhere = differing(methods) & {BACKBONE, SHOTS}
+    shown = {
+        trainer: everywhere | differing({method for method in methods if method[0] == trainer})
+        for trainer in {method[0] for method in methods}
+    }
 
     def name(method: tuple) -> str:
-        details = [f"{method[i]} shots" if i == 3 else str(method[i]) for i in differing[method[0]]]
+        details = [
+            f"{method[i]} shots" if i == SHOTS else str(method[i])
+            for i in sorted(shown[method[0]])
+            if method[i] not in ("", None)
+        ]
         return f"{method[0]} ({', '.join(details)})" if details else method[0]
 
     return name
-
-
-def average_rows(rows: list[Row]) -> list[Row]:
-    """Each method's average over data sets, for methods that have every data set and seed.
-
-    An average over fewer data sets than another's would not compare; such a cell is missing.
-    """
-    datasets = {row.dataset for row in rows}
-    averages = []
-    for method, rule in dict.fromkeys((row.method, row.rule) for row in rows):
-        mine = [row for row in rows if (row.method, row.rule) == (method, rule)]
-        stats = []
-        for half in ("base", "new"):
-            cells = [getattr(row, half) for row in mine]
-            seeds = {frozenset(cell.by_seed) for cell in cells if cell}
-            complete = len(cells) == len(datasets) and all(cells) and len(seeds) == 1
-            stats.append(
-                Stat({s: statistics.fmean(cell.by_seed[s] for cell in cells) for s in seeds.pop()})
-                if complete
-                else None
-            )
-        label = max((row.rule_label for row in mine), key=len)
-        title = f"average of {len(datasets)} data sets"
-        averages.append(Row(title, method, rule, label, *stats))
-    return averages

@@ -1,157 +1,148 @@
-"""Tables of results: base, new and harmonic mean, mean and deviation over seeds.
+"""Tables of results: base to new, cross-dataset, domain generalisation, few-shot.
 
-    python tools/results.py                         every run below output/
+    python tools/results.py                         every run below output/, every protocol
     python tools/results.py output/base2new -o table.md
-    python tools/results.py output/demo --methods ZeroshotCLIP,CoOp,ANPrompt --all-rules
+    python tools/results.py --protocol crossdata --methods ZeroshotCLIP,CoOp,ANPrompt -o table.tex
+    python tools/results.py ~/CoOp/output           runs of upstream's code, from their log.txt
 
-Every figure comes from a run's results.json. Runs that are not finished are named and left out;
-what no run gives is shown as missing. ``HM of means`` is the harmonic mean of the two averages over
-seeds, as papers print it; ``mean of HMs`` averages each seed's own harmonic mean. A deviation (+-)
-is that of the population (ddof 0), as parse_test_res.py and upstream print it.
+Figures come from results.json, and for runs of upstream's code from log.txt, which prints one
+decimal. Runs that are not finished are named and left out; what no run gives is shown as -. Runs
+that differ in backbone, configuration or shots stand in rows of their own, and runs of one row that
+differ in anything but their seed are refused. Averages over data sets are over those that every
+method shown has. A deviation (+-) is that of the population (ddof 0) over seeds, as
+parse_test_res.py and upstream print it.
 """
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.collect import Row, Run, average_rows, find_runs, make_rows
-
-MISSING = "missing"
-HEADER = ["method", "rule", "seeds", "base", "new", "HM of means", "mean of HMs"]
-
-
-def _cells(row: Row) -> list[str]:
-    figures = [row.base, row.new, row.hm_of_means, row.mean_of_hms]
-    texts = [f"{figure:.2f}" if isinstance(figure, float) else figure for figure in figures]
-    return [
-        row.method,
-        row.rule_label,
-        row.seeds,
-        *(MISSING if t is None else str(t) for t in texts),
-    ]
+from tools.collect import Run, find_runs
+from tools.tables.model import PROTOCOLS, Table
+from tools.tables.placing import Placed, place
+from tools.tables.protocols import HM_NOTE, make_tables, protocols_with_runs
+from tools.tables.published import add_published
+from tools.tables.render import FORMAT_OF_SUFFIX, RENDERERS
 
 
-def render_text(rows: list[Row], notes: list[str]) -> str:
-    """Aligned columns for a terminal, one block for each data set."""
-    table = [HEADER, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-
-    def line(cells: list[str]) -> str:
-        left = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
-        return "  ".join(left + right).rstrip()
-
-    blocks = []
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        body = [line(_cells(row)) for row in rows if row.dataset == dataset]
-        rule = "-" * max(map(len, [line(HEADER), *body]))
-        blocks.append("\n".join([f"Base to new: {dataset}", rule, line(HEADER), rule, *body, rule]))
-    return "\n\n".join(blocks + (["\n".join(notes)] if notes else [])) + "\n"
-
-
-def render_markdown(rows: list[Row], notes: list[str]) -> str:
-    """A Markdown table for each data set."""
-    blocks = []
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        lines = [HEADER, ["---", "---", *["---:"] * (len(HEADER) - 2)]]
-        lines += [_cells(row) for row in rows if row.dataset == dataset]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        blocks.append(f"## Base to new: {dataset}\n\n{table}".replace("+-", "±"))
-    return "\n\n".join(blocks + ["\n".join(f"- {note}" for note in notes)]) + "\n"
-
-
-def render_csv(rows: list[Row], notes: list[str]) -> str:
-    """One line a row, unrounded, empty where missing; the notes do not fit into CSV."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    cells = ("base", "new", "mean_of_hms")
-    columns = [f"{cell}_{figure}" for cell in cells for figure in ("mean", "std", "seeds")]
-    writer.writerow(["dataset", "method", "rule", *columns, "hm_of_means"])
-    for row in rows:
-        figures: list = []
-        for cell in cells:
-            stat = getattr(row, cell)
-            figures += [stat.mean, stat.std, len(stat.by_seed)] if stat else ["", "", 0]
-        hm = "" if row.hm_of_means is None else row.hm_of_means
-        writer.writerow([row.dataset, row.method, row.rule, *figures, hm])
-    return out.getvalue()
-
-
-RENDERERS = {"text": render_text, "markdown": render_markdown, "csv": render_csv}
-FORMAT_OF_SUFFIX = {".md": "markdown", ".csv": "csv", ".txt": "text"}
-
-
-def _notes(rows: list[Row], runs: list[Run], unfinished: list[Path]) -> list[str]:
-    notes = []
-    backbones = sorted({run.backbone for run in runs})
-    shots = sorted({run.shots for run in runs})
-    notes.append(
-        f"Backbone {', '.join(backbones)}; {', '.join(map(str, shots))} shots; accuracy in %."
-    )
-    if any(stat and len(stat.by_seed) > 1 for row in rows for stat in (row.base, row.new)):
+def _notes(
+    tables: list[Table], runs: list[Run], placed: Placed, unfinished: list[Path]
+) -> list[str]:
+    lines = [line for table in tables for line in table.lines]
+    figures = [figure for line in lines for figure in line.figures]
+    backbones = sorted({line.backbone for line in lines if not line.source})
+    shots = sorted({line.shots for line in lines if line.shots})
+    of_shots = f"; {', '.join(map(str, shots))} shots" if shots else ""
+    notes = [f"Backbone {', '.join(backbones)}{of_shots}; accuracy in %."]
+    if any(line.source for line in lines):
+        notes.append("published: CLIP ViT-B/16, 16 images a class where columns are not shots.")
+    if any(figure and figure.std is not None for figure in figures):
         notes.append("+- is the (population) standard deviation over seeds.")
-    if any(row.rule_label != "-" for row in rows):
+    if any(figure is None for figure in figures):
+        notes.append("- in a column of figures: no finished run, or nothing published.")
+    if any(table.protocol == "base2new" for table in tables):
+        notes.append(HM_NOTE)
+    if any(line.rule for line in lines):
         notes.append(
             "rule: which logits decide. 'a / b' is the method's own protocol, a for base and b for "
             "new classes; it knows which half it is tested on."
         )
+    if any(run.origin for run in runs):
+        notes.append("log.txt: runs of upstream's code, whose logs print one decimal.")
+    notes += [f"in no table: {folder} ({reason})" for folder, reason in placed.left_out]
     notes += [f"not finished, left out: {folder}" for folder in unfinished]
     return notes
 
 
-def _select_methods(runs: list[Run], methods: str) -> list[Run]:
-    wanted = methods.split(",")
-    unknown = set(wanted) - {run.trainer for run in runs}
+def _select_methods(runs: list[Run], methods: list[str]) -> list[Run]:
+    unknown = set(methods) - {run.trainer for run in runs}
     if unknown:
         there = ", ".join(sorted({run.trainer for run in runs})) or "none"
         raise ValueError(f"no finished run of {', '.join(sorted(unknown))}; there are: {there}")
-    return [run for run in runs if run.trainer in wanted]
+    return [run for run in runs if run.trainer in methods]
 
 
-def main(argv: list[str] | None = None) -> int:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="*", type=Path, default=[Path("output")])
+    parser.add_argument(
+        "folders", nargs="*", type=Path, default=[Path("output")], help="default: output"
+    )
+    parser.add_argument(
+        "--protocol", choices=list(PROTOCOLS), help="default: every one that there are runs of"
+    )
     parser.add_argument("--methods", default="", help="trainers to show, in this order: A,B,C")
     parser.add_argument(
         "--all-rules", action="store_true", help="also one inference rule for all classes"
     )
+    parser.add_argument(
+        "--split-configs",
+        action="store_true",
+        help="a row for each configuration of a trainer, also where no data set has two of them",
+    )
+    parser.add_argument(
+        "--published",
+        action=argparse.BooleanOptionalAction,
+        help="published figures of the same methods, with their sources (default: beside rows with "
+        "ViT-B/16, which they are for; --published shows them beside any backbone)",
+    )
     parser.add_argument("--format", choices=list(RENDERERS), default="text", help="of the output")
     parser.add_argument(
-        "-o", "--output", type=Path, help="write here as well; .md, .csv or .txt says the format"
+        "-o",
+        "--output",
+        type=Path,
+        help="write here as well; .md, .csv, .tex or .txt says the format",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _gather(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
+    """The tables that are asked for, and notes on all of them.
+
+    Raises:
+        ValueError: there are none, or runs that cannot be shown together.
+    """
+    runs, unfinished = find_runs(args.folders, logs=True)
+    methods = args.methods.split(",") if args.methods else None
+    if methods:
+        runs = _select_methods(runs, methods)
+    placed = place(runs)
+    tables = [
+        table
+        for protocol in ([args.protocol] if args.protocol else protocols_with_runs(placed))
+        for table in make_tables(protocol, placed, args.all_rules, args.split_configs, methods)
+    ]
+    if not tables:
+        what = f" of {args.protocol}" if args.protocol else ""
+        more = [f"{len(unfinished)} not finished"] if unfinished else []
+        more += [f"{folder}: {reason}" for folder, reason in placed.left_out[:1]]
+        raise ValueError(
+            f"{', '.join(map(str, args.folders))}: no finished run{what} there or below"
+            + (f" ({'; '.join(more)})" if more else "")
+        )
+    if args.published is not False:
+        tables = add_published(tables, always=bool(args.published))
+    return tables, _notes(tables, runs, placed, unfinished)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _make_parser().parse_args(argv)
     try:
         if args.output and args.output.suffix not in FORMAT_OF_SUFFIX:
-            raise ValueError(f"{args.output}: name a .md, .csv or .txt file")
-        runs, unfinished = find_runs(args.folders)
-        if args.methods:
-            runs = _select_methods(runs, args.methods)
-        rows = make_rows(runs, all_rules=args.all_rules)
-        if not rows:
-            where = ", ".join(map(str, args.folders))
-            more = f" ({len(unfinished)} not finished)" if unfinished else ""
-            raise ValueError(f"{where}: no finished run on base or new classes{more}")
-    except ValueError as error:
-        print(f"results.py: error: {error}", file=sys.stderr)
+            raise ValueError(f"{args.output}: name a {', '.join(FORMAT_OF_SUFFIX)} file")
+        tables, notes = _gather(args)
+        if args.output:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            written = RENDERERS[FORMAT_OF_SUFFIX[args.output.suffix]](tables, notes)
+            args.output.write_text(written, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"results.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    if args.methods:
-        order = args.methods.split(",")
-        rows.sort(key=lambda row: (row.dataset, order.index(row.method.split(" (")[0])))
-    if len({row.dataset for row in rows}) > 1:
-        rows += average_rows(rows)
-    notes = _notes(rows, runs, unfinished)
-    print(RENDERERS[args.format](rows, notes), end="")
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        text = RENDERERS[FORMAT_OF_SUFFIX[args.output.suffix]](rows, notes)
-        args.output.write_text(text, encoding="utf-8")
+    print(RENDERERS[args.format](tables, notes), end="")
     return 0
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tools import results
-from tools.collect import average_rows, find_runs, harmonic_mean, make_rows
+from tools.collect import find_runs, harmonic_mean
+from tools.tables.placing import place
+from tools.tables.protocols import make_tables
 
 
 def write_run(root: Path, trainer: str, part: str, seed: int, accuracy: float, **changes) -> Path:
@@ -35,20 +37,24 @@ def write_run(root: Path, trainer: str, part: str, seed: int, accuracy: float, *
     return folder
 
 
-def rows_of(root: Path, **options) -> dict[tuple[str, str], object]:
-    runs, _ = find_runs([root])
-    return {(row.method, row.rule): row for row in make_rows(runs, **options)}
+def tables_of(root: Path, protocol: str = "base2new", **options) -> list:
+    return make_tables(protocol, place(find_runs([root])[0]), **options)
+
+
+def lines_of(root: Path, **options) -> dict[tuple[str, str], object]:
+    return {(line.method, line.rule): line for line in tables_of(root, **options)[0].lines}
 
 
 def test_figures_over_seeds(tmp_path):
     for seed, base, new in ((1, 80, 40), (2, 90, 60)):
         write_run(tmp_path, "CoOp", "base", seed, base)
         write_run(tmp_path, "CoOp", "new", seed, new)
-    row = rows_of(tmp_path)["CoOp", "headline"]
-    assert (row.base.mean, row.base.std, row.seeds) == (85, 5, "2")
-    assert (row.new.mean, row.new.std) == (50, 10)
-    assert row.hm_of_means == pytest.approx(2 * 85 * 50 / 135)
-    assert row.mean_of_hms.mean == pytest.approx((2 * 80 * 40 / 120 + 2 * 90 * 60 / 150) / 2)
+    line = lines_of(tmp_path)["CoOp", ""]
+    base, new, hm_of_means, mean_of_hms = line.figures
+    assert (base.mean, base.std, line.seeds) == (85, 5, "2")
+    assert (new.mean, new.std) == (50, 10)
+    assert hm_of_means.mean == pytest.approx(2 * 85 * 50 / 135)
+    assert mean_of_hms.mean == pytest.approx((2 * 80 * 40 / 120 + 2 * 90 * 60 / 150) / 2)
 
 
 def test_harmonic_mean_of_zero_is_zero():
@@ -58,23 +64,24 @@ def test_harmonic_mean_of_zero_is_zero():
 
 def test_one_seed_has_no_deviation(tmp_path):
     write_run(tmp_path, "ZeroshotCLIP", "base", 1, 61.25)
-    assert str(rows_of(tmp_path)["ZeroshotCLIP", "headline"].base) == "61.25"
+    base = lines_of(tmp_path)["ZeroshotCLIP", ""].figures[0]
+    assert (base.mean, base.std) == (61.25, None)
 
 
 def test_missing_half_is_missing_and_not_zero(tmp_path, capsys):
     write_run(tmp_path, "CoOp", "base", 1, 80)
     assert results.main([str(tmp_path)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("CoOp"))
-    assert line.split()[2:] == ["1", "/", "0", "80.00", "missing", "missing", "missing"]
+    assert line.split()[1:] == ["1", "/", "0", "80.00", "-", "-", "-"]
 
 
 def test_harmonic_mean_needs_the_same_seeds(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path, "CoOp", "base", seed, 80)
     write_run(tmp_path, "CoOp", "new", 1, 40)
-    row = rows_of(tmp_path)["CoOp", "headline"]
-    assert row.seeds == "2 / 1"
-    assert row.hm_of_means is None and row.mean_of_hms is None
+    line = lines_of(tmp_path)["CoOp", ""]
+    assert line.seeds == "2 / 1"
+    assert line.figures[2:] == (None, None)
 
 
 def test_unfinished_runs_are_named_and_left_out(tmp_path, capsys):
@@ -97,33 +104,26 @@ def test_rules_for_all_classes_stand_beside_the_headline(tmp_path):
     rules = {"mix": {"accuracy": 53.0}, "class": {"accuracy": 55.0}}
     write_run(tmp_path, "ANPrompt", "new", 1, 55, rules=rules, headline_rule="class")
     write_run(tmp_path, "CoOp", "base", 1, 80)
-    assert list(rows_of(tmp_path)) == [("ANPrompt", "headline"), ("CoOp", "headline")]
-    rows = rows_of(tmp_path, all_rules=True)
-    headline = rows["ANPrompt", "headline"]
-    assert (headline.base.mean, headline.new.mean, headline.rule_label) == (86, 55, "mix / class")
-    assert (rows["ANPrompt", "mix"].base.mean, rows["ANPrompt", "mix"].new.mean) == (86, 53)
-    assert (rows["ANPrompt", "class"].base.mean, rows["ANPrompt", "class"].new.mean) == (84, 55)
-    assert ("CoOp", "mix") not in rows
+    assert list(lines_of(tmp_path)) == [("ANPrompt", "mix / class"), ("CoOp", "")]
+    lines = lines_of(tmp_path, all_rules=True)
+    figures = {
+        name: [figure and figure.mean for figure in line.figures[:2]]
+        for name, line in lines.items()
+    }
+    assert figures == {
+        ("ANPrompt", "mix / class"): [86, 55],
+        ("ANPrompt", "class everywhere"): [84, 55],
+        ("ANPrompt", "mix everywhere"): [86, 53],
+        ("CoOp", ""): [80, None],
+    }
 
 
 def test_configs_of_one_trainer_are_told_apart(tmp_path):
     write_run(tmp_path, "CoOp", "base", 1, 80, config_name="vit_b16_ctxv1")
     write_run(tmp_path, "CoOp", "base", 1, 70, config_name="vit_b16_ep50_ctxv1")
     write_run(tmp_path, "MaPLe", "base", 1, 75)
-    names = {name for name, _ in rows_of(tmp_path)}
+    names = {name for name, _ in lines_of(tmp_path)}
     assert names == {"CoOp (vit_b16_ctxv1)", "CoOp (vit_b16_ep50_ctxv1)", "MaPLe"}
-
-
-def test_average_over_data_sets_only_where_complete(tmp_path):
-    for dataset, base, new in (("Shapes", 80, 40), ("EuroSAT", 60, 20)):
-        write_run(tmp_path, "CoOp", "base", 1, base, dataset=dataset)
-        write_run(tmp_path, "CoOp", "new", 1, new, dataset=dataset)
-    write_run(tmp_path, "MaPLe", "base", 1, 90)
-    runs, _ = find_runs([tmp_path])
-    coop, maple = average_rows(make_rows(runs))
-    assert (coop.base.mean, coop.new.mean) == (70, 30)
-    assert coop.hm_of_means == pytest.approx(2 * 70 * 30 / 100)
-    assert maple.base is None and maple.new is None
 
 
 def test_two_runs_in_one_cell_are_refused(tmp_path, capsys):
@@ -140,11 +140,11 @@ def test_output_file_follows_its_suffix(tmp_path, capsys):
         write_run(tmp_path / "runs", "CoOp", "new", seed, new)
     markdown, table = tmp_path / "table.md", tmp_path / "table.csv"
     assert results.main([str(tmp_path / "runs"), "-o", str(markdown)]) == 0
-    assert "| CoOp | - | 2 | 85.00 ± 5.00 | 50.00 ± 10.00 | 62.96 |" in markdown.read_text("utf-8")
+    assert "| CoOp | 2 | 85.00 ± 5.00 | 50.00 ± 10.00 | 62.96 |" in markdown.read_text("utf-8")
     assert results.main([str(tmp_path / "runs"), "-o", str(table)]) == 0
-    record = next(csv.DictReader(io.StringIO(table.read_text())))
-    assert float(record["hm_of_means"]) == pytest.approx(2 * 85 * 50 / 135)
-    assert record["new_seeds"] == "2"
+    records = {r["column"]: r for r in csv.DictReader(io.StringIO(table.read_text()))}
+    assert float(records["HM of means"]["mean"]) == pytest.approx(2 * 85 * 50 / 135)
+    assert (records["new"]["std"], records["new"]["seeds"]) == ("10.0", "2")
     assert results.main([str(tmp_path / "runs"), "-o", str(tmp_path / "table.pdf")]) == 2
     assert "table.pdf" in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_methods_are_shown_in_the_order_asked_for(tmp_path, capsys):
     for trainer in ("ANPrompt", "CoOp", "ZeroshotCLIP"):
         write_run(tmp_path, trainer, "base", 1, 50)
     assert results.main([str(tmp_path), "--methods", "ZeroshotCLIP,ANPrompt"]) == 0
-    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if " - " in line]
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "50.00" in line]
     assert shown == ["ZeroshotCLIP", "ANPrompt"]
     assert results.main([str(tmp_path), "--methods", "MaPLe"]) == 2
     assert "MaPLe" in capsys.readouterr().err

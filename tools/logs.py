@@ -1,0 +1,87 @@
+"""The format of log.txt: its result, and the settings that upstream's code prints on top.
+
+One reader for CoOp, CoCoOp, MaPLe, PromptSRC, MMRL and this repository. Needs no torch.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+END_OF_TRAINING = ("Finish training", "Finished training")
+START_OF_RESULT = "=> result"
+ARGUMENTS = "** Arguments **"
+CONFIG_BLOCK = "** Config **"
+ENTRY = re.compile(r"^( *)(\w+):(?: (.*))?$")
+
+
+def parse_log(path: Path, keyword: str = "accuracy", is_test_log: bool = False) -> float | None:
+    """The last ``* keyword: 12.3%`` of a log, in percent; None where the run did not get so far.
+
+    Results printed while training went on do not count, unless ``is_test_log`` says that the log is
+    of an evaluation, which has no training to finish.
+    """
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+)%")
+    counts = False
+    value = None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        line = line.strip()
+        counts = counts or line in END_OF_TRAINING or (is_test_log and line == START_OF_RESULT)
+        match = pattern.search(line)
+        if match and counts:
+            value = float(match.group(1))
+    return value
+
+
+def log_files(folder: Path) -> list[Path]:
+    """Logs of a run, the latest first. Dates sort as text, and log.txt itself is the oldest."""
+    return sorted(folder.glob("log.txt*"), reverse=True)
+
+
+def final_result(
+    folder: Path, keyword: str = "accuracy", is_test_log: bool = False
+) -> tuple[Path, float] | None:
+    """The latest log of a run that has a result, and the result in percent; None without any."""
+    for path in log_files(folder):
+        value = parse_log(path, keyword, is_test_log)
+        if value is not None:
+            return path, value
+    return None
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The command line's arguments and the settings (dotted names) that a log starts with.
+
+    Both are empty where the log does not print them.
+    """
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return _block(lines, ARGUMENTS), _block(lines, CONFIG_BLOCK)
+
+
+def _block(lines: list[str], title: str) -> dict[str, Any]:
+    """Entries below a title, up to the first line that is none. Indentation nests names."""
+    values: dict[str, Any] = {}
+    if title not in lines:
+        return values
+    nodes: list[tuple[int, str]] = []  # the open ones: indentation, name with a final dot
+    for line in lines[lines.index(title) + 2 :]:  # a line of asterisks follows
+        entry = ENTRY.match(line)
+        if not entry:
+            break
+        indent, name, text = len(entry.group(1)), entry.group(2), entry.group(3)
+        while nodes and nodes[-1][0] >= indent:
+            nodes.pop()
+        prefix = nodes[-1][1] if nodes else ""
+        if text is None:  # a node; an empty text ends in a space
+            nodes.append((indent, f"{prefix}{name}."))
+        else:
+            values[prefix + name] = _value(text)
+    return values
+
+
+def _value(text: str) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return list(value) if isinstance(value, tuple) else value

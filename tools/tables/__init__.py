@@ -1,0 +1,1 @@
+"""Tables of results: which run stands where, what is averaged, how it is written down."""

@@ -17,6 +17,7 @@ results do not depend on --jobs.
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import signal
@@ -113,18 +114,21 @@ def plan(
     shots: list[str] | None = None,
     source: str = "imagenet",
 ) -> list[Job]:
-    """All jobs in the order they start. A method that learns nothing runs for the first seed only.
+    """All jobs in the order they start.
+
+    A method that learns nothing runs for the first seed and the first number of shots only.
 
     Args:
         datasets: trained and tested on; of crossdata and domaingen the targets, among which the
             source is left out, being tested when training ends.
     """
+    shots = shots or ["16"]
     jobs = []
-    for seed in seeds:
-        for_seed = [method for method in methods if seed == seeds[0] or learns(method)]
-        for shot in shots or ["16"]:
-            jobs.extend(_plan_seed(SCRIPTS[protocol], for_seed, datasets, seed, shot, source))
-    return list(dict.fromkeys(jobs))
+    for seed, shot in itertools.product(seeds, shots):
+        is_first = (seed, shot) == (seeds[0], shots[0])
+        of_these = [method for method in methods if is_first or learns(method)]
+        jobs.extend(_plan_seed(SCRIPTS[protocol], of_these, datasets, seed, shot, source))
+    return jobs
 
 
 def _plan_seed(

@@ -14,8 +14,8 @@ import math
 import os
 from pathlib import Path
 
+from common.errors import UsageError
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.utils import UsageError
 from datasets.fewshot import FewShotCache
 from datasets.splits import Entry, Split, check_labels, missing_images, read_split
 

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from dassl.utils import UsageError
+from common.errors import UsageError
 
 
 def read_classnames(path: str | os.PathLike) -> dict[str, str]:

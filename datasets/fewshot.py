@@ -14,7 +14,8 @@ import re
 import stat
 from pathlib import Path
 
-from dassl.utils import UsageError, write_json
+from common.errors import UsageError
+from common.files import write_json
 from datasets.splits import Entry, split_digest
 
 FORMAT = 1

@@ -2,8 +2,8 @@
 
 import os
 
+from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UsageError
 from datasets.base import FewShotDataset
 from datasets.classnames import read_lines
 from datasets.splits import PARTS, Entry, Split

@@ -5,8 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UsageError
 from datasets.base import FewShotDataset
 from datasets.classnames import read_classnames
 from datasets.fewshot import FewShotCache

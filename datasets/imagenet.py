@@ -3,8 +3,9 @@
 import json
 import os
 
+from common.errors import UsageError
+from common.files import atomic_write
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.utils import UsageError, atomic_write
 from datasets.base import FewShotDataset
 from datasets.classnames import read_classnames
 from datasets.fewshot import is_writable

@@ -2,8 +2,8 @@
 
 import os
 
+from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UsageError
 from datasets.imagenet import ImageNetVariant
 from datasets.splits import Entry, list_folder
 

@@ -2,8 +2,8 @@
 
 import os
 
+from common.files import read_json
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import read_json
 from datasets.base import FewShotDataset
 from datasets.splits import Split, draw_split
 

@@ -23,8 +23,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
+from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UsageError
 from datasets.base import FewShotDataset
 
 SIZE = 64  # pixels of the square pictures

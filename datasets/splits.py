@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dassl.utils import UsageError
+from common.errors import UsageError
 
 Entry = tuple[str, int, str]
 Split = tuple[list[Entry], list[Entry], list[Entry]]

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from dassl.utils.errors import UsageError
+from common.errors import UsageError
 from dassl.utils.tools import nearest_names
 
 

@@ -1,6 +1,7 @@
 """Helpers with upstream's names, all importable from here."""
 
-from .errors import UsageError
+from common.errors import UsageError
+
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry

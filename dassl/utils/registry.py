@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from .errors import UsageError
+from common.errors import UsageError
+
 from .tools import check_availability
 
 __all__ = ["Registry"]

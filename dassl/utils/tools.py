@@ -1,21 +1,20 @@
 """Files, names, images and seeds: the small helpers everything else uses."""
 
-import contextlib
 import difflib
-import json
 import os
 import platform
 import random
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import PIL
 import torch
 from PIL import Image
 
-from .errors import UsageError
+from common.errors import UsageError
+from common.files import atomic_write, read_json, write_json
 
 __all__ = [
     "atomic_write",
@@ -57,66 +56,6 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
 def tolist_if_not(x: Any) -> list:
     """``x`` itself if it is a list, otherwise a list holding it."""
     return x if isinstance(x, list) else [x]
-
-
-@contextlib.contextmanager
-def atomic_write(path: str, mode: str = "w") -> Iterator[IO]:
-    """Open a file that appears under ``path`` only once it is complete and on disk.
-
-    The content goes to ``<path>.tmp`` beside it, which is flushed to disk and renamed. If the block
-    raises, or the process dies, whatever was at ``path`` before is untouched.
-    """
-    path = os.fspath(path)
-    mkdir_if_missing(os.path.dirname(path))
-    temporary = path + ".tmp"
-    encoding = None if "b" in mode else "utf-8"
-    try:
-        with open(temporary, mode, encoding=encoding) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
-    _sync_directory(os.path.dirname(path) or ".")
-
-
-def _sync_directory(dirname: str) -> None:
-    """Make a rename durable; a no-op where folders cannot be opened (Windows)."""
-    try:
-        descriptor = os.open(dirname, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse; the rename itself is done
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def read_json(fpath: str) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        UsageError: the file is missing or is not JSON.
-    """
-    try:
-        with open(fpath, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {fpath}") from None
-    except ValueError as error:
-        raise UsageError(f"{fpath} is not valid JSON ({error}); replace it") from None
-
-
-def write_json(obj: Any, fpath: str) -> None:
-    """Write ``obj`` as indented JSON, atomically."""
-    text = json.dumps(obj, indent=4, separators=(",", ": "))
-    with atomic_write(fpath) as file:
-        file.write(text)
 
 
 def set_random_seed(seed: int) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .errors import UsageError
-from .tools import atomic_write
+from common.errors import UsageError
+from common.files import atomic_write
 
 __all__ = [
     "count_num_param",

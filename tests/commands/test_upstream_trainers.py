@@ -43,7 +43,7 @@ def stock(tmp_path_factory) -> Path:
         source = Path(COOP_REPO).resolve() / name
         assert source.exists(), f"COOP_REPO={COOP_REPO}: no {name} in it"
         (folder / name).symlink_to(source)
-    for name in ("clip", "dassl", "torchvision_compat.py"):
+    for name in ("clip", "common", "dassl", "torchvision_compat.py"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 

@@ -74,7 +74,7 @@ def test_usage_error_is_one_line_even_from_a_worker():
     assert str(UsageError("a\n  b")) == "a b"
     worker = (
         "Caught UsageError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
-        'last):\n  File "x.py", line 1\ndassl.utils.errors.UsageError: image not found: a.png\n'
+        'last):\n  File "x.py", line 1\ncommon.errors.UsageError: image not found: a.png\n'
     )
     assert str(UsageError(worker)) == "image not found: a.png"
     assert isinstance(UsageError("a"), ValueError)

@@ -16,8 +16,8 @@ import trainers  # noqa: F401  (registers the trainers)
 from dassl.engine import TRAINER_REGISTRY
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = ["benchmarks", "clip", "configs", "dassl", "datasets", "noise", "scripts", "tests"]
-FOLDERS += ["tools", "trainers"]
+FOLDERS = ["benchmarks", "clip", "common", "configs", "dassl", "datasets", "noise", "scripts"]
+FOLDERS += ["tests", "tools", "trainers"]
 FILES = ["pyproject.toml", "torchvision_compat.py", "train.py"]
 
 

@@ -46,9 +46,11 @@ def _notes(
     if any(table.protocol == "base2new" for table in tables):
         notes.append(HM_NOTE)
     if any(line.rule for line in lines):
+        notes.append("rule: which logits decide, of methods that have a choice.")
+    if any(" / " in line.rule for line in lines):
         notes.append(
-            "rule: which logits decide. 'a / b' is the method's own protocol, a for base and b for "
-            "new classes; it knows which half it is tested on."
+            "'a / b' is the method's own protocol, a for base and b for new classes; it knows "
+            "which half it is tested on."
         )
     if any(run.origin for run in runs):
         notes.append("log.txt: runs of upstream's code, whose logs print one decimal.")

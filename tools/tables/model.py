@@ -83,5 +83,5 @@ class Table:
     lines: list[Line]
     subject: str = ""
     averaged: list[str] = field(default_factory=list)
-    references: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)

@@ -217,7 +217,7 @@ def _transfer(protocol: str, source: str, grid: Grid) -> Table:
     found = grid.datasets - {source}
     targets = IMAGENET_VARIANTS if protocol == "domaingen" else in_order(found)
     common, note = common_datasets(grid.rows, lambda row: [""], targets)
-    columns = [f"{source} (source)", *targets, f"average of {len(common)}"]
+    columns = [f"{source} (source)", *targets, f"average of {len(common)}" if common else "average"]
     lines = []
     for row in grid.rows:
         cells = [(dataset, "") for dataset in (source, *targets)]

@@ -56,8 +56,8 @@ def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Tabl
             method = f"{entry['method']}, published ({BACKBONE}) [{number}]"
             lines.append(Line(method, line.trainer, figures, backbone=BACKBONE, source=source))
             references.append(f"[{number}] {source}")
-            if remark:
-                notes.append(f"[{number}]: {remark}")
+            if remark and remark not in notes:
+                notes.append(remark)
     return replace(table, lines=lines, notes=notes, references=references)
 
 
@@ -76,7 +76,7 @@ def _find(table: Table, trainer: str) -> tuple[dict, tuple[Figure | None, ...], 
 
 
 Values = list[float | None]
-HERE = "averaged here over the same data sets, from the published figures"
+HERE = "Published averages are over the same data sets, computed here from the published figures."
 
 
 def _base2new(table: Table, entry: dict) -> tuple[Values, str]:

@@ -12,6 +12,7 @@ import pickle
 import random
 import re
 import stat
+from collections import Counter
 from pathlib import Path
 
 from common.errors import UsageError
@@ -55,11 +56,39 @@ def is_writable(folder: str | os.PathLike) -> bool:
     return bool(folder.stat().st_mode & any_write) and os.access(folder, os.W_OK)
 
 
+def check_set(chosen: list[Entry], train: list[Entry], shots: int, path: Path) -> None:
+    """Refuse a training set that has an image twice, no image of a class, or more than ``shots``.
+
+    Raises:
+        UsageError: naming the first class or image.
+    """
+    counts = Counter(entry[1] for entry in chosen)
+    images = Counter(entry[0] for entry in chosen)
+    mend = "remove it to draw the set here"
+    for _, label, classname in train:
+        if not 1 <= counts[label] <= shots:
+            raise UsageError(
+                f"{path}: {counts[label]} training images of class {classname!r} (label {label}) "
+                f"in a set of {shots} a class; {mend}"
+            )
+    for image, count in images.items():
+        if count > 1:
+            raise UsageError(f"{path}: {image} is in the training set {count} times; {mend}")
+
+
+def _foreign(path: Path, image: str, label: int) -> UsageError:
+    return UsageError(
+        f"{path} is not of this split, which has no {image} with label {label} in that part; "
+        "remove it to draw the set here"
+    )
+
+
 class FewShotCache:
     """The few-shot sets of one data set, under ``<data set>/split_fewshot``.
 
-    ``shot_{k}-seed_{s}.json`` is ours. ``shot_{k}-seed_{s}.pkl`` is upstream's: where one is
-    present and fits the split it is used, so that published few-shot sets carry over.
+    ``shot_{k}-seed_{s}.json`` is ours; one of another split, or a damaged one, is drawn anew.
+    ``shot_{k}-seed_{s}.pkl`` is upstream's: where one is present it is used, so that published
+    few-shot sets carry over. A file that asks for other images than the split's is refused.
 
     Args:
         dataset_dir: the data set's folder, or None to use the user's cache folder only.
@@ -76,16 +105,24 @@ class FewShotCache:
     def get(
         self, train: list[Entry], val: list[Entry], shots: int, seed: int
     ) -> tuple[list[Entry], list[Entry]]:
-        """The few-shot train and val lists: from upstream's cache, from ours, or drawn and kept."""
+        """The few-shot train and val lists: from upstream's cache, from ours, or drawn and kept.
+
+        Raises:
+            UsageError: a cache names an image that the split does not have, or is not a set of
+                ``shots`` images a class; the first offender is named.
+        """
         stem = f"shot_{shots}-seed_{seed}"
-        if self.beside:
-            found = self._from_upstream(self.beside / f"{stem}.pkl", train, val)
-            if found:
-                return found
         digest = split_digest((train, val))
-        for folder in filter(None, (self.beside, self.fallback)):
-            found = self._from_json(folder / f"{stem}.json", train, val, digest)
+        files = [self.beside / f"{stem}.pkl"] if self.beside else []
+        files += [folder / f"{stem}.json" for folder in filter(None, (self.beside, self.fallback))]
+        for path in files:
+            if path.suffix == ".pkl":
+                found = self._from_upstream(path, train, val)
+            else:
+                found = self._from_json(path, train, val, digest)
             if found:
+                check_set(found[0], train, shots, path)
+                print(f"Few-shot set{' of upstream' if path.suffix == '.pkl' else ''}: {path}")
                 return found
         chosen = draw(train, val, shots, seed)
         self._keep(f"{stem}.json", shots, seed, digest, chosen)
@@ -94,16 +131,24 @@ class FewShotCache:
     def _from_json(self, path: Path, train: list, val: list, digest: str):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT or content["split_sha256"] != digest:
+            if content["format"] != FORMAT:
                 return None
-            chosen = tuple([tuple(entry) for entry in content[part]] for part in ("train", "val"))
-            # Only entries of the split itself: a cache can choose among images, not name others.
-            if not (set(chosen[0]) <= set(train) and set(chosen[1]) <= set(val)):
-                return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            chosen = [[(p, k, c) for p, k, c in content[part]] for part in ("train", "val")]
+            of_this_split = content["split_sha256"] == digest
+            own = [{entry: entry for entry in entries} for entries in (train, val)]
+            found = [[own[i].get(entry) for entry in chosen[i]] for i in range(2)]
+        except FileNotFoundError:
             return None
-        print(f"Few-shot set: {path}")
-        return chosen
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            print(f"{path} is damaged: drawn anew")
+            return None
+        if not of_this_split:
+            print(f"{path} is of another split: drawn anew")
+            return None
+        for asked, entries in zip(chosen, found, strict=True):
+            if None in entries:
+                raise _foreign(path, *asked[entries.index(None)][:2])
+        return tuple(found)
 
     def _from_upstream(self, path: Path, train: list, val: list):
         if not path.is_file():
@@ -116,14 +161,9 @@ class FewShotCache:
             for impath, label, classname in content.get(part, []):
                 entry = by_path.get(_reroot(impath, by_path))
                 if entry is None or entry[1:] != (label, classname):
-                    print(f"{path} is not of this split ({impath}, label {label}): not used")
-                    return None
+                    raise _foreign(path, impath, label)
                 entries.append(entry)
             chosen.append(entries)
-        if not chosen[0]:
-            print(f"{path} has no training image: not used")
-            return None
-        print(f"Few-shot set of upstream: {path}")
         return tuple(chosen)
 
     def _keep(self, name: str, shots: int, seed: int, digest: str, chosen: tuple) -> None:

@@ -15,11 +15,18 @@ class ImageNetV2(ImageNetVariant):
 
     def read_test(self) -> list[Entry]:
         """Folders are the labels themselves: 0, 1, 2, ... in the order of classnames.txt."""
-        entries = []
-        for label, classname in enumerate(self.read_names().values()):
+        entries, names = [], self.read_names()
+        for label, classname in enumerate(names.values()):
             folder = os.path.join(self.image_dir, str(label))
             files = list_folder(folder) if os.path.isdir(folder) else []
             if not files:
                 raise UsageError(f"{self.name}: no images in {folder}. {self.help_line()}")
             entries.extend((f"{label}/{name}", label, classname) for name in files)
+        folders = list_folder(self.image_dir, folders=True)
+        unnamed = sorted(set(folders) - {str(label) for label in range(len(names))})
+        if unnamed:
+            raise UsageError(
+                f"{self.name}: {self.names_path} has {len(names)} lines and so no name for folder "
+                f"{unnamed[0]}"
+            )
         return entries

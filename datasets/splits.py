@@ -60,7 +60,8 @@ def read_split(path: str | os.PathLike) -> Split:
     """Read a ``split_zhou_*.json`` file: ``{"train", "val", "test"}`` of [path, label, class name].
 
     Raises:
-        UsageError: not JSON, a part missing, or an unusable entry (the first is named).
+        UsageError: not JSON, a part missing, or an unusable entry, also one that gives an image
+            another label than an earlier one does (the first is named).
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -69,6 +70,12 @@ def read_split(path: str | os.PathLike) -> Split:
     if not isinstance(content, dict) or any(part not in content for part in PARTS):
         raise UsageError(f"{path}: a split file holds the lists train, val and test")
     train, val, test = (check_entries(content[part], f"{path}: {part}") for part in PARTS)
+    label_of: dict[str, int] = {}
+    for image, label, _ in (*train, *val, *test):
+        if label_of.setdefault(image, label) != label:
+            raise UsageError(
+                f"{path}: {image} has label {label} and, in another entry, {label_of[image]}"
+            )
     return train, val, test
 
 

@@ -131,6 +131,15 @@ def test_class_names_out_of_order_are_refused(tmp_path):
         build("ImageNetV2", tmp_path)
 
 
+def test_imagenetv2_has_a_name_for_every_folder(tmp_path):
+    """Its folders are positions in the names file: one line too few would go unnoticed."""
+    folder, classnames = write_tree("ImageNetV2", tmp_path)
+    path = folder / "classnames.txt"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    with pytest.raises(UsageError, match=f"{len(classnames) - 1} lines .* no name for folder"):
+        build("ImageNetV2", tmp_path)
+
+
 def test_folder_without_a_class_name_is_refused(tmp_path):
     folder, _ = write_tree("ImageNetA", tmp_path)
     (folder / "imagenet-a" / "n09999999").mkdir()

@@ -60,17 +60,13 @@ def test_cache_holds_relative_paths_and_is_used(tmp_path):
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
     content = json.loads(path.read_text())
     assert [tuple(entry) for entry in content["train"]] == drawn[0]
-    content["train"] = [list(entry) for entry in SPLIT[:1]]
+    content["train"] = [list(entry) for entry in SPLIT[::8]]  # one a class
     path.write_text(json.dumps(content))
-    assert cache.get(SPLIT, VAL, 2, 1)[0] == SPLIT[:1]
+    assert cache.get(SPLIT, VAL, 2, 1)[0] == SPLIT[::8]
 
 
 def spoil_hash(content):
     content["split_sha256"] = "0" * 64
-
-
-def spoil_path(content):
-    content["train"][0][0] = "../outside.jpg"
 
 
 def spoil_shape(content):
@@ -81,16 +77,51 @@ def spoil_entry(content):
     content["train"][0] = [["nested"], 0, "class 0"]
 
 
-@pytest.mark.parametrize("spoil", [spoil_hash, spoil_path, spoil_shape, spoil_entry, dict.clear])
-def test_cache_that_does_not_match_is_redrawn(tmp_path, spoil):
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_hash, "is of another split: drawn anew"),
+        (spoil_shape, "is damaged: drawn anew"),
+        (spoil_entry, "is damaged: drawn anew"),
+        (dict.clear, "is damaged: drawn anew"),
+    ],
+)
+def test_cache_that_does_not_match_is_redrawn(tmp_path, capsys, spoil, said):
     cache = FewShotCache(tmp_path, "X", "x")
     drawn = cache.get(SPLIT, VAL, 2, 1)
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
     content = json.loads(path.read_text())
     spoil(content)
     path.write_text(json.dumps(content))
+    capsys.readouterr()
     assert cache.get(SPLIT, VAL, 2, 1) == drawn
+    assert f"{path} {said}" in capsys.readouterr().out
     assert [tuple(entry) for entry in json.loads(path.read_text())["train"]] == drawn[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "complaint"),
+    [
+        ([("../outside.jpg", 0, "class 0"), *SPLIT[8::8]], "../outside.jpg with label 0"),
+        ([("/etc/passwd", 0, "class 0"), *SPLIT[8::8]], "/etc/passwd with label 0"),
+        ([("c0/99.jpg", 0, "class 0"), *SPLIT[8::8]], "c0/99.jpg with label 0"),
+        ([("c0/1.jpg", 2, "class 2"), *SPLIT[8::8]], "c0/1.jpg with label 2"),
+        ([VAL[0], *SPLIT[8::8]], "v0/0.jpg with label 0"),
+        (SPLIT[8::8], "0 training images of class 'class 0' (label 0)"),
+        ([*SPLIT[:3], *SPLIT[8::8]], "3 training images of class 'class 0' (label 0)"),
+        ([SPLIT[4], SPLIT[4], *SPLIT[8::8]], "c0/4.jpg is in the training set 2 times"),
+    ],
+)
+def test_edited_cache_that_asks_for_other_images_is_refused(tmp_path, train, complaint):
+    cache = FewShotCache(tmp_path, "X", "x")
+    cache.get(SPLIT, VAL, 2, 1)
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "train": train}))
+    before = path.read_bytes()
+    with pytest.raises(UsageError) as raised:
+        cache.get(SPLIT, VAL, 2, 1)
+    assert complaint in str(raised.value) and str(path) in str(raised.value)
+    assert path.read_bytes() == before
 
 
 def test_truncated_cache_is_redrawn(tmp_path):
@@ -160,7 +191,7 @@ def upstream_pickle(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["/home/them/data/x/", "C:\\data\\x\\"])
 def test_upstream_cache_is_rerooted(tmp_path, upstream_pickle, prefix):
-    chosen = {"train": SPLIT[5:7] + SPLIT[9:11], "val": VAL[3:4]}
+    chosen = {"train": SPLIT[5:7] + SPLIT[9:11] + SPLIT[16:18], "val": VAL[3:4]}
     upstream_pickle(chosen, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", prefix)
     cache = FewShotCache(tmp_path, "X", "x")
     assert cache.get(SPLIT, VAL, 2, 1) == (chosen["train"], chosen["val"])
@@ -169,16 +200,26 @@ def test_upstream_cache_is_rerooted(tmp_path, upstream_pickle, prefix):
 
 def test_upstream_cache_without_val(tmp_path, upstream_pickle):
     """ImageNet's has no validation part."""
-    upstream_pickle({"train": SPLIT[5:7]}, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", "/x/")
-    assert FewShotCache(tmp_path, "X", "x").get(SPLIT, [], 2, 1) == (SPLIT[5:7], [])
+    chosen = SPLIT[5::8]
+    upstream_pickle({"train": chosen}, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", "/x/")
+    assert FewShotCache(tmp_path, "X", "x").get(SPLIT, [], 2, 1) == (chosen, [])
 
 
 @pytest.mark.parametrize("entry", [("other/1.jpg", 0, "class 0"), ("c0/1.jpg", 2, "class 2")])
-def test_upstream_cache_of_another_split_is_not_used(tmp_path, upstream_pickle, capsys, entry):
-    upstream_pickle({"train": [entry]}, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", "/x/")
-    cache = FewShotCache(tmp_path, "X", "x")
-    assert cache.get(SPLIT, VAL, 2, 1) == fewshot.draw(SPLIT, VAL, 2, 1)
-    assert "not of this split" in capsys.readouterr().out
+def test_upstream_cache_of_another_split_is_refused(tmp_path, upstream_pickle, entry):
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.pkl"
+    upstream_pickle({"train": [*SPLIT[8::8], entry]}, path, "/x/")
+    with pytest.raises(UsageError, match="not of this split, .* remove it") as raised:
+        FewShotCache(tmp_path, "X", "x").get(SPLIT, VAL, 2, 1)
+    assert f"/x/{entry[0]} with label {entry[1]}" in str(raised.value)
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
+
+
+def test_upstream_cache_of_other_shots_is_refused(tmp_path, upstream_pickle):
+    path = tmp_path / "split_fewshot" / "shot_1-seed_1.pkl"
+    upstream_pickle({"train": SPLIT[:2] + SPLIT[8::8]}, path, "/x/")
+    with pytest.raises(UsageError, match="2 training images of class 'class 0'.* 1 a class"):
+        FewShotCache(tmp_path, "X", "x").get(SPLIT, VAL, 1, 1)
 
 
 class Malicious:

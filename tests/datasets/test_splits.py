@@ -58,6 +58,16 @@ def test_refuses_other_files(tmp_path, content):
         splits.read_split(write(tmp_path, content))
 
 
+def test_an_image_has_one_label(tmp_path):
+    split = {
+        "train": [["a.jpg", 0, "a"], ["b.jpg", 1, "b"]],
+        "val": [],
+        "test": [["a.jpg", 1, "b"]],
+    }
+    with pytest.raises(UsageError, match="a.jpg has label 1 and, in another entry, 0"):
+        splits.read_split(write(tmp_path, split))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4),

@@ -146,9 +146,9 @@ def test_trains_tests_and_loads_as_here(name, upstream, ours):
     there, here = upstream["trainers"][name], ours["trainers"][name]
     assert "error" not in there, there["error"]
     assert "error" not in here, here["error"]
-    assert there["losses"] == pytest.approx(here["losses"], abs=1e-4)
+    assert there["losses"] == pytest.approx(here["losses"], abs=1e-5)
     torch.testing.assert_close(
-        torch.tensor(there["stepped"]), torch.tensor(here["stepped"]), atol=1e-4, rtol=0
+        torch.tensor(there["stepped"]), torch.tensor(here["stepped"]), atol=1e-5, rtol=0
     )
     learns = bool(there["losses"])
     for report in (there, here):

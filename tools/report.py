@@ -4,8 +4,8 @@
     python tools/report.py output/demo output/more -o report.html --figures figures
 
 Reads every results.json, log.txt and robustness.json below the given folders. The file needs no
-network and nothing beside it: light and dark, phone and paper. Point at a number to see the files
-it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
+network and nothing beside it: light and dark, phone and paper. Click or tap a number to see the
+files it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
 
 exit status: 0 done, 2 bad input (one line says what).
 """

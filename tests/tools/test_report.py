@@ -1,6 +1,7 @@
 """tools/report.py: its numbers are those of the files, and the page stands alone."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -12,27 +13,30 @@ import pytest
 from runs_of_tests import run_folder
 
 from tools import report, robustness
-from tools.collect import harmonic_mean
 from tools.reporting.charts import Chart, dodged, to_csv, to_png, to_svg
-from tools.reporting.data import value_at
-from tools.robust.summary import measured
+from tools.reporting.numbers import cell_patterns, value_at
 
 
 class Reader(HTMLParser):
-    """Cells with sources, ids, links and loaded resources of a page."""
+    """Table cells, traced numbers, ids, links and loaded resources of a page."""
 
     def __init__(self, document: str):
         super().__init__()
-        self.cells, self.ids, self.links, self.loaded = [], [], [], []
+        self.ids, self.links, self.loaded = [], [], []
         self.text: list[str] = []
-        self.open: list[str] = []
+        self.open: list[tuple[str, dict]] = []
+        self.numbers: list[dict] = []  # attributes, with what is shown as "shown"
+        self.cells: list[tuple[str, bool]] = []  # text and whether it is traced
         self.feed(document)
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
-        self.open.append(tag)
-        if "data-sources" in values:
-            self.cells.append(values)
+        if "data-source" in values:
+            self.numbers.append({**values, "shown": ""})
+        if tag == "td":
+            self.cells.append(("", False))
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append((tag, values))
         if "id" in values:
             self.ids.append(values["id"])
         if tag == "a":
@@ -41,8 +45,19 @@ class Reader(HTMLParser):
         if tag == "link":
             self.loaded.append(values.get("href", ""))
 
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
     def handle_data(self, data):
-        if not {"style", "script"} & set(self.open[-1:]):
+        tags = [tag for tag, _ in self.open]
+        traced = any("data-source" in values for _, values in self.open)
+        if traced:
+            self.numbers[-1]["shown"] += data
+        if "td" in tags and not {"a", "code"} & set(tags):
+            text, was = self.cells[-1]
+            self.cells[-1] = (text + data, was or traced)
+        if not {"style", "script"} & set(tags[-1:]):
             self.text.append(data)
 
 
@@ -66,59 +81,107 @@ def page(output, tmp_path_factory) -> tuple[str, Reader, Path]:
     return document, Reader(document), figures
 
 
-def source_value(source: str) -> float:
+READ: dict[str, dict] = {}
+
+
+def leaf(source: str) -> float:
+    """What stands in a file: in results.json and robustness.json by key, in log.txt by epoch."""
     path, _, key = source.partition("#")
-    value = value_at(json.loads(Path(path).read_text()), key)
-    assert isinstance(value, int | float), source
+    if path.endswith("log.txt"):
+        epoch, meter = re.fullmatch(r"epoch (\d+)/(\w+)", key).groups()
+        lines = [line for line in Path(path).read_text().splitlines()
+                 if line.startswith(f"epoch [{epoch}/")]  # fmt: skip
+        return float(re.search(rf"\b{meter} [\d.]+ \(([\d.]+)\)", lines[-1])[1])
+    if path not in READ:
+        READ[path] = json.loads(Path(path).read_text())
+    value = READ[path]
+    if "/cells/" in key:  # "group/kind/severity/seed" is one name there
+        before, _, rest = key.partition("/cells/")
+        *cell, rule, measure = rest.split("/")
+        return READ[path]["parts"][before.split("/")[1]]["cells"]["/".join(cell)][rule][measure]
+    for name in key.split("/"):
+        value = value[int(name)] if isinstance(value, list) else value[name]
     return value
 
 
-def test_every_mean_is_that_of_its_files(page):
-    checked = 0
-    for cell in page[1].cells:
-        if cell["data-how"] == "mean":
-            values = [source_value(source) for source in cell["data-sources"].split("|")]
-            assert float(cell["data-value"]) == pytest.approx(statistics.fmean(values)), cell
-            checked += 1
-    assert checked > 40
+def noisy(patterns: list[str]) -> float:
+    """Mean over kinds of means over severities of means over seeds."""
+    kinds: dict[str, dict[str, list[float]]] = {}
+    for pattern in patterns:
+        before, _, rest = pattern.partition("/cells/")
+        group, names, severities, seeds, rule, measure = rest.split("/")
+        for name in names.strip("{}").split(","):
+            for severity in severities.strip("{}").split(","):
+                for seed in seeds.strip("{}").split(","):
+                    key = f"{before}/cells/{group}/{name}/{severity}/{seed}/{rule}/{measure}"
+                    kinds.setdefault(name, {}).setdefault(severity, []).append(leaf(key))
+    return statistics.fmean(
+        statistics.fmean(statistics.fmean(values) for values in by_severity.values())
+        for by_severity in kinds.values()
+    )
 
 
-def test_every_harmonic_mean_is_that_of_its_files(page):
-    checked = 0
-    for cell in page[1].cells:
-        if cell["data-how"].startswith("harmonic mean"):
-            base, new = ([], [])
-            for source in cell["data-sources"].split("|"):
-                (new if "/test_new/" in source else base).append(source_value(source))
-            expected = harmonic_mean(statistics.fmean(base), statistics.fmean(new))
-            assert float(cell["data-value"]) == pytest.approx(expected)
-            checked += 1
-    assert checked >= 4
+def computed(source) -> float:
+    """A number anew, from the files that its source names."""
+    if isinstance(source, str):
+        return leaf(source)
+    operation, *parts = source
+    if operation == "noisy":
+        return noisy(parts)
+    if operation == "count":
+        assert all(leaf(part) is not None for part in parts)
+        return len(parts)
+    values = [computed(part) for part in parts]
+    return {
+        "mean": lambda: statistics.fmean(values),
+        "hm": lambda: 2 / (1 / values[0] + 1 / values[1]) if all(values) else 0.0,
+        "minus": lambda: values[0] - values[1],
+        "over": lambda: values[0] / values[1],
+        "percent": lambda: 100 * values[0],
+    }[operation]()
 
 
-def test_every_mean_under_noise_is_that_of_its_cells(page):
-    checked = 0
-    for cell in page[1].cells:
-        found = re.fullmatch(r"mean over the cells of (\w+)(?:/(\w+))?: (\w+)", cell["data-how"])
-        if not found or found[1] == "learned":
-            continue
-        group, kind, measure = found.groups()
-        (source,) = cell["data-sources"].split("|")
-        path, _, key = source.partition("#")
-        part = json.loads(Path(path).read_text())["parts"][key.split("/")[1]]
-        own = [c for c in measured(part, part["headline_rule"]) if c.group == group]
-        if kind:
-            own = [c for c in own if c.kind == kind]
-        else:  # ANPrompt trained with char
-            own = [c for c in own if "char" not in c.kind.split("+")]
-        if measure == "drop":
-            clean = part["clean"][part["headline_rule"]]["accuracy"]
-            expected = clean - statistics.fmean(c.accuracy for c in own)
-        else:
-            expected = statistics.fmean(getattr(c, measure) for c in own)
-        assert float(cell["data-value"]) == pytest.approx(expected), cell
-        checked += 1
-    assert checked > 60
+NUMBER = r"[+−]?[\d,]+(?:\.\d+)?"
+
+
+def test_every_number_is_what_its_files_say(page):
+    operations = set()
+    for number in page[1].numbers:
+        source = json.loads(number["data-source"])
+        operations.add("leaf" if isinstance(source, str) else source[0])
+        value = computed(source)
+        assert float(number["data-value"]) == pytest.approx(value, rel=1e-8, abs=1e-8), number
+        shown, _, deviation = re.sub(r"[%s✓✗]", "", number["shown"]).partition("±")
+        digits = len(shown.strip().partition(".")[2])
+        plain = float(shown.strip().replace("−", "-").replace(",", ""))
+        assert plain == pytest.approx(round(value, digits)), number
+        if deviation:
+            values = [computed(part) for part in source[1:]]
+            expected = round(statistics.pstdev(values), digits)
+            assert float(deviation.replace(",", "")) == pytest.approx(expected), number
+        if "data-values" in number:
+            values = json.loads(number["data-values"])
+            assert values == pytest.approx([computed(part) for part in source[1:]])
+    assert operations == {"leaf", "mean", "hm", "minus", "over", "count", "percent"}
+    assert len(page[1].numbers) > 300
+
+
+def test_no_number_in_a_table_is_without_source(page):
+    whole = rf"{NUMBER}(?: ± {NUMBER})?(?: / {NUMBER})?"
+    numbers = [cell for cell in page[1].cells if re.fullmatch(whole, cell[0].strip())]
+    assert len(numbers) > 200
+    assert all(traced for _, traced in numbers), [text for text, traced in numbers if not traced]
+
+
+def test_means_under_noise_leave_out_what_training_met(page):
+    """ANPrompt trained with char: no mean over several kinds contains it."""
+    patterns = [
+        part
+        for number in page[1].numbers
+        for part in re.findall(r"cells/(?:text|both)/\{([^}]*)\}", number["data-source"])
+    ]
+    assert any("embed" in names for names in patterns)
+    assert all(names == "char" or "char" not in re.split("[,+]", names) for names in patterns)
 
 
 def test_the_page_stands_alone(page):
@@ -164,8 +227,20 @@ def test_figures_as_png_and_csv(page):
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4
     value = float(rows["CoOp"]["base_mean"])
-    means = [float(c["data-value"]) for c in reader.cells if "/CoOp/" in c["data-sources"]]
+    means = [float(c["data-value"]) for c in reader.numbers if "/CoOp/" in c["data-source"]]
     assert any(value == pytest.approx(mean) for mean in means)
+    for path in figures.glob("*.csv"):
+        for row in csv.DictReader(path.open()):
+            for name in (name for name in row if name.endswith("source")):
+                about = name.removesuffix("source")
+                (column,) = [
+                    c
+                    for c in row
+                    if c != name
+                    and c in (about[:-1], f"{about}mean", f"{about}change")
+                    or (name == "source" and c.endswith("_mean"))
+                ]
+                assert float(row[column]) == pytest.approx(computed(json.loads(row[name]))), path
     assert any(name.startswith("severity-eurosat") for name in names)
     assert "training-eurosat-loss" in names
 
@@ -249,3 +324,22 @@ def test_labels_move_apart_in_order():
     gaps = [moved[b] - moved[a] for a, b in zip(order, order[1:], strict=False)]
     assert min(gaps) >= 0.5 - 1e-6
     assert moved[2] == 5.0
+
+
+def test_patterns_stand_for_exactly_their_cells():
+    keys = [f"image/{kind}/{severity}/{seed}" for kind in ("blur", "shot_noise")
+            for severity in (1, 3) for seed in (("-",) if kind == "blur" else (1, 2))]  # fmt: skip
+    keys += ["text/char/5/1", "text/embed/5/1", "text/embed/1/2"]
+    found = []
+    for pattern in cell_patterns(keys):
+        group, *rest = [part.strip("{}").split(",") for part in pattern.split("/")]
+        found += ["/".join(parts) for parts in itertools.product(group, *rest)]
+    assert sorted(found) == sorted(keys)
+    assert len(cell_patterns(keys)) < len(keys)
+
+
+def test_names_with_slashes_are_found():
+    content = {"per_class": {"F-16A/B": 50.0}, "list": [{"a": 1}]}
+    assert value_at(content, "per_class/F-16A/B") == 50.0
+    assert value_at(content, "list/0/a") == 1
+    assert value_at(content, "list/1/a") is value_at(content, "per_class/F-16A") is None

@@ -326,8 +326,8 @@ def test_bad_input_is_one_line_and_leaves_results_alone(output, capsys):
     before = (folder / "robustness.json").read_bytes()
     for arguments, message in [
         (["--noise", "blurr"], "Did you mean blur"),
-        (["--severities", "6"], "Severity 6 does not exist"),
-        (["--severities", "0"], "give 1 to 5"),
+        (["--severities", "6"], "--severities 6: there is no such severity"),
+        (["--severities", "0-2"], "give 1 to 5"),
         (["--seeds", "x"], "whole numbers"),
         (["--images", "0"], "give 1 or more"),
         (["--images", "15", "--noise", "blur"], "--redo"),

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -34,18 +34,29 @@ DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)))
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a drawing: text, secondary text, lines behind, and series by number."""
+    """Colours of a drawing: text, secondary text, lines behind, better, worse, series by number."""
 
     ink: str
     muted: str
     grid: str
+    good: str
+    bad: str
     series: Callable[[int], str]
 
 
-PAPER = Theme("#1b1f24", "#5b6570", "#dde1e6", lambda i: SERIES_LIGHT[i % len(SERIES_LIGHT)])
+PAPER = Theme(
+    "#1b1f24", "#5b6570", "#dde1e6", "#00714f", "#a3123a",
+    lambda i: SERIES_LIGHT[i % len(SERIES_LIGHT)],
+)  # fmt: skip
 # Stand-ins that `to_svg` turns into the page's CSS variables.
-PAGE = Theme("#010203", "#010204", "#010205", lambda i: f"#0a0b{i % len(SERIES_LIGHT):02x}")
-_VARIABLES = {"#010203": "var(--ink)", "#010204": "var(--muted)", "#010205": "var(--line)"}
+PAGE = Theme(
+    "#010203", "#010204", "#010205", "#010206", "#010207",
+    lambda i: f"#0a0b{i % len(SERIES_LIGHT):02x}",
+)  # fmt: skip
+_VARIABLES = {
+    PAGE.ink: "var(--ink)", PAGE.muted: "var(--muted)", PAGE.grid: "var(--line)",
+    PAGE.good: "var(--good)", PAGE.bad: "var(--bad)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ class Chart:
         name: file name without suffix, and its id on the page.
         title: what it shows.
         caption: how to read it.
-        columns, rows: its data, as the CSV file has them.
+        columns, rows: its data, as the CSV file has them; columns named "source" or
+            "..._source" hold expressions (see `tools.reporting.numbers`), as JSON.
         draw: puts it into axes.
     """
 
@@ -67,7 +79,6 @@ class Chart:
     rows: list[tuple]
     draw: Callable[[Axes, Theme], None]
     size: tuple[float, float] = (WIDTH, HEIGHT)
-    notes: tuple[str, ...] = field(default=())
 
 
 def series_style(number: int, is_highlight: bool, is_baseline: bool) -> dict[str, Any]:
@@ -109,7 +120,14 @@ def to_png(chart: Chart) -> bytes:
     with _settings(chart.name):
         figure = _figure(chart, PAPER)
         figure.suptitle(chart.title, fontsize=9, color=PAPER.ink)
-        figure.set_layout_engine("constrained")
+        # The page has one legend for several figures; a picture by itself needs its own.
+        axes = figure.axes[0]
+        handles, labels = axes.get_legend_handles_labels()
+        if labels and axes.get_legend() is None:
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=min(len(labels), 3),
+                frameon=False, fontsize=8, labelcolor=PAPER.ink,
+            )  # fmt: skip
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=300, facecolor="white")
     return buffer.getvalue()

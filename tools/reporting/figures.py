@@ -1,20 +1,18 @@
 """The report's figures, each with its data."""
 
+import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 from tools.collect import harmonic_mean
 from tools.reporting.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, dodged, series_style
-from tools.reporting.data import (
-    Data,
-    base_to_new,
-    mean_and_spread,
-    per_class,
-    training_curve,
-)
+from tools.reporting.data import ALL_CLASSES, BASE_TO_NEW, BaseNew, Data, curve_of, per_class
+from tools.reporting.noise import by_severity
+from tools.reporting.numbers import Number
 from tools.robust.table import Comparison
 
 MOST_CLASSES = 30  # in one figure: those that changed most
@@ -23,8 +21,12 @@ GROUP_NAMES = {"text": "text noise", "image": "image noise", "both": "text and i
 
 def slug(*parts: str) -> str:
     """A file name and id."""
-    text = "-".join(parts).lower()
-    return "".join(c if c.isalnum() else "-" for c in text).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def source(number: Number) -> str:
+    """A number's source as the CSV files have it."""
+    return json.dumps(number.source, ensure_ascii=False)
 
 
 class Styles:
@@ -32,11 +34,9 @@ class Styles:
 
     def __init__(self, data: Data):
         self.data = data
-        self._number = {method: i for i, method in enumerate(self._order())}
-
-    def _order(self) -> list[str]:
         # The highlighted method gets the first, strongest colour.
-        return sorted(self.data.methods, key=lambda name: not self.is_highlight(name))
+        order = sorted(data.methods, key=lambda name: not self.is_highlight(name))
+        self._number = {method: i for i, method in enumerate(order)}
 
     def number(self, method: str) -> int:
         return self._number[method]
@@ -54,33 +54,29 @@ class Styles:
         return MARKERS[self.number(method) % len(MARKERS)]
 
 
-def base_against_new(data: Data, styles: Styles, dataset: str) -> Chart | None:
+def base_against_new(rows: Sequence[BaseNew], styles: Styles, title: str) -> Chart | None:
     """Each method's mean on base and new classes, over lines of equal harmonic mean."""
-    rows = [row for row in base_to_new(data, dataset, all_rules=False) if row.base and row.new]
-    if not rows:
+    points = [(row.method, row.base, row.new) for row in rows if row.base and row.new]
+    if not points:
         return None
-    points = [
-        (row.method, row.base.value, row.base.std, row.new.value, row.new.std) for row in rows
-    ]
 
     def draw(axes: Axes, theme: Theme) -> None:
-        x, y = ([point[i] for point in points] for i in (1, 3))
-        x_low, x_high = _range(x, [p[2] for p in points])
-        y_low, y_high = _range(y, [p[4] for p in points])
+        bases, news = ([point[i] for point in points] for i in (1, 2))
+        x_low, x_high = _range(bases)
+        y_low, y_high = _range(news)
         _equal_hm_lines(axes, theme, (x_low, x_high), (y_low, y_high))
-        for method, base, base_std, new, new_std in points:
-            colour = theme.series(styles.number(method))
+        for method, base, new in points:
             axes.errorbar(
-                base, new, xerr=base_std, yerr=new_std, color=colour, elinewidth=0.9,
-                marker=styles.marker(method), markersize=7 if styles.is_highlight(method) else 5.5,
-                zorder=4,
+                base.value, new.value, xerr=base.std, yerr=new.std, elinewidth=0.9,
+                color=theme.series(styles.number(method)), marker=styles.marker(method),
+                markersize=7 if styles.is_highlight(method) else 5.5, zorder=4,
             )  # fmt: skip
         axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
-        gap = 0.072 * (y_high - y_low)
-        for (method, base, *_), place in zip(points, dodged(y, gap), strict=True):
-            on_left = base > x_low + 0.62 * (x_high - x_low)
+        places = dodged([new.value for new in news], 0.072 * (y_high - y_low))
+        for (method, base, _), place in zip(points, places, strict=True):
+            on_left = base.value > x_low + 0.62 * (x_high - x_low)
             axes.annotate(
-                method, (base, place), xytext=(-8 if on_left else 8, 0),
+                method, (base.value, place), xytext=(-6 if on_left else 6, 7),
                 textcoords="offset points", va="center", ha="right" if on_left else "left",
                 color=theme.series(styles.number(method)), fontsize=9.5,
                 fontweight="bold" if styles.is_highlight(method) else "normal", zorder=6,
@@ -89,21 +85,23 @@ def base_against_new(data: Data, styles: Styles, dataset: str) -> Chart | None:
         axes.set_ylabel("new classes, accuracy %")
 
     return Chart(
-        name=slug("base-new", dataset),
-        title=f"{dataset}: base against new classes",
+        name=slug("base-new", title),
+        title=f"{title}: base against new classes",
         caption=(
-            "Up and right is better. Along a grey line the harmonic mean is the same. Bars: "
-            "standard deviation over seeds."
+            "Up and right is better; the axes do not start at 0. Along a grey line the harmonic "
+            "mean (HM) is the same. Bars: standard deviation over seeds."
         ),
-        columns=("method", "base_mean", "base_std", "new_mean", "new_std"),
-        rows=points,
+        columns=("method", "base_mean", "base_std", "new_mean", "new_std", "base_source",
+                 "new_source"),
+        rows=[(method, base.value, base.std, new.value, new.std, source(base), source(new))
+              for method, base, new in points],
         draw=draw,
-    )
+    )  # fmt: skip
 
 
-def _range(values: Sequence[float], spreads: Sequence[float | None]) -> tuple[float, float]:
-    low = min(v - (s or 0) for v, s in zip(values, spreads, strict=True))
-    high = max(v + (s or 0) for v, s in zip(values, spreads, strict=True))
+def _range(numbers: Sequence[Number]) -> tuple[float, float]:
+    low = min(n.value - (n.std or 0) for n in numbers)
+    high = max(n.value + (n.std or 0) for n in numbers)
     margin = max(0.12 * (high - low), 1.5)
     return max(0.0, low - margin), min(100.0, high + margin)
 
@@ -121,141 +119,202 @@ def _equal_hm_lines(
         if inside.sum() < 2:
             continue
         axes.plot(x[inside], y[inside], color=theme.grid, linewidth=0.9, zorder=1)
-        last = np.flatnonzero(inside)[0]
+        first = np.flatnonzero(inside)[0]
+        if x[first] > x_range[0] + 0.88 * (x_range[1] - x_range[0]):
+            continue  # the label would leave the figure
         axes.annotate(
-            f"HM {hm:g}", (x[last], min(y[last], y_range[1])), color=theme.muted, fontsize=7.5,
+            f"HM {hm:g}", (x[first], min(y[first], y_range[1])), color=theme.muted, fontsize=7.5,
             va="top", xytext=(2, -2), textcoords="offset points", zorder=1,
         )  # fmt: skip
 
 
-def accuracy_by_severity(comparison: Comparison, styles: Styles, group: str) -> Chart | None:
+def accuracy_by_severity(
+    comparison: Comparison, styles: Styles, group: str, title: str
+) -> Chart | None:
     """Accuracy under one group of noise, from clean (0) to severity 5."""
-    rows, lines = [], []
-    for row in comparison.rows:
-        if not row.values(group, "accuracy"):
-            continue
-        severities = sorted(set.intersection(*(set(m[group].by_severity) for m in row.means)))
-        curve = [(0, *mean_and_spread(row.clean))]
-        for severity in severities:
-            values = [means[group].by_severity[severity] for means in row.means]
-            curve.append((severity, *mean_and_spread(values)))
-        lines.append((row.method, curve))
-        rows += [(row.method, severity, mean, std) for severity, mean, std in curve]
+    lines = {row.method: by_severity(row, group) for row in comparison.rows}
+    lines = {method: curve for method, curve in lines.items() if curve}
     if not lines:
         return None
+    # One range for all groups, or noise of text and of images would look alike.
+    everything = [
+        number
+        for row in comparison.rows
+        for each in GROUP_NAMES
+        for number in by_severity(row, each).values()
+    ]
+    low, high = _range(everything)
+    chance = 100 / len(comparison.rows[0].evaluations[0].part["classnames"])
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for method, curve in lines:
-            x, y, spread = (np.array(column) for column in zip(*curve, strict=True))
+        for method, curve in lines.items():
+            x = np.array(list(curve))
+            y, spread = (
+                np.array(values)
+                for values in zip(*((n.value, n.std or 0) for n in curve.values()), strict=True)
+            )
             colour = theme.series(styles.number(method))
-            axes.plot(x, y, color=colour, **styles.line(method))
+            axes.plot(x, y, color=colour, label=method, **styles.line(method))
             if spread.any():
                 axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.12, linewidth=0)
+        if low < chance:
+            axes.axhline(chance, color=theme.muted, linewidth=0.9, linestyle=(0, (1, 2)))
+            axes.annotate("chance", (0, chance), color=theme.muted, fontsize=7.5, va="bottom")
         axes.set_xlabel("severity (0: clean)")
         axes.set_ylabel("accuracy %")
-        axes.set_xticks(sorted({severity for _, curve in lines for severity, *_ in curve}))
+        axes.set_ylim(low, high)
+        axes.set_xticks(sorted({severity for curve in lines.values() for severity in curve}))
 
-    name = comparison.backbone.replace("\\", "/").rpartition("/")[2]
     kinds = sorted({kind for row in comparison.rows for m in row.means if group in m
                     for kind in m[group].kinds})  # fmt: skip
     shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pairs of kinds"
     return Chart(
-        name=slug("severity", comparison.dataset, name, comparison.part, group),
-        title=f"{comparison.dataset}, {comparison.part} classes: {GROUP_NAMES[group]}",
-        caption=f"Mean over kinds ({shown}) and noise seeds. Bands: deviation over runs.",
-        columns=("method", "severity", "accuracy_mean", "accuracy_std"),
-        rows=rows,
+        name=slug("severity", title, group),
+        title=f"{title}: {GROUP_NAMES[group]}",
+        caption=(
+            f"Mean over kinds ({shown.replace('_', ' ')}) and noise seeds. Bands: deviation over "
+            "runs. One axis for all three noises; it does not start at 0."
+        ),
+        columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
+        rows=[
+            (method, severity, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for severity, number in curve.items()
+        ],
         draw=draw,
     )
 
 
-def training_curves(data: Data, styles: Styles, dataset: str, meter: str) -> Chart | None:
+def training_curves(
+    data: Data, styles: Styles, table: tuple[str, int], title: str, meter: str, task: str
+) -> Chart | None:
     """Loss or training accuracy by epoch, from the logs of trainings."""
-    lines, rows = [], []
-    for method in data.methods:
-        curves = [
-            curve[meter]
-            for source in data.sources
-            if (source.run.dataset, source.method) == (dataset, method)
-            and not source.results["config"].get("RUN", {}).get("EVAL_ONLY")
-            and meter in (curve := training_curve(source))
-        ]
-        if not curves:
-            continue
-        epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-        line = [(epoch, *mean_and_spread([c[epoch] for c in curves])) for epoch in epochs]
-        if line:
-            lines.append((method, line))
-            rows += [(method, *point) for point in line]
+    lines = {method: curve_of(data, table, method, meter, task) for method in data.methods}
+    lines = {method: curve for method, curve in lines.items() if curve}
     if not lines:
         return None
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for method, line in lines:
-            epochs, mean, _ = (np.array(column) for column in zip(*line, strict=True))
+        for method, curve in lines.items():
             # Methods train for different numbers of epochs: share of the training compares them.
-            x = 100 * epochs / epochs[-1]
-            style = {**styles.line(method), "markersize": 2.5}
-            axes.plot(x, mean, color=theme.series(styles.number(method)), **style)
+            x = 100 * np.array(list(curve)) / max(curve)
+            style = {**styles.line(method), "markersize": 4 if len(curve) < 12 else 2.5}
+            colour = theme.series(styles.number(method))
+            axes.plot(x, [n.value for n in curve.values()], color=colour, label=method, **style)
         axes.set_xlabel("share of the training %")
         axes.set_ylabel({"loss": "loss", "acc": "accuracy on training batches %"}[meter])
-        if meter == "loss" and all(point[1] > 0 for _, line in lines for point in line):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.tick_params(which="minor", length=0)
+        axes.set_xlim(0, 103)
+        if meter == "loss" and all(n.value > 0 for curve in lines.values() for n in curve.values()):
+            _log_axis(axes)
 
     what = {"loss": "training loss", "acc": "training accuracy"}[meter]
     return Chart(
-        name=slug("training", dataset, meter),
-        title=f"{dataset}: {what}",
+        name=slug("training", title, "" if task == BASE_TO_NEW else task, meter),
+        title=f"{title}: {what}",
         caption=(
-            "Mean of each epoch as logged, over seeds. Losses of different methods contain "
-            "different terms: compare their course, not their height."
+            "Mean of each epoch as logged, over seeds; logarithmic. Losses of different methods "
+            "contain different terms: compare their course, not their height."
             if meter == "loss"
             else "Mean of each epoch as logged, over seeds, on augmented images."
         ),
-        columns=("method", "epoch", f"{meter}_mean", f"{meter}_std"),
-        rows=rows,
+        columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
+        rows=[
+            (method, epoch, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for epoch, number in curve.items()
+        ],
         draw=draw,
     )
 
 
-def class_changes(data: Data, dataset: str, part: str, method: str, baseline: str) -> Chart | None:
-    """Accuracy of each class: the baseline's and the method's, those that changed most first."""
-    before = per_class(data.of(dataset, part, baseline))
-    after = per_class(data.of(dataset, part, method))
-    names = [name for name in before if name in after]
-    if not names:
+def _log_axis(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.set_yscale("log")
+    subs = (1, 2, 5) if high > 4 * max(low, 1e-9) else tuple(np.arange(1, 10, 0.5))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def accuracy_by_shots(
+    dataset: str, lines: dict[str, dict[int, Number]], styles: Styles
+) -> Chart | None:
+    """Accuracy on all classes by images per class; None unless some method has two numbers."""
+    if not any(len(curve) > 1 for curve in lines.values()):
         return None
-    rows = [(name, before[name].value, after[name].value) for name in names]
-    rows.sort(key=lambda row: abs(row[2] - row[1]), reverse=True)
-    left_out = max(0, len(rows) - MOST_CLASSES)
-    rows = sorted(rows[:MOST_CLASSES], key=lambda row: row[2] - row[1])
+    ticks = sorted({shots for curve in lines.values() for shots in curve})
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for method, curve in lines.items():
+            y, spread = ([f(n) for n in curve.values()]
+                         for f in (lambda n: n.value, lambda n: n.std))  # fmt: skip
+            axes.errorbar(
+                list(curve), y, yerr=None if None in spread else spread, elinewidth=0.9,
+                color=theme.series(styles.number(method)), label=method, **styles.line(method),
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("images per class")
+        axes.set_ylabel("accuracy %")
+        axes.set_ylim(_range([number for curve in lines.values() for number in curve.values()]))
+
+    return Chart(
+        name=slug("shots", dataset),
+        title=f"{dataset}: accuracy by images per class",
+        caption="All classes. Bars: deviation over seeds. The axis does not start at 0.",
+        columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
+        rows=[
+            (method, shots, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for shots, number in curve.items()
+        ],
+        draw=draw,
+    )
+
+
+def class_changes(
+    data: Data, table: tuple[str, int], title: str, part: str, method: str, baseline: str
+) -> Chart | None:
+    """Accuracy of each class: the baseline's and the method's, best gain first."""
+    task = ALL_CLASSES if part == "all" else BASE_TO_NEW
+    before, after = (per_class(data.of(table, part, m, task)) for m in (baseline, method))
+    rows = [(name, before[name], after[name]) for name in before if name in after]
+    if not rows:
+        return None
+    number = len(rows)
+    rows.sort(key=lambda row: abs(row[2].value - row[1].value), reverse=True)
+    rows = sorted(rows[:MOST_CLASSES], key=lambda row: row[2].value - row[1].value)
 
     def draw(axes: Axes, theme: Theme) -> None:
         for y, (_, old, new) in enumerate(rows):
-            better = new >= old
-            colour = theme.series(2 if better else 0)
-            axes.plot([old, new], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-            axes.plot(old, y, "o", color=theme.muted, markersize=4)
-            axes.plot(new, y, "^" if better else "v", color=colour, markersize=5)
+            better = new.value >= old.value
+            colour = theme.good if better else theme.bad
+            if old.value == new.value:
+                colour = theme.muted
+            ends = [old.value, new.value]
+            axes.plot(ends, [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(old.value, y, "o", color=theme.muted, markersize=4)
+            axes.plot(new.value, y, "^" if better else "v", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], fontsize=8)
         axes.set_ylim(-0.8, len(rows) - 0.2)
         axes.set_xlim(-3, 103)
         axes.set_xlabel("accuracy %")
 
-    note = f" The {MOST_CLASSES} that changed most of {len(names)}." if left_out else ""
+    note = f" The {MOST_CLASSES} that changed most of {number}." if number > MOST_CLASSES else ""
     return Chart(
-        name=slug("classes", dataset, part, method),
-        title=f"{dataset}, {part} classes: {method} against {baseline}",
+        name=slug("classes", title, part, method),
+        title=f"{title}, {part} classes: {method} against {baseline}",
         caption=(
-            f"Dot: {baseline}. Triangle: {method}, up (green) where better, down where worse. "
+            f"Dot: {baseline}. Triangle: {method}, pointing up where better, down where worse. "
             f"Means over seeds.{note}"
         ),
-        columns=("class", baseline, method),
-        rows=[*reversed(rows)],
+        columns=("class", baseline, method, f"{baseline}_source", f"{method}_source"),
+        rows=[
+            (name, old.value, new.value, source(old), source(new))
+            for name, old, new in reversed(rows)
+        ],
         draw=draw,
         size=(WIDTH, max(HEIGHT, 0.9 + 0.17 * len(rows))),
     )
@@ -266,27 +325,38 @@ def _short(name: str, length: int = 26) -> str:
 
 
 def ablation_changes(
-    title: str, name: str, rows: Sequence[tuple[str, float, float, float]], full: str
+    title: str, name: str, rows: Sequence[tuple[str, Number, Number, Number]], whole: str
 ) -> Chart:
     """Differences to the whole method, in percentage points: base, new, harmonic mean."""
     names = [row[0] for row in rows]
 
     def draw(axes: Axes, theme: Theme) -> None:
-        for i, (label, marker) in enumerate((("base", "s"), ("new", "o"), ("HM", "D"))):
-            x = [row[1 + i] for row in rows]
-            y = np.arange(len(rows))[::-1]
-            axes.plot(x, y, marker, color=theme.series((1, 2, 0)[i]), label=label, markersize=5)
+        y = np.arange(len(rows))[::-1]
+        for i, (label, marker, size) in enumerate(
+            (("base", "s", 4), ("new", "^", 5), ("HM", "D", 6))
+        ):
+            filled = label == "HM"
+            axes.plot(
+                [row[1 + i].value for row in rows], y, marker, label=label, markersize=size,
+                color=theme.ink if filled else theme.muted,
+                markerfacecolor=theme.ink if filled else "none",
+            )  # fmt: skip
         axes.axvline(0, color=theme.muted, linewidth=0.9)
-        axes.set_yticks(range(len(names)), names[::-1], fontsize=7)
-        axes.set_xlabel(f"percentage points from {full}")
-        axes.legend(frameon=False, fontsize=7, labelcolor=theme.muted, loc="best")
+        axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlabel(f"percentage points above or below {whole}")
+        axes.legend(
+            frameon=False, fontsize=8, labelcolor=theme.muted, loc="lower center", ncols=3,
+            bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,
+        )  # fmt: skip
 
     return Chart(
         name=name,
         title=title,
         caption="Left of the line: the change cost accuracy.",
-        columns=("ablation", "base_change", "new_change", "hm_change"),
-        rows=list(rows),
+        columns=("ablation", "base_change", "new_change", "hm_change", "base_source", "new_source",
+                 "hm_source"),
+        rows=[(row[0], *(n.value for n in row[1:]), *map(source, row[1:])) for row in rows],
         draw=draw,
-        size=(WIDTH, max(HEIGHT, 0.9 + 0.18 * len(rows))),
-    )
+        size=(WIDTH, max(2.2, 1.1 + 0.2 * len(rows))),
+    )  # fmt: skip

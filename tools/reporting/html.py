@@ -1,10 +1,11 @@
 """HTML by hand: escaping, tables whose cells name their sources, figures."""
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from tools.reporting.charts import DASH_ARRAYS, MARKER_PATHS, Chart, to_svg
-from tools.reporting.data import Number
+from tools.reporting.numbers import Number
 
 MISSING = '<td class="missing">missing</td>'
 
@@ -24,31 +25,55 @@ def element(tag: str, content: str, **attributes: str) -> str:
     return f"<{tag}{shown}>{content}</{tag}>"
 
 
+def _attributes(number: Number) -> str:
+    """What tells the page's script and other programs where a number comes from."""
+
+    def json_attribute(value: object) -> str:
+        content = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        for character, entity in (("&", "&amp;"), ("'", "&#39;"), ("<", "&lt;"), (">", "&gt;")):
+            content = content.replace(character, entity)
+        return f"'{content}'"
+
+    values = f" data-values={json_attribute(number.values)}" if len(number.values) > 1 else ""
+    return f'data-value="{number.value:.10g}" data-source={json_attribute(number.source)}{values}'
+
+
+def _shown(number: Number, digits: int, unit: str, signed: bool) -> str:
+    value = round(number.value, digits) + 0.0  # no minus before a zero
+    return f"{value:{'+' if signed and value else ''},.{digits}f}{unit}".replace("-", "−")
+
+
 def number_cell(
-    number: Number | None, digits: int = 1, is_best: bool = False, unit: str = ""
+    number: Number | None,
+    digits: int = 1,
+    is_best: bool = False,
+    unit: str = "",
+    signed: bool = False,
+    style: str = "",
 ) -> str:
-    """A table cell: the value, its deviation over runs and, on hover and for machines, where it
-    comes from."""
+    """A table cell: the value, its deviation over runs, and where it comes from."""
     if number is None:
         return MISSING
-    shown = f"{number.value:,.{digits}f}{unit}"
+    shown = _shown(number, digits, unit, signed)
     if is_best:
         shown = f"<strong>{shown}</strong>"
     if number.std is not None:
         shown += f' <span class="std">± {number.std:,.{digits}f}</span>'
-    origins = [
-        f"{value:.{max(digits, 2)}f}  {source}"
-        for value, source in zip(number.values, number.sources, strict=True)
-    ]
-    return element(
-        "td",
-        shown,
-        class_="number",
-        data_value=f"{number.value:.10g}",
-        data_how=number.how,
-        data_sources="|".join(number.sources),
-        title="\n".join([f"{number.how} of:", *origins]),
-    )
+    style = f' style="{style}"' if style else ""
+    return f'<td class="number" {_attributes(number)}{style}>{shown}</td>'
+
+
+def number_text(number: Number, digits: int = 1, unit: str = "", signed: bool = False) -> str:
+    """A number within a sentence, which knows where it comes from as well."""
+    shown = _shown(number, digits, unit, signed)
+    return f'<span class="number" {_attributes(number)}>{shown}</span>'
+
+
+def counts_cell(*numbers: Number) -> str:
+    """Whole numbers; several that differ with a stroke between them."""
+    if len({number.value for number in numbers}) == 1:
+        numbers = numbers[:1]
+    return element("td", " / ".join(number_text(number, 0) for number in numbers))
 
 
 def table(
@@ -132,6 +157,12 @@ def section(id_: str, title: str, *content: str) -> str:
 
 def paragraph(value: str) -> str:
     return element("p", text(value))
+
+
+def findings(items: Sequence[str]) -> str:
+    """What a section says, as sentences that are HTML already; nothing for none."""
+    shown = "".join(f"<li>{item}</li>" for item in items)
+    return f'<div class="says"><b>What this says</b><ul>{shown}</ul></div>' if items else ""
 
 
 def details(summary: str, content: str) -> str:

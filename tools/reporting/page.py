@@ -2,34 +2,31 @@
 
 from pathlib import Path
 
-from tools.reporting import html
+from tools.reporting import accuracy, details, html, robustness
 from tools.reporting.charts import Chart
+from tools.reporting.context import Context
 from tools.reporting.data import Data
-from tools.reporting.sections import Page
 
-STYLE = Path(__file__).with_name("style.css")
-# Folded parts would be missing on paper.
-UNFOLD = """addEventListener("beforeprint", () => {
-  for (const part of document.querySelectorAll("details")) part.open = true;
-});"""
+FOLDER = Path(__file__).parent
+SECTIONS = (
+    ("overview", "Overview", accuracy.overview),
+    ("base-new", "Base to new", accuracy.base_new),
+    ("few-shot", "All classes", accuracy.all_classes),
+    ("transfer", "Transfer", accuracy.transfer),
+    ("robustness", "Under noise", robustness.robustness),
+    ("pictures", "Pictures", robustness.pictures),
+    ("ablations", "Ablations", details.ablations),
+    ("classes", "Classes", details.classes),
+    ("training", "Training", details.training),
+    ("cost", "Cost", details.cost),
+    ("sources", "Sources", details.sources),
+)
 
 
 def render(data: Data, title: str) -> tuple[str, list[Chart]]:
     """The report as one HTML document without outside references, and its figures."""
-    page = Page(data)
-    sections = [
-        ("overview", "Overview", page.overview()),
-        ("base-new", "Base to new", page.base_new()),
-        ("all-classes", "All classes", page.other_tasks()),
-        ("robustness", "Under noise", page.robustness()),
-        ("pictures", "Pictures", page.pictures()),
-        ("ablations", "Ablations", page.ablations()),
-        ("classes", "Classes", page.classes()),
-        ("training", "Training", page.training()),
-        ("cost", "Cost", page.cost()),
-        ("sources", "Sources", page.provenance()),
-    ]
-    shown = [(id_, name, content) for id_, name, content in sections if content]
+    page = Context(data)
+    shown = [(id_, name, content) for id_, name, make in SECTIONS if (content := make(page))]
     links = "".join(f'<a href="#{id_}">{name}</a>' for id_, name, _ in shown)
     roots = ", ".join(f"<code>{html.text(root.as_posix())}</code>" for root in data.roots)
     document = f"""<!DOCTYPE html>
@@ -39,20 +36,26 @@ def render(data: Data, title: str) -> tuple[str, list[Chart]]:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.text(title)}</title>
 <style>
-{STYLE.read_text(encoding="utf-8").strip()}
+{(FOLDER / "style.css").read_text(encoding="utf-8").strip()}
 </style>
 </head>
 <body>
 <header>
 <h1>{html.text(title)}</h1>
-<p class="lead">From the finished runs in {roots}. All accuracies in percent.</p>
+<p class="lead">From the finished runs in {roots}. All accuracies in percent. Tap or click a number
+to see the files that it comes from.</p>
 </header>
 <nav aria-label="Sections"><div>{links}</div></nav>
 <main>
 {"".join(content for *_, content in shown)}
 </main>
 <footer>Made by tools/report.py. docs/ROBUSTNESS.md explains the measures under noise.</footer>
-<script>{UNFOLD}</script>
+<aside id="origin" hidden aria-live="polite">
+<button aria-label="Close">×</button><div></div>
+</aside>
+<script>
+{(FOLDER / "script.js").read_text(encoding="utf-8").strip()}
+</script>
 </body>
 </html>
 """

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from noise.image import IMAGE_KINDS
-from noise.kinds import check_severity, get_kind
+from noise.kinds import get_kind
 from noise.text import TEXT_KINDS
 
 GROUPS = ("text", "image", "both", "learned", "adversarial")
@@ -136,9 +136,12 @@ def parse_severities(text: str) -> tuple[int, ...]:
     """ "1-5" or "1,3,5"; ValueError for what does not exist."""
     numbers = _numbers(text, "--severities")
     for number in numbers:
-        check_severity(number)
         if number == 0:
-            raise ValueError("Severity 0 is no noise, which is measured anyway: give 1 to 5.")
+            raise ValueError(
+                "--severities 0: that is no noise, which is measured anyway; give 1 to 5"
+            )
+        if number > 5:
+            raise ValueError(f"--severities {number}: there is no such severity; give 1 to 5")
     return numbers
 
 

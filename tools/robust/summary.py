@@ -133,6 +133,7 @@ class Mean:
         kinds: those that went in.
         by_kind: accuracy by kind.
         by_severity: accuracy by severity.
+        keys: of the cells that went in.
     """
 
     accuracy: float
@@ -141,6 +142,7 @@ class Mean:
     kinds: tuple[str, ...]
     by_kind: dict[str, float]
     by_severity: dict[int, float]
+    keys: tuple[str, ...] = ()
 
 
 def mean_of(cells: Iterable[Measured]) -> Mean | None:
@@ -161,6 +163,7 @@ def mean_of(cells: Iterable[Measured]) -> Mean | None:
             )
             for severity in severities
         },
+        keys=tuple(cell.key for cell in cells),
     )
 
 

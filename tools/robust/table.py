@@ -67,7 +67,10 @@ class Comparison:
 
 
 def compare(
-    evaluations: Iterable[Evaluation], rule: str | None = None, all_kinds: bool = False
+    evaluations: Iterable[Evaluation],
+    rule: str | None = None,
+    all_kinds: bool = False,
+    name: Callable[[Evaluation], str] | None = None,
 ) -> list[Comparison]:
     """Group evaluations into what can be compared, and sum them up.
 
@@ -75,6 +78,7 @@ def compare(
         rule: an inference rule for all; None: each method's headline rule. A method without that
             rule keeps its only one.
         all_kinds: means over all kinds of noise, not only over those unseen in training.
+        name: of an evaluation's method; by default the trainer's, with what tells two apart.
     """
     groups: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
@@ -93,7 +97,8 @@ def compare(
         union = set().union(*(member.part["cells"] for member in members))
         seen = seen_by_any(member.header for member in members)
         choose = everything if all_kinds else unseen_in_training(seen)
-        rows = [_row(name, own, common, choose, rule) for name, own in _by_method(members).items()]
+        methods = _by_method(members, name or _names(members))
+        rows = [_row(method, own, common, choose, rule) for method, own in methods.items()]
         images = members[0].part["images"]["used"]
         comparisons.append(
             Comparison(dataset, part, backbone, images, rows, seen, len(union) - len(common))
@@ -101,19 +106,28 @@ def compare(
     return comparisons
 
 
-def _by_method(members: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Evaluations by method; its configuration is named where it has several."""
+def _names(members: Sequence[Evaluation]) -> Callable[[Evaluation], str]:
+    """Names by trainer; where it has several configurations, with those."""
     configs: dict[str, set] = {}
     for member in members:
         header = member.header
         configs.setdefault(header["trainer"], set()).add((header["config"], header["shots"]))
+
+    def name(member: Evaluation) -> str:
+        header = member.header
+        if len(configs[header["trainer"]]) == 1:
+            return header["trainer"]
+        return f"{header['trainer']} ({header['config']}, {header['shots']} shots)"
+
+    return name
+
+
+def _by_method(
+    members: Sequence[Evaluation], name: Callable[[Evaluation], str]
+) -> dict[str, list[Evaluation]]:
     methods: dict[str, list[Evaluation]] = {}
     for member in members:
-        header = member.header
-        name = header["trainer"]
-        if len(configs[name]) > 1:
-            name += f" ({header['config']}, {header['shots']} shots)"
-        methods.setdefault(name, []).append(member)
+        methods.setdefault(name(member), []).append(member)
     return methods
 
 

@@ -1,7 +1,8 @@
 """Train a prompt learner, or evaluate a trained one: CoOp's command line.
 
 ``python train.py --help`` lists the flags with examples. The run's folder (``--output-dir``) is
-touched only once everything has been built, so bad input leaves what is there as it is.
+touched only once everything has been built, so bad input leaves what is there as it is. From then
+on it is locked: a second command for the same folder ends at once, in one line.
 """
 
 import argparse
@@ -119,10 +120,11 @@ def main(argv: list[str] | None = None) -> int:
 
     console = sys.stdout
     log = _BuildLog(console)
+    held = contextlib.ExitStack()  # the lock on the run's folder
     try:
         try:
             with contextlib.redirect_stdout(log):
-                run = _build(args)
+                run = _build(args, held)
         except (UsageError, ValueError, FileNotFoundError) as error:
             return _refuse(error)
         if run is None:
@@ -135,23 +137,25 @@ def main(argv: list[str] | None = None) -> int:
         print("train.py: interrupted; the same command takes the run up again", file=sys.stderr)
         return 130
     finally:
+        held.close()
         sys.stdout = console
     return 0
 
 
-def _build(args: argparse.Namespace) -> tuple | None:
-    """The configuration and the built trainer; None where the run is finished already."""
+def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None:
+    """The configuration and the built trainer, and the folder locked; None where nothing is left to
+    do.
+    """
     import torch
 
+    from common.lock import FolderLock
     from tools.config import build_cfg
-    from tools.runs import check_same_settings, is_finished, read_results
 
     cfg = build_cfg(args)
-    check_same_settings(cfg)
-    if is_finished(cfg):
-        accuracy = read_results(cfg.OUTPUT_DIR)["accuracy"]
-        print(f"Finished already, accuracy {accuracy:.1f}%; remove {cfg.OUTPUT_DIR} to redo it")
+    if _is_done(cfg):
         return None
+    lock = held.enter_context(FolderLock(cfg.OUTPUT_DIR))
+    lock.acquire(create=False)
 
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed
@@ -167,7 +171,23 @@ def _build(args: argparse.Namespace) -> tuple | None:
     trainer = build_trainer(cfg)
     if args.eval_only:
         _load_model(trainer, cfg, args)
-    return cfg, trainer
+    elif args.no_train:
+        return None
+    lock.acquire()
+    # Another process may have had the folder while this one was building.
+    return None if _is_done(cfg) else (cfg, trainer)
+
+
+def _is_done(cfg) -> bool:
+    """Whether the folder holds the finished run; refuses one with other settings."""
+    from tools.runs import check_same_settings, is_finished, read_results
+
+    check_same_settings(cfg)
+    if not is_finished(cfg):
+        return False
+    accuracy = read_results(cfg.OUTPUT_DIR)["accuracy"]
+    print(f"Finished already, accuracy {accuracy:.1f}%; remove {cfg.OUTPUT_DIR} to redo it")
+    return True
 
 
 def _load_model(trainer, cfg, args: argparse.Namespace) -> None:
@@ -186,8 +206,6 @@ def _execute(args: argparse.Namespace, cfg, trainer, build_log: str) -> None:
     from dassl.utils import setup_logger
     from tools.runs import record_config, recorded_config
 
-    if args.no_train and not args.eval_only:
-        return
     # The log of a run that is taken up again goes on in one file, where upstream's parsers look.
     is_resumed = recorded_config(cfg.OUTPUT_DIR) is not None
     record_config(cfg)

@@ -12,6 +12,7 @@ All randomness comes from numpy's frozen ``RandomState`` seeded by split, class 
 same pictures are drawn on every machine, in any order.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -283,7 +284,11 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
     target = Path(root) / "shapes"
     stamp = f"{DRAWING_VERSION}\n"
     marker = target / "drawing_version.txt"
-    if marker.is_file() and marker.read_text(encoding="utf-8") == stamp:
+
+    def is_drawn() -> bool:
+        return marker.is_file() and marker.read_text(encoding="utf-8") == stamp
+
+    if is_drawn():
         return target
     if target.exists() and not marker.is_file():
         raise UsageError(
@@ -311,14 +316,15 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
         (temporary / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
         (temporary / marker.name).write_text(stamp, encoding="utf-8")
         temporary.chmod(0o755)
-        if target.is_dir():  # an older drawing
+        if target.is_dir() and not is_drawn():  # an older drawing
             old = Path(tempfile.mkdtemp(prefix=".shapes-old-", dir=root))
-            os.replace(target, old / "shapes")
+            with contextlib.suppress(FileNotFoundError):  # somebody else moved it
+                os.replace(target, old / "shapes")
             shutil.rmtree(old)
         os.rename(temporary, target)
     except OSError:
         # Somebody else may have finished first; theirs is the same.
-        if not (marker.is_file() and marker.read_text(encoding="utf-8") == stamp):
+        if not is_drawn():
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

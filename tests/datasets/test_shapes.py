@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from PIL import Image
 from dassl.utils import UsageError
 from datasets import shapes
 from datasets.shapes import CLASSES, CLASSNAMES, COLOURS, PATTERNS, SHAPES, Shapes, picture_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,3 +164,33 @@ def test_without_a_data_folder_it_lives_in_the_cache(root, tmp_path, monkeypatch
     shutil.copytree(root, tmp_path / "data")
     dataset = Shapes(make_cfg(Shapes, ""))
     assert Path(dataset.test[0].impath).is_relative_to(tmp_path / "data" / "shapes")
+
+
+DRAW = """
+import sys, time
+from pathlib import Path
+from datasets import shapes
+shapes.IMAGES_PER_CLASS = {"train": 1, "val": 1, "test": 1}
+together = Path(sys.argv[2])
+(together / sys.argv[3]).touch()
+while len(list(together.iterdir())) < 2:
+    time.sleep(0.01)
+shapes.ensure_drawn(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("has_older", [False, True])
+def test_two_processes_may_draw_at_once(tmp_path, has_older):
+    together, data = tmp_path / "together", tmp_path / "data"
+    together.mkdir()
+    if has_older:
+        (data / "shapes").mkdir(parents=True)
+        (data / "shapes" / "drawing_version.txt").write_text("0\n")
+    command = [sys.executable, "-c", DRAW, str(data), str(together)]
+    processes = [subprocess.Popen([*command, name], cwd=ROOT) for name in "ab"]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert [path.name for path in data.iterdir()] == ["shapes"]
+    split = json.loads((data / "shapes" / "split_zhou_Shapes.json").read_text())
+    for entries in split.values():
+        assert len(entries) == len(shapes.CLASSNAMES)
+        assert all((data / "shapes" / "images" / path).is_file() for path, _, _ in entries)

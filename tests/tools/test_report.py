@@ -13,7 +13,7 @@ import pytest
 from runs_of_tests import run_folder
 
 from tools import report, robustness
-from tools.reporting.charts import Chart, dodged, to_csv, to_png, to_svg
+from tools.reporting.charts import Chart, to_csv, to_png, to_svg
 from tools.reporting.numbers import cell_patterns, value_at
 
 
@@ -264,6 +264,79 @@ def test_missing_and_unfinished_runs_are_shown_as_such(trained_output, tmp_path,
     assert "Under noise" not in document, "no evaluation, no section"
 
 
+def rewritten(source: Path, target: Path, model_dir: str = "", **changes) -> Path:
+    """A copy of a run's results that says something else."""
+    content = json.loads((source / "results.json").read_text()) | changes
+    content["config"]["RUN"]["MODEL_DIR"] = model_dir
+    target.mkdir(parents=True)
+    (target / "results.json").write_text(json.dumps(content))
+    if (source / "log.txt").is_file():
+        shutil.copy(source / "log.txt", target)
+    return target
+
+
+def test_few_shots_and_transfer_have_tables(trained_output, tmp_path):
+    output = tmp_path / "output"
+    for trainer, accuracies in (("CoOp", {1: 40.0, 4: 50.5}), ("ZeroshotCLIP", {1: 30.25})):
+        source = run_folder(trained_output, trainer)
+        for shots, accuracy in accuracies.items():
+            run = f"shots_{shots}/{trainer}/config/seed1"
+            rewritten(source, output / "fewshot/eurosat" / run, subsample_classes="all",
+                      shots=shots, accuracy=accuracy)  # fmt: skip
+        run = f"shots_1/{trainer}/config/seed1"
+        rewritten(source, output / "crossdata/train/eurosat" / run, subsample_classes="all",
+                  accuracy=60.0)  # fmt: skip
+        for name, dataset, accuracy in (("dtd", "DescribableTextures", 20.0),
+                                        ("food101", "Food101", 31.0)):  # fmt: skip
+            target = output / "crossdata/test/eurosat" / name / run
+            training = f"../../../../../../../train/eurosat/{run}" if trainer == "CoOp" else ""
+            rewritten(source, target, training, subsample_classes="all", dataset=dataset,
+                      accuracy=accuracy)  # fmt: skip
+    path, figures = tmp_path / "report.html", tmp_path / "figures"
+    assert report.main([str(output), "-o", str(path), "--figures", str(figures)]) == 0
+    document = path.read_text(encoding="utf-8")
+    reader = Reader(document)
+    for number in reader.numbers:
+        source = json.loads(number["data-source"])
+        assert float(number["data-value"]) == pytest.approx(computed(source)), number
+    text = " ".join(reader.text)
+    for words in ("1 per class", "4 per class", "EuroSAT (source)", "average of targets",
+                  "Transfer to other data sets"):  # fmt: skip
+        assert words in text
+    shown = {number["shown"] for number in reader.numbers}
+    assert {"40.0", "50.5", "25.5"} <= shown  # 25.5: the average of the targets
+    with open(figures / "shots-eurosat.csv") as file:
+        rows = [(row["method"], row["shots"], float(row["accuracy_mean"]))
+                for row in csv.DictReader(file)]  # fmt: skip
+    assert ("CoOp", "1", 40.0) in rows and ("CoOp", "4", 50.5) in rows
+    # what learns nothing is the same for any number of images
+    assert ("ZeroshotCLIP", "1", 30.25) in rows and ("ZeroshotCLIP", "4", 30.25) in rows
+    assert "Base to new" not in text
+
+
+def test_ablations_stand_apart(trained_output, tmp_path):
+    output = tmp_path / "output"
+    for part in ("train_base", "test_new"):
+        source = run_folder(trained_output, "ANPrompt", part)
+        shutil.copytree(source, output / source.relative_to(trained_output))
+        whole = json.loads((source / "results.json").read_text())["accuracy"]
+        target = Path(str(source).replace("vit_b16", "no_nrvpp")).relative_to(trained_output)
+        rewritten(source, output / target, accuracy=whole - 5)
+    path, figures = tmp_path / "report.html", tmp_path / "figures"
+    assert report.main([str(output), "-o", str(path), "--figures", str(figures)]) == 0
+    reader = Reader(path.read_text(encoding="utf-8"))
+    assert {"−5.0"} <= {number["shown"] for number in reader.numbers}
+    for number in reader.numbers:
+        source = json.loads(number["data-source"])
+        assert float(number["data-value"]) == pytest.approx(computed(source)), number
+    assert "1 of 1 changes lower the harmonic mean" in " ".join(reader.text)
+    with open(figures / "ablations-anprompt-on-eurosat.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["ablation"] == "no_nrvpp" and float(row["base_change"]) == pytest.approx(-5)
+    with open(figures / "base-new-eurosat.csv") as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["ANPrompt"]
+
+
 def test_names_are_text_not_markup(trained_output, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(trained_output, output)
@@ -315,15 +388,6 @@ def test_drawing_is_the_same_in_every_form():
     assert svg == to_svg(chart)
     assert to_png(chart).startswith(b"\x89PNG")
     assert to_csv(chart) == "x,y\n1,3\n2,4\n"
-
-
-def test_labels_move_apart_in_order():
-    moved = dodged([1.0, 1.1, 5.0, 1.05], 0.5)
-    order = sorted(range(4), key=lambda i: moved[i])
-    assert order == [0, 3, 1, 2]
-    gaps = [moved[b] - moved[a] for a, b in zip(order, order[1:], strict=False)]
-    assert min(gaps) >= 0.5 - 1e-6
-    assert moved[2] == 5.0
 
 
 def test_patterns_stand_for_exactly_their_cells():

@@ -94,7 +94,7 @@ def _placed(page: Context, pairs: Sequence[tuple[str, Number]]) -> str:
     text = f"{one(pairs[0])}; next {one(pairs[1])}"
     for place, pair in enumerate(pairs[2:], start=3):
         if page.is_trainer(pair[0], page.data.highlight):
-            text += f"; {one(pair)} is number {place} of {len(pairs)}"
+            text += f"; {one(pair)}, is number {place} of {len(pairs)}"
         elif page.is_trainer(pair[0], page.data.baseline):
             text += f"; {one(pair)}"
     return f"{text}."
@@ -128,8 +128,9 @@ def base_new(page: Context) -> str:
         "is that protocol: rule a on base, b on new classes. It knows which half it is tested on; "
         "rows with one rule everywhere do not."
     )
+    legend = page.legend(page.data.methods)
     return html.section(
-        "base-new", "Base to new", intro, html.findings(said), *blocks, page.figures(charts)
+        "base-new", "Base to new", intro, html.findings(said), *blocks, legend, page.figures(charts)
     )
 
 
@@ -183,12 +184,12 @@ def _base_new_table(page: Context, title: str, rows: Sequence[BaseNew]) -> str:
     lines = []
     for row in rows:
         own = row.is_protocol
-        cells = [page.name(row.method) if own else html.name_cell("", note=row.method)]
+        cells = [page.name(row.method) if own else html.name_cell("", note=row.rule)]
         for read, high in zip(reads, best, strict=True):
             number = read(row)
             is_best = own and number is not None and number.value == high
             cells.append(html.number_cell(number, is_best=is_best))
-        cells.append(left(row.rule or "-"))
+        cells.append(left((row.rule or "-") if own else ""))
         cells.append(html.counts_cell(seeds(row.base_sources), seeds(row.new_sources)))
         cells.append(links([s.id for s in row.sources]))
         lines.append((cells, own and page.styles.is_highlight(row.method)))

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,20 +165,3 @@ def _figure(chart: Chart, theme: Theme) -> Figure:
         label.set_color(theme.muted)
     axes.title.set_color(theme.ink)
     return figure
-
-
-def dodged(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions moved as little as it takes to be ``gap`` apart, in their order."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    moved = list(positions)
-    for _ in range(100):
-        changed = False
-        for a, b in zip(order, order[1:], strict=False):
-            overlap = gap - (moved[b] - moved[a])
-            if overlap > 1e-9:
-                moved[a] -= overlap / 2
-                moved[b] += overlap / 2
-                changed = True
-        if not changed:
-            break
-    return moved

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
 from tools.collect import harmonic_mean
-from tools.reporting.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, dodged, series_style
+from tools.reporting.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
 from tools.reporting.data import ALL_CLASSES, BASE_TO_NEW, BaseNew, Data, curve_of, per_class
 from tools.reporting.noise import by_severity
 from tools.reporting.numbers import Number
@@ -67,20 +67,11 @@ def base_against_new(rows: Sequence[BaseNew], styles: Styles, title: str) -> Cha
         _equal_hm_lines(axes, theme, (x_low, x_high), (y_low, y_high))
         for method, base, new in points:
             axes.errorbar(
-                base.value, new.value, xerr=base.std, yerr=new.std, elinewidth=0.9,
+                base.value, new.value, xerr=base.std, yerr=new.std, elinewidth=0.9, label=method,
                 color=theme.series(styles.number(method)), marker=styles.marker(method),
-                markersize=7 if styles.is_highlight(method) else 5.5, zorder=4,
+                markersize=9 if styles.is_highlight(method) else 7, linestyle="none", zorder=4,
             )  # fmt: skip
         axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
-        places = dodged([new.value for new in news], 0.072 * (y_high - y_low))
-        for (method, base, _), place in zip(points, places, strict=True):
-            on_left = base.value > x_low + 0.62 * (x_high - x_low)
-            axes.annotate(
-                method, (base.value, place), xytext=(-6 if on_left else 6, 7),
-                textcoords="offset points", va="center", ha="right" if on_left else "left",
-                color=theme.series(styles.number(method)), fontsize=9.5,
-                fontweight="bold" if styles.is_highlight(method) else "normal", zorder=6,
-            )  # fmt: skip
         axes.set_xlabel("base classes, accuracy %")
         axes.set_ylabel("new classes, accuracy %")
 
@@ -132,8 +123,8 @@ def accuracy_by_severity(
     comparison: Comparison, styles: Styles, group: str, title: str
 ) -> Chart | None:
     """Accuracy under one group of noise, from clean (0) to severity 5."""
-    lines = {row.method: by_severity(row, group) for row in comparison.rows}
-    lines = {method: curve for method, curve in lines.items() if curve}
+    rows = sorted(comparison.rows, key=lambda row: styles.data.methods.index(row.method))
+    lines = {row.method: curve for row in rows if (curve := by_severity(row, group))}
     if not lines:
         return None
     # One range for all groups, or noise of text and of images would look alike.
@@ -344,7 +335,7 @@ def ablation_changes(
         axes.axvline(0, color=theme.muted, linewidth=0.9)
         axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
         axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.set_xlabel(f"percentage points above or below {whole}")
+        axes.set_xlabel(f"points from {whole}")
         axes.legend(
             frameon=False, fontsize=8, labelcolor=theme.muted, loc="lower center", ncols=3,
             bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,

@@ -42,8 +42,8 @@ def render(data: Data, title: str) -> tuple[str, list[Chart]]:
 <body>
 <header>
 <h1>{html.text(title)}</h1>
-<p class="lead">From the finished runs in {roots}. All accuracies in percent. Tap or click a number
-to see the files that it comes from.</p>
+<p class="lead">From the finished runs in {roots}. All accuracies in percent.
+<span class="screen">Tap or click a number to see the files that it comes from.</span></p>
 </header>
 <nav aria-label="Sections"><div>{links}</div></nav>
 <main>

@@ -10,7 +10,7 @@ from tools.reporting.data import picture
 from tools.reporting.figures import accuracy_by_severity
 from tools.reporting.noise import clean, hardest_kind, noisy, of_kind, standard_error
 from tools.reporting.numbers import Number, count, minus, percent
-from tools.robust.summary import Evaluation
+from tools.robust.summary import Evaluation, Mean
 from tools.robust.table import Comparison, Row, kinds_of, noise_seen
 
 COLUMNS = {"learned": "learned tokens"}
@@ -155,10 +155,26 @@ def _notes(comparison: Comparison) -> str:
             f"Left out of the means because a compared method trained with it: {seen}. "
             "Marked † below."
         )
+    for group in ("text", "image", "both"):
+        if any(_is_ragged(means[group]) for row in comparison.rows for means in row.means
+               if group in means):  # fmt: skip
+            notes.append(
+                f"Not every kind of noise ({group}) was measured at every severity: curves over "
+                "severities mix different kinds. Run the same evaluation again to complete it."
+            )
     if comparison.left_out:
         notes.append(f"Left out: {comparison.left_out} cells that only some models have.")
     items = "".join(f"<li>{html.text(note)}</li>" for note in notes)
     return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def _is_ragged(mean: Mean) -> bool:
+    """Whether kinds have different severities."""
+    severities: dict[str, set[str]] = {}
+    for key in mean.keys:
+        _, kind, severity, _ = key.split("/")
+        severities.setdefault(kind, set()).add(severity)
+    return len(set(map(frozenset, severities.values()))) > 1
 
 
 def _by_kind(page: Context, comparison: Comparison) -> str:
@@ -166,35 +182,39 @@ def _by_kind(page: Context, comparison: Comparison) -> str:
     members = [e for row in comparison.rows for e in row.evaluations]
     (unfiltered,) = page.data.compare(members, all_kinds=True)
     seen = {*comparison.seen["text_kinds"], *comparison.seen["image_kinds"]}
-    kinds = list(
-        dict.fromkeys(
-            (group, kind)
-            for group in ("text", "image")
+    tables = []
+    for group in ("text", "image"):
+        kinds = dict.fromkeys(
+            kind
             for row in unfiltered.rows
             for means in row.means
             if group in means
             for kind in means[group].kinds
         )
-    )
-    if not kinds:
-        return ""
-    lines = []
-    for row in page.in_order(unfiltered):
-        whole = clean(row)
-        cells = [page.name(row.method), html.number_cell(whole)]
-        for group, kind in kinds:
-            number = of_kind(row, group, kind)
-            style = ""
-            if number is not None and whole.value:
-                lost = (whole.value - number.value) / whole.value
-                style = f"--heat:{max(0.0, min(FULL_SHADE, lost)):.3f}"
-            cells.append(html.number_cell(number, style=style))
-        lines.append((cells, False))
-    names = (f"{kind.replace('_', ' ')}{'†' if kind in seen else ''}" for _, kind in kinds)
-    caption = (
-        "Accuracy in % by kind of noise, mean over severities; the darker, the larger the drop"
-    )
-    return html.table(("|method", "clean", *names), lines, caption=caption, class_="heat")
+        if not kinds:
+            continue
+        lines = []
+        for row in page.in_order(unfiltered):
+            whole = clean(row)
+            cells = [page.name(row.method), html.number_cell(whole)]
+            cells += [_shaded(of_kind(row, group, kind), whole) for kind in kinds]
+            lines.append((cells, False))
+        names = (f"{kind.replace('_', ' ')}{'†' if kind in seen else ''}" for kind in kinds)
+        caption = (
+            f"Accuracy in % by kind of {group} noise, mean over severities; the darker, the larger "
+            "the drop"
+        )
+        tables.append(
+            html.table(("|method", "clean", *names), lines, caption=caption, class_="heat")
+        )
+    return "".join(tables)
+
+
+def _shaded(number: Number | None, whole: Number) -> str:
+    if number is None or not whole.value:
+        return html.number_cell(number)
+    lost = (whole.value - number.value) / whole.value
+    return html.number_cell(number, style=f"--heat:{max(0.0, min(FULL_SHADE, lost)):.3f}")
 
 
 # Pictures

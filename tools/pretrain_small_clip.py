@@ -6,8 +6,8 @@
 The model is CLIP in OpenAI's layout at laptop size: 48x48 pixels, patches of 8, twelve blocks of
 width 128 in each tower, a joint space of 128. What it sees is described in ``pretrain_world``.
 
-Three things make an hour on two cores go far: image blocks see a random half of the patches until
-the last part of training [0], one caption serves all images of its class in a batch, and the
+Three things make half an hour on two cores go far: image blocks see a random half of the patches
+until the last part of training [0], one caption serves all images of its class in a batch, and the
 blocks' matrices are trained by Muon (``muon``).
 
 References:
@@ -95,11 +95,12 @@ class Captions:
 
         self.captions = [compact(texts) for texts in world.captions]
         self.descriptions = [compact(texts) for texts in world.descriptions]
+        self.description_rates = world.description_rates
 
-    def draw(self, label: int, rng: np.random.Generator, description_rate: float) -> list[int]:
+    def draw(self, label: int, rng: np.random.Generator) -> list[int]:
         """One caption of a text class, as rows of the compact token table."""
         texts = self.captions[label]
-        if self.descriptions[label] and rng.random() < description_rate:
+        if self.descriptions[label] and rng.random() < self.description_rates[label]:
             texts = self.descriptions[label]
         return texts[rng.integers(len(texts))]
 
@@ -196,12 +197,12 @@ def text_features(model: CLIP, rows: list[list[int]]) -> Tensor:
     return features
 
 
-def contrastive_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+def contrastive_loss(logits: Tensor, target: Tensor) -> Tensor:
     """CLIP's symmetric loss where each text (column) stands for all images of its class.
 
     logits: (B, K) images by distinct captions; target: (B,) each image's caption.
     """
-    images_to_texts = F.cross_entropy(logits, target, label_smoothing=smoothing)
+    images_to_texts = F.cross_entropy(logits, target)
     positives = F.one_hot(target, logits.shape[1]).t().float()  # (K, B)
     positives = positives / positives.sum(dim=1, keepdim=True)
     texts_to_images = -(positives * logits.t().log_softmax(dim=1)).sum(dim=1).mean()
@@ -210,21 +211,29 @@ def contrastive_loss(logits: Tensor, target: Tensor, smoothing: float) -> Tensor
 
 @dataclass
 class Recipe:
-    """Knobs of training; fractions are of the training time."""
+    """Knobs of training; fractions are of ``--samples``.
+
+    After those come ``tail_steps`` that leave out the data sets that a benchmark would ask for
+    (``Source.benchmark``). Without them zero-shot prompts are as good as anything that 16 images of
+    a class can teach; with them, as for CLIP, the benchmark is not what was seen last.
+    """
 
     batch_size: int = 256
     matrix_lr: float = 3e-3  # Muon, scaled to AdamW's update size
     other_lr: float = 1e-3  # AdamW
+    scale_lr: float = 4e-3  # of the logit scale, which has far to go in few steps
     weight_decay: float = 0.1
     warmup: float = 0.02
     final_lr: float = 0.01
     keep_patches: int = 18
     masked_part: float = 0.9
-    smoothing: float = 0.1
-    description_rate: float = 0.12
+    tail_steps: int = 15
+    tail_lr: float = 0.3
 
     def lr_factor(self, progress: float) -> float:
-        """Linear warm-up, then cosine."""
+        """Linear warm-up, then cosine; beyond 1, the tail's."""
+        if progress >= 1:
+            return self.tail_lr
         if progress < self.warmup:
             return max(progress / self.warmup, 0.02)
         after = min(1.0, (progress - self.warmup) / (1 - self.warmup))
@@ -235,6 +244,8 @@ def build_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]
     """Muon for the blocks' matrices, AdamW for everything else."""
     matrices, decayed, others = [], [], []
     for name, parameter in model.named_parameters():
+        if name == "logit_scale":
+            continue
         if "resblocks" in name and parameter.ndim == 2:
             matrices.append(parameter)
         elif parameter.ndim >= 2 and "embedding" not in name:
@@ -244,6 +255,7 @@ def build_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
+        {"params": [model.logit_scale], "weight_decay": 0.0, "lr": recipe.scale_lr},
     ]
     return [
         Muon(matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay),
@@ -263,7 +275,7 @@ class Training:
         self.step, self.samples, self.seconds = 0, 0, 0.0
 
     def run_step(self, progress: float) -> float:
-        """One update at ``progress`` (0 .. 1) of training; returns the loss.
+        """One update at ``progress`` (0 .. 1, then the tail) of training; returns the loss.
 
         Randomness depends on seed and step alone, so a resumed run draws what it would have drawn.
         """
@@ -274,27 +286,27 @@ class Training:
         groups = [group for o in self.optimizers for group in o.param_groups]
         for group, base in zip(groups, self.base_lrs, strict=True):
             group["lr"] = base * factor
-        masked = progress < recipe.masked_part
+        tail = progress >= 1
+        masked = tail or progress < recipe.masked_part
         strength = 1.0 if masked else 0.7
 
         pixels, labels = [], []
-        total = sum(source.share for source in self.world.sources)
-        for source in self.world.sources:
+        sources = [s for s in self.world.sources if not (tail and s.benchmark)]
+        total = sum(source.share for source in sources)
+        for source in sources:
             count = round(recipe.batch_size * source.share / total)
             indices = torch.from_numpy(draw_indices(source, count, rng))
             pixels.append(augment(source.images[indices], source, strength, generator))
             labels.append(source.labels[indices])
         distinct, target = torch.cat(labels).unique(return_inverse=True)
-        rows = [
-            self.captions.draw(label, rng, recipe.description_rate) for label in distinct.tolist()
-        ]
+        rows = [self.captions.draw(label, rng) for label in distinct.tolist()]
 
         self.model.train()
         keep = recipe.keep_patches if masked else None
         images = F.normalize(image_features(self.model, torch.cat(pixels), keep, generator), dim=-1)
         texts = F.normalize(text_features(self.model, rows), dim=-1)
         logits = self.model.logit_scale.exp() * images @ texts.t()
-        loss = contrastive_loss(logits, target, recipe.smoothing)
+        loss = contrastive_loss(logits, target)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -386,22 +398,21 @@ def train(args: argparse.Namespace) -> int:
     print(f"images: {counts}; text classes: {len(world.captions)}", flush=True)
     print(f"distinct tokens in captions: {len(training.captions.ids)}", flush=True)
 
-    budget = args.minutes * 60
-    bar = tqdm(total=round(budget), initial=round(training.seconds), unit="s", desc="pretraining")
+    planned = args.samples + recipe.tail_steps * recipe.batch_size
+    bar = tqdm(total=planned, initial=training.samples, unit="image", desc="pretraining")
     last_saved = last_exported = last_checked = training.seconds
     mean_loss = evaluation = None
     clock = time.monotonic()
-    while training.seconds < budget and training.step < args.max_steps:
-        loss = training.run_step(training.seconds / budget)
+    last_step = math.ceil(args.samples / recipe.batch_size) + recipe.tail_steps
+    while training.step < min(last_step, args.max_steps):
+        loss = training.run_step(training.samples / args.samples)
         now = time.monotonic()
         training.seconds += now - clock
         clock = now
         mean_loss = loss if mean_loss is None else 0.98 * mean_loss + 0.02 * loss
-        bar.update(round(training.seconds) - bar.n)
+        bar.update(training.samples - bar.n)
         bar.set_postfix(
             loss=f"{mean_loss:.3f}",
-            samples=training.samples,
-            rate=f"{training.samples / training.seconds:.0f}/s",
             scale=f"{training.model.logit_scale.exp().item():.1f}",
         )
         if training.seconds - last_saved > args.save_every:
@@ -442,8 +453,8 @@ def evaluate(args: argparse.Namespace) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0],
-        epilog="A killed run continues with the same command and --resume; --minutes counts the "
-        "time trained in all. Without --data, only drawn pictures are trained on.",
+        epilog="A killed run continues with the same command and --resume, and ends in the same "
+        "weights. Without --data, only drawn pictures are trained on.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -452,7 +463,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with caltech-101/, eurosat/, tiny-imagenet/, descriptions/ (train splits are "
         "trained on; val and test only evaluated)",
     )
-    parser.add_argument("--minutes", type=float, default=65, help="training time, all told")
+    parser.add_argument(
+        "--samples", type=int, default=300_000, help="training images to see, repeats counted"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="weights file")
     parser.add_argument(

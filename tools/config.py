@@ -3,6 +3,7 @@
 The order is upstream's (CoOp's train.py).
 """
 
+import hashlib
 import importlib.util
 import os
 import sys
@@ -51,8 +52,9 @@ def default_cfg() -> CfgNode:
     import trainers  # noqa: F401  (registers the trainers)
 
     cfg = get_cfg_default()
-    # What an evaluation reads its model from: part of what its result depends on.
-    cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1})
+    # What an evaluation reads its model from, and which file a backbone of no registered name is:
+    # part of what results depend on.
+    cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1, "WEIGHTS": ""})
     for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
         for name in registry.registered_names():
             extend_cfg = getattr(registry.get(name), "extend_cfg", None)
@@ -85,6 +87,7 @@ def build_cfg(args: Namespace) -> CfgNode:
         # A YAML's size fits the backbone that it names, not the one that runs.
         resolution = backbone_resolution(cfg.MODEL.BACKBONE.NAME)
         cfg.INPUT.SIZE = (resolution, resolution)
+    cfg.RUN.WEIGHTS = weights_digest(cfg.MODEL.BACKBONE.NAME)
     cfg.RUN.EVAL_ONLY = args.eval_only
     if args.model_dir:
         # Seen from the run's folder: the same wherever the command is given, or both are moved to.
@@ -151,6 +154,28 @@ def _merge_flags(cfg: CfgNode, args: Namespace) -> None:
         cfg.MODEL.BACKBONE.NAME = args.backbone
     if args.head:
         cfg.MODEL.HEAD.NAME = args.head
+
+
+def weights_digest(name: str) -> str:
+    """The first 16 hex digits of the SHA-256 of a backbone's file, "" for a registered name.
+
+    A registered name always means the same weights; a file's do change, the bundled one's too.
+
+    Raises:
+        ValueError, FileNotFoundError: as ``clip.load_model``.
+    """
+    from clip.loading import resolve
+
+    path, _, _ = resolve(name)
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise FileNotFoundError(f"backbone {name}: no file {path}")
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def backbone_resolution(name: str) -> int:

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
-from tools.config import default_cfg
+from tools.config import default_cfg, weights_digest
 from tools.runs import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir
 from trainers.base import load_clip, resolve_precision
 
@@ -80,7 +80,17 @@ def device_of(cfg: CfgNode) -> torch.device:
 
 
 def load_backbone(cfg: CfgNode) -> Any:
-    """The frozen CLIP that a run was trained on, in its precision."""
+    """The frozen CLIP that a run was trained on, in its precision.
+
+    Raises:
+        UsageError: the backbone's file is not the one that the run used.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if cfg.RUN.WEIGHTS and weights_digest(name) != cfg.RUN.WEIGHTS:
+        raise UsageError(
+            f"{cfg.OUTPUT_DIR}: backbone {name!r} had other weights when this run was made than "
+            "are there now; run it anew, or put the old file back"
+        )
     method = trainer_class(cfg).method
     with quiet():
         precision = resolve_precision(cfg.TRAINER[method].PREC, device_of(cfg))

@@ -161,6 +161,11 @@ def check_backbone(cfg: CfgNode) -> None:
             f"--model-dir {model_dir(cfg)} was trained with backbone {trained!r}; "
             f"this run names {cfg.MODEL.BACKBONE.NAME!r}. Pass --backbone {trained}."
         )
+    if recorded.get("RUN.WEIGHTS", cfg.RUN.WEIGHTS) != cfg.RUN.WEIGHTS:
+        raise ValueError(
+            f"--model-dir {model_dir(cfg)} was trained with other weights of backbone {trained!r} "
+            "than are there now. Train anew, or put the old file back."
+        )
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -360,6 +361,17 @@ class TestCheckpoints:
         shutil.copy(tiny_clip_path, other)
         err = evaluate(copy, backbone=str(other))
         assert str(other) in err and str(tiny_clip_path) in err
+
+    def test_another_file_of_the_same_name(self, evaluate, run, copy):
+        """The training is not read into weights that it was not made with, nor gone on with."""
+        settings = copy / "config.yaml"
+        content = settings.read_text()
+        digest = re.search(r"WEIGHTS: '?(\w{16})'?", content).group(1)
+        settings.write_text(content.replace(digest, "0" * 16))
+        assert "other weights" in evaluate(copy)
+        (copy / "results.json").unlink()
+        status, _, err = run(copy)
+        assert status == 2 and "RUN.WEIGHTS" in err.splitlines()[-1]
 
 
 def test_train_py_is_light_until_it_has_work():

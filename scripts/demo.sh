@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Shows the project at work, with no data and no downloads but Python packages: zero-shot CLIP, CoOp,
 # MaPLe and ANPrompt learn half of the classes of Shapes from 16 images each and are tested on both
-# halves, on the small CLIP that comes with this repository.
+# halves, on the small CLIP that comes with this repository; then once more under noise in text and
+# images.
 #
-#   bash scripts/demo.sh            three seeds
-#   bash scripts/demo.sh --quick    one seed
+#   bash scripts/demo.sh            three seeds, all kinds of noise
+#   bash scripts/demo.sh --quick    one seed, few kinds
 #
 # Sets the environment up first if needed. Run again, it goes on where it was stopped. Ends in a table,
-# also in OUTPUT/results.md; each run's log is in OUTPUT/logs.
+# also in OUTPUT/results.md, and in a page to look at, OUTPUT/report.html; each run's log is in
+# OUTPUT/logs, the figures under noise in OUTPUT/robustness.txt.
 #
 # Environment: OUTPUT  where results go (default: output/demo in the repository)
 set -euo pipefail
@@ -16,9 +18,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if asks_help "$@"; then usage; exit 0; fi
 seeds=1,2,3
+noise=all
 for argument in "$@"; do
   case "$argument" in
-    --quick) seeds=1 ;;
+    --quick)
+      seeds=1
+      noise=char,embed,gaussian_noise,blur,both
+      ;;
     *) die "unknown argument '$argument'; it takes --quick" ;;
   esac
 done
@@ -41,4 +47,22 @@ info ""
 "$PY" "$ROOT/tools/results.py" "$OUTPUT" --methods ZeroshotCLIP,CoOp,MaPLe,ANPrompt --all-rules \
   --output "$OUTPUT/results.md"
 info ""
+
+# A few images, the same for --quick and not, so that one goes on from the other: enough to see what
+# noise does, not to tell methods apart.
+runs=()
+for trainer in ZeroshotCLIP CoOp MaPLe ANPrompt; do
+  for folder in "$OUTPUT/base2new/train_base/shapes/shots_16/$trainer"/*; do
+    for seed in ${seeds//,/ }; do
+      [ ! -f "$folder/seed$seed/results.json" ] || runs+=("$folder/seed$seed")
+    done
+  done
+done
+info "The same models under noise, on 72 test images of either half."
+"$PY" "$ROOT/tools/robustness.py" --model-dir "${runs[@]}" --noise "$noise" --severities 1,3,5 \
+  --seeds 1 --images 72 >"$OUTPUT/robustness.txt"
+info ""
+"$PY" "$ROOT/tools/report.py" "$OUTPUT" --output "$OUTPUT/report.html" >&2
+info ""
 info "The table is in $OUTPUT/results.md, each run in its results.json below $OUTPUT/base2new."
+info "Open the report in a browser: $(cd "$OUTPUT" && pwd)/report.html"

@@ -271,3 +271,26 @@ def test_missing_requirements(tmp_path):
         [sys.executable, str(script), str(requirements)], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["no-such-package-here", "numpy>=999"]
+
+
+def test_demo_ends_in_a_report_of_its_finished_runs(tree, stand_in, calls, tmp_path):
+    output = tmp_path / "my output"
+    runs = output / "base2new/train_base/shapes/shots_16"
+    for name in ("ZeroshotCLIP/a/seed1", "CoOp/b/seed1", "CoOp/b/seed2", "VPT/c/seed1"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "results.json").write_text("{}")
+    (runs / "CoOp/unfinished/seed1").mkdir(parents=True)
+    done, python_calls = call(
+        tree / "scripts/demo.sh", "--quick", cwd=tmp_path, calls=calls,
+        VIRTUAL_ENV=str(stand_in), OUTPUT=str(output),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    tools = [line.split("/tools/")[1].split(".py")[0] for line in python_calls if "/tools/" in line]
+    assert tools == ["sweep", "results", "robustness", "report"]
+    noise, page = (
+        line for line in python_calls if "/robustness.py" in line or "/report.py" in line
+    )
+    given = noise.split(" --model-dir ")[1].split(" --noise")[0]
+    assert given == f"{runs}/ZeroshotCLIP/a/seed1 {runs}/CoOp/b/seed1"
+    assert page.endswith(f"{output} --output {output}/report.html")
+    assert f"{output}/report.html" in done.stderr.splitlines()[-1]

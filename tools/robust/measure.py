@@ -97,11 +97,16 @@ def measure(
     passes: list[Cell | None] = [None, *image_cells, *others]
     shown = [cell if cell in image_cells else None for cell in passes]
     runner = _Runner(works, images, after, descriptions)
-    texts = sum(len({c.text_cell for c in _with(work, "text", "both")}) for work in works)
+    # Cell by cell, not model by model: noise on a backbone's words is drawn once for its models.
+    texts: dict[Cell, list[Work]] = {}
+    for work in works:
+        for cell in dict.fromkeys(c.text_cell for c in _with(work, "text", "both")):
+            texts.setdefault(cell, []).append(work)
     batches = len(passes) * -(-len(images) // batch_size)
-    with tqdm(total=texts + batches, desc=title, unit="step", mininterval=1) as bar:
-        for work in works:
-            for cell in dict.fromkeys(c.text_cell for c in _with(work, "text", "both")):
+    steps = sum(map(len, texts.values())) + batches
+    with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
+        for cell, own in texts.items():
+            for work in own:
                 work.subject.text_state(cell, descriptions)
                 bar.update()
         for number, part, pictures in images.batches(shown, batch_size, workers):
@@ -231,7 +236,7 @@ def add_examples(
             {
                 "image": images.keys[index],
                 "class": work.subject.classnames[int(images.labels[index])],
-                "views": [_view(work, images, after, index, cell) for cell in (None, *cells)],
+                "views": _views(work, images, after, index, [None, *cells]),
             }
             for index in chosen
         ]
@@ -251,21 +256,26 @@ def add_examples(
 
 
 @torch.no_grad()
-def _view(
-    work: Work, images: TestImages, after: Callable, index: int, cell: Cell | None
-) -> dict[str, Any]:
-    """A picture under one noise, kept beside the results, and the model's answer."""
+def _views(
+    work: Work, images: TestImages, after: Callable, index: int, cells: Sequence[Cell | None]
+) -> list[dict[str, Any]]:
+    """A picture under each noise, kept beside the results, and the model's answers."""
     subject = work.subject
     model, device = subject.model, subject.trainer.device
-    inputs = after(images[(index, cell)]).unsqueeze(0).to(device)
+    inputs = torch.stack([after(images[(index, cell)]) for cell in cells]).to(device)
     logits = model.classify(model.encode(inputs), model.class_state())[model.rule]
-    confidence, answer = logits.float().softmax(dim=-1)[0].max(dim=-1)
-    kind = cell.image_kind if cell else "clean"
-    picture = images.picture(index, cell)
-    return {
-        "kind": kind,
-        "severity": cell.severity if cell else 0,
-        "picture": work.store.save_picture(f"{work.part}/{index:05d}_{kind}", picture),
-        "answer": subject.classnames[int(answer)],
-        "probability": float(confidence),
-    }
+    confidences, answers = logits.float().softmax(dim=-1).max(dim=-1)
+    views = []
+    for cell, confidence, answer in zip(cells, confidences.tolist(), answers.tolist(), strict=True):
+        kind = cell.image_kind if cell else "clean"
+        name = f"{work.part}/{index:05d}_{kind}"
+        views.append(
+            {
+                "kind": kind,
+                "severity": cell.severity if cell else 0,
+                "picture": work.store.save_picture(name, images.picture(index, cell)),
+                "answer": subject.classnames[answer],
+                "probability": confidence,
+            }
+        )
+    return views

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -67,6 +67,14 @@ def noisy_prompts(
     return texts
 
 
+@lru_cache(maxsize=1)  # for all models on one backbone, cell by cell
+def _noisy_vocabulary(clip_model: Any, rate: float, seed: int) -> torch.Tensor:
+    """Every word's embedding with noise, (49408, width)."""
+    clean = clip_model.token_embedding.weight.detach()
+    generator = torch_generator_for(seed, "vocabulary")
+    return perturb_embeddings(clean.unsqueeze(0), rate, generator)[0]
+
+
 @contextlib.contextmanager
 def noisy_words(clip_model: Any, rate: float, seed: int) -> Iterator[None]:
     """Inside the block, every word of CLIP's vocabulary has a noisy embedding.
@@ -75,10 +83,9 @@ def noisy_words(clip_model: Any, rate: float, seed: int) -> Iterator[None]:
     word and the seed, so it is the same in every class and for every method. Start and end token
     and the padding stay as they are.
     """
+    noisy = _noisy_vocabulary(clip_model, rate, seed)
     weight = clip_model.token_embedding.weight
     clean = weight.detach().clone()
-    generator = torch_generator_for(seed, "vocabulary")
-    noisy = perturb_embeddings(clean.unsqueeze(0), rate, generator)[0]
     try:
         with torch.no_grad():
             weight[1:-END_TOKENS] = noisy[1:-END_TOKENS]

@@ -357,12 +357,17 @@ def test_bad_input_is_one_line(trained_output, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(run_folder(trained_output, "CoOp"), broken / "seed1")
     (broken / "seed1/results.json").write_text("{")
+    unlike = tmp_path / "unlike"
+    shutil.copytree(run_folder(trained_output, "CoOp"), unlike / "CoOp/config/seed1")
+    rewritten(run_folder(trained_output, "MaPLe"), unlike / "MaPLe/config/seed1",
+              classnames=["Forest", "Moor"])  # fmt: skip
     path = tmp_path / "report.html"
     path.write_text("before")
     for folder, message in [
         (tmp_path / "nowhere", "no such folder"),
         (tmp_path / "empty", "no finished run"),
         (twice, "same method"),
+        (unlike, "different class sets"),
         (broken, "not valid JSON"),
     ]:
         capsys.readouterr()

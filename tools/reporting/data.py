@@ -197,9 +197,25 @@ def gather(
                 "give the folder of one"
             )
         seen[key] = run.folder
+    _check_classes(sources)
     folders = sorted({path.parent for root in roots for path in root.rglob("robustness.json")})
     evaluations = [found for folder in folders for found in read_evaluations(folder)]
     return Data(list(roots), _named(sources), unfinished, evaluations, baseline, highlight)
+
+
+def _check_classes(sources: Sequence[Source]) -> None:
+    """Refuse runs that one table would compare although they were tested on different classes."""
+    first: dict[tuple, Run] = {}
+    for source in sources:
+        run = source.run
+        known = first.setdefault((source.task, run.dataset, run.part), run)
+        odd = sorted(set(run.classnames) ^ set(known.classnames))
+        if odd and run.classnames and known.classnames:
+            raise ValueError(
+                f"{known.folder} and {run.folder} were tested on different class sets of "
+                f"{run.dataset} ({run.part}; {odd[0]!r} in one of them only) and cannot be "
+                "compared; give the folders of like runs"
+            )
 
 
 def _order(run: Run) -> tuple:

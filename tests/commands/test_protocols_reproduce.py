@@ -24,6 +24,11 @@ esac
 """
 
 
+def heed_interrupts() -> None:
+    """A job in the background of a shell ignores SIGINT, and so do its children: as in CI."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Starts reproduce.sh; ``.noted()`` is what was called so far."""
@@ -41,6 +46,7 @@ def start(tmp_path):
             cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**kept, "CALLS": str(calls), "VIRTUAL_ENV": str(tmp_path / "env"), "OUTPUT": "out",
                  **environment},
+            preexec_fn=heed_interrupts,
         )  # fmt: skip
         process.noted = lambda: calls.read_text().splitlines()
         return process

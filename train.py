@@ -10,7 +10,9 @@ import contextlib
 import io
 import os
 import sys
-from typing import NoReturn, TextIO
+from typing import TextIO
+
+from common.parser import CommandParser
 
 DESCRIPTION = """\
 Train a prompt learner, or evaluate a trained one.
@@ -39,14 +41,8 @@ ANPROMPT_TRACEBACK=1 in the environment shows where in the code bad input was fo
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for all bad input; the flags are in --help."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="train.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,

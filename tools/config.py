@@ -3,7 +3,6 @@
 The order is upstream's (CoOp's train.py).
 """
 
-import hashlib
 import importlib.util
 import os
 import sys
@@ -164,18 +163,14 @@ def weights_digest(name: str) -> str:
     Raises:
         ValueError, FileNotFoundError: as ``clip.load_model``.
     """
-    from clip.loading import resolve
+    from clip import hub, loading
 
-    path, _, _ = resolve(name)
+    path, _, _ = loading.resolve(name)
     if path is None:
         return ""
     if not path.is_file():
         raise FileNotFoundError(f"backbone {name}: no file {path}")
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()[:16]
+    return hub.sha256(path)[:16]
 
 
 def backbone_resolution(name: str) -> int:

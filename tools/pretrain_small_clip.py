@@ -41,6 +41,7 @@ from clip.clip import PIXEL_MEAN, PIXEL_STD  # noqa: E402
 from clip.loading import load_model, to_openai_layout  # noqa: E402
 from clip.model import CLIP, VisionTransformer, build_model  # noqa: E402
 from clip.simple_tokenizer import SimpleTokenizer  # noqa: E402
+from common.files import atomic_write  # noqa: E402
 from tools.muon import Muon  # noqa: E402
 from tools.pretrain_world import Source, World, build_world  # noqa: E402
 from tools.zero_shot import Evaluation, markdown  # noqa: E402
@@ -320,7 +321,7 @@ class Training:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint under a temporary name, then rename: a kill leaves the last one."""
+        """Write a checkpoint whole: a kill leaves the last one."""
         state = {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -330,13 +331,8 @@ class Training:
             "seconds": self.seconds,
             "seed": self.seed,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        with atomic_write(path, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.

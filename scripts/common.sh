@@ -32,8 +32,8 @@ active_env() {
 
 # Sets PY, installing what is missing first. Arguments go to setup.sh (--dev).
 ensure_env() {
-  bash "$ROOT/scripts/setup.sh" --quiet "$@" </dev/null >&2
   local env
+  [ -n "${DRY_RUN:-}" ] || bash "$ROOT/scripts/setup.sh" --quiet "$@" </dev/null >&2
   env="$(active_env)"
   PY="${env:-$ROOT/.venv}/bin/python"
 }
@@ -85,12 +85,19 @@ announce_backbone() {
   info "Backbone: $BACKBONE$hint"
 }
 
+# Runs train.py, or prints the command where DRY_RUN is set.
 run_trainer() { # DATASET SEED FLAGS AND OPTIONS OF train.py
-  local dataset="$1" seed="$2"
+  local dataset="$1" seed="$2" command
   shift 2
-  "$PY" "$ROOT/train.py" ${DATA:+--root "$DATA"} --seed "$seed" --trainer "$TRAINER" \
-    --backbone "$BACKBONE" --config-file "$CONFIG_FILE" \
-    --dataset-config-file "$ROOT/configs/datasets/$dataset.yaml" "$@"
+  command=("$PY" "$ROOT/train.py" ${DATA:+--root "$DATA"} --seed "$seed" --trainer "$TRAINER"
+    --backbone "$BACKBONE" --config-file "$CONFIG_FILE"
+    --dataset-config-file "$ROOT/configs/datasets/$dataset.yaml" "$@")
+  if [ -n "${DRY_RUN:-}" ]; then
+    printf '%q ' "${command[@]}"
+    echo
+  else
+    "${command[@]}"
+  fi
 }
 
 # Trains in a folder; a method that learns nothing is evaluated there.
@@ -108,7 +115,8 @@ test_in() { # FOLDER TRAINED HINT DATASET SEED KEY VALUE ...
   shift 5
   flags=(--output-dir "$folder" --eval-only)
   if [ "$LEARNS" = yes ]; then
-    [ -d "$trained" ] || die "nothing was trained in $trained; run $hint first"
+    [ -d "$trained" ] || [ -n "${DRY_RUN:-}" ] ||
+      die "nothing was trained in $trained; run $hint first"
     flags+=(--model-dir "$trained")
     [ -z "${LOADEP:-}" ] || flags+=(--load-epoch "$LOADEP")
   fi

@@ -23,6 +23,7 @@
 #              CFG       a file of configs/trainers/<trainer>/ (default: the method's published one)
 #              SHOTS     images per class (default: 16)
 #              LOADEP    test: the epoch to read (default: the last)
+#              DRY_RUN   1: print the commands, run nothing
 #
 # A finished run is skipped, an interrupted one goes on where it stopped. Results:
 #   OUTPUT/crossdata/train/SOURCE/shots_16/TRAINER/CFG/seed1           tested on the source

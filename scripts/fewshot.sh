@@ -18,6 +18,7 @@
 #                        CLIP that comes with this repository)
 #              CFG       a file of configs/trainers/<trainer>/ (default: the method's published one)
 #              SHOTS     where the argument is left out
+#              DRY_RUN   1: print the commands, run nothing
 #
 # A finished run is skipped, an interrupted one goes on where it stopped. Results:
 #   OUTPUT/fewshot/DATASET/shots_4/TRAINER/CFG/seed1

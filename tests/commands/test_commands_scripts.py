@@ -5,6 +5,7 @@ more than is needed) is tested without installing or training anything.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -166,6 +167,20 @@ def test_active_environment_gets_only_what_it_lacks(tree, stand_in, calls, tmp_p
     assert "gdown>=5.2" in done.stderr
     assert any("-m pip install" in line for line in python_calls)
     assert not (tree / ".venv").exists()
+
+
+def test_dry_run_prints_commands_and_starts_nothing(tree, stand_in, calls, tmp_path):
+    for part in ("train", "test"):
+        done, python_calls = call(
+            tree / f"scripts/anprompt/base2new_{part}.sh", "shapes", "1,2", cwd=tmp_path,
+            calls=calls, VIRTUAL_ENV=str(stand_in), OUTPUT="an output", DRY_RUN="1",
+        )  # fmt: skip
+        assert (done.returncode, python_calls) == (0, []), done.stderr
+        first, second = map(shlex.split, done.stdout.splitlines())
+        assert first[:2] == [str(stand_in / "bin/python"), str(tree / "train.py")]
+        assert second[second.index("--seed") + 1] == "2"
+        assert first[first.index("--output-dir") + 1].startswith("an output/base2new/")
+    assert not (tmp_path / "an output").exists()
 
 
 def test_unusable_python_is_refused(tree, calls, tmp_path):

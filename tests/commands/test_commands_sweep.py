@@ -4,8 +4,10 @@ Where runs are started, their scripts are stand-ins that note what they were cal
 """
 
 import fcntl
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,11 +17,18 @@ from pathlib import Path
 import pytest
 
 from tools import sweep
+from tools.arguments import make_parser
+from tools.config import build_cfg
+from tools.runs import record_config
+from tools.sweeps import jobs as planning
+from tools.sweeps import running
+from tools.sweeps.finished import accuracy_of_finished
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands for a protocol's script: notes when it runs, with its arguments and environment.
 STAND_IN = """#!/usr/bin/env bash
+[ -z "${DRY_RUN:-}" ] || exit 0
 echo "start $* | ${CFG:-} $SHOTS ${SOURCE:-} ${OMP_NUM_THREADS:-}" >> "$CALLS"
 if [ -n "${HANG:-}" ]; then sleep 60; fi
 sleep "${PAUSE:-0}"
@@ -33,7 +42,7 @@ echo "end $* |" >> "$CALLS"
 
 
 def jobs_of(*args) -> list[str]:
-    return [str(job) for job in sweep.plan(*args)]
+    return [str(job) for job in planning.plan(*args)]
 
 
 @pytest.fixture
@@ -47,12 +56,12 @@ def stand_in(tmp_path, monkeypatch):
         (tmp_path / "scripts" / method).mkdir()
         (tmp_path / "scripts" / method / "settings.sh").write_text(f"LEARNS={learns}\n")
     (tmp_path / "configs/datasets").mkdir(parents=True)
-    for name in (*sweep.DATASETS, *sweep.IMAGENET_VARIANTS, "shapes"):
+    for name in (*planning.DATASETS, *planning.IMAGENET_VARIANTS, "shapes"):
         (tmp_path / f"configs/datasets/{name}.yaml").touch()
     calls = tmp_path / "calls"
     calls.touch()
-    monkeypatch.setattr(sweep, "ROOT", tmp_path)
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(planning, "ROOT", tmp_path)
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
     monkeypatch.setenv("DATA", str(tmp_path))
     monkeypatch.setenv("CALLS", str(calls))
@@ -89,7 +98,7 @@ def test_seed_by_seed_and_what_learns_nothing_once():
 
 def test_cross_dataset_trains_once_a_method_and_leaves_the_source_out():
     targets = ["caltech101", "eurosat", "dtd"]
-    jobs = sweep.plan("crossdata", ["coop"], targets, ["1"], ["16"], "caltech101")
+    jobs = planning.plan("crossdata", ["coop"], targets, ["1"], ["16"], "caltech101")
     assert [str(job) for job in jobs] == [
         "coop caltech101 seed 1 train",
         "coop caltech101 to eurosat seed 1 test",
@@ -97,7 +106,7 @@ def test_cross_dataset_trains_once_a_method_and_leaves_the_source_out():
     ]
     assert [job.training for job in jobs] == [None, jobs[0], jobs[0]]
     assert jobs[1].arguments == ["coop", "test", "eurosat", "1"]
-    (train, *_) = sweep.plan("domaingen", ["coop"], ["imagenet_a"], ["1"], ["16"], "caltech101")
+    (train, *_) = planning.plan("domaingen", ["coop"], ["imagenet_a"], ["1"], ["16"], "caltech101")
     assert train == jobs[0]  # both protocols read the same training
 
 
@@ -112,16 +121,16 @@ def test_few_shot_runs_every_number_of_shots():
 
 
 def test_defaults_are_the_protocols(stand_in):
-    def planned(*arguments: str) -> list[sweep.Job]:
+    def planned(*arguments: str) -> list[planning.Job]:
         return sweep.jobs_for(sweep.make_parser().parse_args(arguments))
 
-    assert {job.dataset for job in planned("base2new")} == set(sweep.DATASETS)
+    assert {job.dataset for job in planned("base2new")} == set(planning.DATASETS)
     assert [job.method for job in planned("fewshot")[:3]] == ["zsclip", "coop", "maple"]
     assert {job.shots for job in planned("fewshot")} == {"1", "2", "4", "8", "16"}
     across = planned("crossdata", "--methods", "coop", "--seeds", "1")
-    assert [job.dataset for job in across] == sweep.DATASETS  # the source first, then the others
+    assert [job.dataset for job in across] == planning.DATASETS  # the source first, then the others
     general = planned("domaingen", "--methods", "coop", "--seeds", "1")
-    assert [job.dataset for job in general] == ["imagenet", *sweep.IMAGENET_VARIANTS]
+    assert [job.dataset for job in general] == ["imagenet", *planning.IMAGENET_VARIANTS]
     named = planned("crossdata", "--source", "dtd", "--targets", "eurosat", "--seeds", "1")
     assert {job.source for job in named} == {"", "dtd"}
 
@@ -156,7 +165,7 @@ def test_scripts_get_their_arguments_and_environment(stand_in, monkeypatch):
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "2"]
     status, noted = stand_in(*command, "--cfg", "coop=rn50", "--", "OPTIM.MAX_EPOCH", "2")
     assert status == 0
-    threads = sweep.share_machine(1)[1] or 1
+    threads = running.share_machine(1)[1] or 1
     assert noted[0] == f"start coop train shapes 2 -- OPTIM.MAX_EPOCH 2 | rn50 16  {threads}"
     _, noted = stand_in("fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "3",
                         "--shots", "4,8", "--jobs", "1")  # fmt: skip
@@ -213,13 +222,13 @@ def test_one_thread_each_on_a_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert sweep.share_machine(None) == (4, 1)
-    assert [sweep.share_machine(jobs)[1] for jobs in (1, 2, 8)] == [1, 1, 1]
+    assert running.share_machine(None) == (4, 1)
+    assert [running.share_machine(jobs)[1] for jobs in (1, 2, 8)] == [1, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert sweep.share_machine(None) == (2, 4)
+    assert running.share_machine(None) == (2, 4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert sweep.share_machine(None) == (1, None)
-    assert sweep.share_machine(3) == (3, None)
+    assert running.share_machine(None) == (1, None)
+    assert running.share_machine(3) == (3, None)
 
 
 def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, capsys, tmp_path):
@@ -237,7 +246,7 @@ def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, c
         real_sleep(seconds)
 
     real_sleep = time.sleep
-    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    monkeypatch.setattr(running.time, "sleep", sleep)
     command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "1,2"]
     status, noted = stand_in(*command, "--shots", "16", "--jobs", "1")
     assert status == 0
@@ -250,7 +259,8 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path
     """In a process of its own, started as from a script's background, where SIGINT is ignored."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-        "from tools import sweep; sweep.ROOT = Path(sys.argv[2]); sweep.end_on_signals(); "
+        "from tools import sweep; from tools.sweeps import jobs; jobs.ROOT = Path(sys.argv[2]); "
+        "sweep.end_on_signals(); "
         "sys.exit(sweep.main(sys.argv[3:]))"
     )
     command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1", "--jobs", "2"]
@@ -274,17 +284,82 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.fixture
+def finish(tmp_path, monkeypatch):
+    """Puts down what a run of the real scripts would leave behind; its command and environment."""
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "an output"))
+    for name in ("CFG", "SHOTS", "SOURCE", "BACKBONE", "DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def put(*arguments: str) -> tuple[list[str], dict[str, str]]:
+        command = ["bash", str(ROOT / "scripts/base2new.sh"), *arguments]
+        environment = dict(os.environ)
+        shown = subprocess.run(
+            command, env={**environment, "DRY_RUN": "1"}, check=True, capture_output=True, text=True
+        )
+        (line,) = shown.stdout.splitlines()
+        cfg = build_cfg(make_parser().parse_args(shlex.split(line)[2:]))
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True)
+        record_config(cfg)
+        results = {"finished": True, "accuracy": 61.25}
+        (Path(cfg.OUTPUT_DIR) / "results.json").write_text(json.dumps(results))
+        return command, environment
+
+    return put
+
+
+def test_a_finished_run_is_recognised_by_its_settings(finish):
+    command, environment = finish("coop", "train", "shapes", "3")
+    assert accuracy_of_finished(command, environment) == 61.25
+    assert accuracy_of_finished([*command, "--", "OPTIM.MAX_EPOCH", "3"], environment) is None
+    assert accuracy_of_finished([*command, "--", "OPTIM.NO_SUCH", "3"], environment) is None
+    assert accuracy_of_finished([*command[:-1], "4"], environment) is None
+    assert accuracy_of_finished([*command[:-1], "3,4"], environment) is None
+
+
+def test_a_test_is_out_of_date_once_its_training_is_newer(finish, tmp_path):
+    finish("coop", "train", "shapes", "3")
+    command, environment = finish("coop", "test", "shapes", "3")
+    assert accuracy_of_finished(command, environment) == 61.25
+    (trained,) = (tmp_path / "an output").glob("base2new/train_base/**/seed3")
+    checkpoint = trained / "prompt_learner/model.pth.tar-200"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    later = time.time() + 10
+    os.utime(checkpoint, (later, later))
+    assert accuracy_of_finished(command, environment) is None
+
+
+def test_finished_runs_are_not_started(finish, monkeypatch, capsys):
+    for part in ("train", "test"):
+        finish("coop", part, "shapes", "3")
+
+    def refuse(job, *_):
+        raise AssertionError(f"started {job}")
+
+    monkeypatch.setattr(running, "Run", refuse)
+    command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds"]
+    assert sweep.main([*command, "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "[1/2] coop shapes seed 3 train", "[2/2] coop shapes seed 3 test",
+    ]  # fmt: skip
+    assert all("61.2%  earlier" in line for line in lines[1:])
+    with pytest.raises(AssertionError, match="started coop shapes seed 4 train"):
+        sweep.main([*command, "4"])
+
+
 def test_time_left_comes_from_like_runs():
-    train, test = sweep.plan("base2new", ["coop"], ["shapes"], ["1"])
-    clock = sweep.Clock()
+    train, test = planning.plan("base2new", ["coop"], ["shapes"], ["1"])
+    clock = running.Clock()
     assert clock.left([train]) is None
     clock.taken = [(train, 30.0), (train, 50.0), (test, 6.0)]
     assert clock.left([train, test]) == pytest.approx(46.0)
-    other = sweep.Job("base2new", "maple", "train", "shapes", "1")
+    other = planning.Job("base2new", "maple", "train", "shapes", "1")
     assert clock.left([other]) == pytest.approx(40.0)
     assert clock.left([]) == 0
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
 def test_minutes(seconds, text):
-    assert sweep.minutes(seconds) == text
+    assert running.minutes(seconds) == text

@@ -10,34 +10,36 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clip import load_model, tokenize
-from tools import pretrain_pictures, pretrain_small_clip, pretrain_world
-from tools.muon import Muon, orthogonalise
-from tools.pretrain_small_clip import (
-    Captions,
+from tools import pretrain_small_clip
+from tools.pretrain_small_clip import main
+from tools.pretraining import batches, pictures
+from tools.pretraining import training as steps
+from tools.pretraining import world as worlds
+from tools.pretraining.batches import Captions, augment
+from tools.pretraining.muon import Muon, orthogonalise
+from tools.pretraining.training import (
     Recipe,
     Training,
-    augment,
     contrastive_loss,
     image_features,
-    main,
     text_features,
 )
-from tools.zero_shot import Evaluation, Images, benchmark_folder, read_split, zero_shot
+from tools.pretraining.zero_shot import Evaluation, Images, benchmark_folder, read_split, zero_shot
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_words():
     """A world of 36 kinds of pictures, not hundreds: its captions are read quickly."""
     with pytest.MonkeyPatch.context() as patch:
-        colours = {c: pretrain_pictures.COLOURS[c] for c in ("red", "blue", "gray")}
-        patch.setattr(pretrain_world, "COLOURS", colours)
-        patch.setattr(pretrain_world, "SHAPES", ("circle", "drop", "ring"))
+        colours = {c: pictures.COLOURS[c] for c in ("red", "blue", "gray")}
+        patch.setattr(worlds, "COLOURS", colours)
+        patch.setattr(worlds, "SHAPES", ("circle", "drop", "ring"))
         yield
 
 
 @pytest.fixture(scope="module")
 def world(few_words):
-    return pretrain_world.build_world(None, drawn=60, seed=3)
+    return worlds.build_world(None, drawn=60, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +62,15 @@ def arguments(tmp_path, *more):
 def test_pictures_repeat_and_show_every_word():
     for colour, pattern, shape in (("red", "striped", "circle"), ("blue", "plain", "drop")):
         drawn = [
-            pretrain_pictures.draw_picture(colour, pattern, shape, np.random.default_rng(seed))
+            pictures.draw_picture(colour, pattern, shape, np.random.default_rng(seed))
             for seed in (1, 1, 2)
         ]
         assert np.array_equal(drawn[0], drawn[1])
         assert not np.array_equal(drawn[0], drawn[2])
-        for caption in pretrain_pictures.shape_captions(colour, pattern, shape):
+        for caption in pictures.shape_captions(colour, pattern, shape):
             assert colour in caption and shape in caption
-    for shape in pretrain_pictures.SHAPES:  # none is unknown to the outlines
-        pretrain_pictures.draw_picture("red", "dotted", shape, np.random.default_rng(0))
+    for shape in pictures.SHAPES:  # none is unknown to the outlines
+        pictures.draw_picture("red", "dotted", shape, np.random.default_rng(0))
 
 
 def test_captions_hold_only_seen_tokens(world):
@@ -94,9 +96,9 @@ def test_augmented_images_have_the_models_shape(world):
 
 def test_no_augmentation_is_the_image_itself(world):
     source = world.sources[0]
-    still = pretrain_world.Source("still", source.images, source.labels, 1, 1, 1.0, 0)
+    still = worlds.Source("still", source.images, source.labels, 1, 1, 1.0, 0)
     plain = augment(source.images[:8], still, 0.0, torch.Generator().manual_seed(0))
-    expected = pretrain_small_clip.normalise(source.images[:8].float() / 255)
+    expected = batches.normalise(source.images[:8].float() / 255)
     # Colours are jittered at any strength: compare up to an affine change per image and channel.
     small = F.interpolate(expected, 48, mode="bilinear")
     for got, wanted in zip(plain, small, strict=True):
@@ -199,14 +201,14 @@ def test_the_tail_leaves_benchmarks_out(world):
     other = dataclasses.replace(source, name="asked for", benchmark=True)
     training.world = dataclasses.replace(world, sources=[source, other])
     drawn = []
-    monitor = pretrain_small_clip.draw_indices
+    monitor = batches.draw_indices
 
     def spy(source, count, rng):
         drawn.append(source.name)
         return monitor(source, count, rng)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrain_small_clip, "draw_indices", spy)
+        patch.setattr(steps, "draw_indices", spy)
         training.run_step(0.99)
         training.run_step(1.0)
     assert drawn == ["drawn", "asked for", "drawn"]
@@ -274,9 +276,7 @@ def test_evaluation_reads_what_the_data_folder_has(tmp_path):
 def test_zero_shot_counts_right_answers(trained, world):
     """Images labelled with the model's own answers score 100."""
     model = pretrain_small_clip.full_model(trained.model, trained.captions.ids)
-    pixels = pretrain_small_clip.normalise(
-        F.interpolate(world.sources[0].images[:12].float() / 255, 48)
-    )
+    pixels = batches.normalise(F.interpolate(world.sources[0].images[:12].float() / 255, 48))
     names = ["red circle", "blue square", "green star"]
     tokens = tokenize([f"a {name}." for name in names])
     with torch.no_grad():
@@ -310,7 +310,7 @@ def test_only_training_images_are_read(tmp_path):
     (tmp_path / "tiny-imagenet" / "classnames.txt").write_text("n1 ant\n")
     Image.new("RGB", (64, 64)).save(tmp_path / "tiny-imagenet" / "images" / "n1" / "a.JPEG")
 
-    world = pretrain_world.build_world(tmp_path, drawn=4)
+    world = worlds.build_world(tmp_path, drawn=4)
     by_name = {source.name: source for source in world.sources}
     assert [len(by_name[n].images) for n in ("caltech101", "eurosat", "tiny-imagenet")] == [2, 2, 1]
     ant = by_name["caltech101"].labels[0]

@@ -1,6 +1,6 @@
 """What the small CLIP is pretrained on: drawn pictures, real training images, and their captions.
 
-Pictures are drawn by ``pretrain_pictures``. Real images come from the *training* splits only.
+Pictures are drawn by ``pictures``. Real images come from the *training* splits only.
 
 Every image belongs to one text class, and a text class is a list of captions that mean the same.
 Classes of equal name in different sources are one class.
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tools.pretrain_pictures import (
+from tools.pretraining.pictures import (
     COLOURS,
     PATTERNS,
     PICTURE_SIZE,

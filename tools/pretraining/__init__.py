@@ -1,0 +1,1 @@
+"""What the bundled small CLIP is pretrained on, and how."""

@@ -214,6 +214,20 @@ class PromptSRC(PromptTrainer):
             name: torch.zeros_like(parameter)
             for name, parameter in self.model.prompt_learner.state_dict().items()
         }
+        self.epochs_summed = 0
+
+    def before_epoch(self) -> None:
+        """Refuse a continuation whose checkpoint has no mean over the earlier epochs.
+
+        Raises:
+            ValueError: so where Dassl.pytorch, which does not keep it, has resumed the run.
+        """
+        super().before_epoch()
+        if self.epochs_summed != self.epoch:
+            raise ValueError(
+                f"{self.output_dir}: PromptSRC cannot go on from epoch {self.epoch}: the mean over "
+                f"epochs has {self.epochs_summed} of them. Remove the folder to train anew."
+            )
 
     def forward_backward(self, batch: dict) -> dict[str, Tensor]:
         summary = super().forward_backward(batch)
@@ -226,16 +240,18 @@ class PromptSRC(PromptTrainer):
         learner = self.model.prompt_learner
         for name, tensor in learner.state_dict().items():
             self.weighted_sum[name].add_(tensor, alpha=float(self.epoch_weights[epoch]))
+        self.epochs_summed += 1
         if (epoch + 1) == self.max_epoch:
             print("Learned tensors are replaced by their weighted mean over the epochs")
             learner.load_state_dict(self.weighted_sum)
 
     def extra_state(self) -> dict[str, Any]:
-        return {"weighted_sum": self.weighted_sum}
+        return {"weighted_sum": self.weighted_sum, "epochs_summed": self.epochs_summed}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         for name, tensor in state["weighted_sum"].items():
             self.weighted_sum[name].copy_(tensor)
+        self.epochs_summed = state["epochs_summed"]
 
     def own_name(self, name: str) -> str:
         return upstream_prompt_name(name)

@@ -300,14 +300,16 @@ def test_the_mean_over_epochs_is_deployed_and_saved(make_promptsrc, tmp_path):
         assert not torch.allclose(tensor, seen[-1][name], atol=1e-6)
 
 
+class Interrupted(TRAINER_REGISTRY.get("PromptSRC")):
+    def before_epoch(self):
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        super().before_epoch()
+
+
 def test_the_mean_survives_an_interruption(make_promptsrc, tmp_path):
     whole = make_promptsrc("whole")
     whole.train()
-
-    class Interrupted(TRAINER_REGISTRY.get("PromptSRC")):
-        def before_epoch(self):
-            if self.epoch == 2:
-                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         make_promptsrc("parts", Interrupted).train()
@@ -321,6 +323,20 @@ def test_the_mean_survives_an_interruption(make_promptsrc, tmp_path):
         for run in ("whole", "parts")
     ]
     assert figures[0] == figures[1]
+
+
+def test_no_continuation_without_the_mean_of_earlier_epochs(make_promptsrc):
+    """Dassl.pytorch resumes a run but does not keep what a trainer adds to a checkpoint."""
+
+    class Forgetful(TRAINER_REGISTRY.get("PromptSRC")):
+        def load_extra_state(self, state):
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        make_promptsrc("parts", Interrupted).train()
+    with pytest.raises(ValueError, match="go on from epoch 2: .* Remove the folder"):
+        make_promptsrc("parts", Forgetful).train()
+
 
 
 def test_gpa_settings_by_training_data_set():

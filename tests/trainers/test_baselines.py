@@ -338,7 +338,6 @@ def test_no_continuation_without_the_mean_of_earlier_epochs(make_promptsrc):
         make_promptsrc("parts", Forgetful).train()
 
 
-
 def test_gpa_settings_by_training_data_set():
     cfg = default_cfg()
     cfg.merge_from_file(

@@ -1,7 +1,7 @@
 """Parity of the baselines with upstream, as in test_golden.py; the new classes too."""
 
 import pytest
-from test_golden import check_logits, golden_cfg, load_initial, recorded_batch
+from test_golden import check_logits, golden_cfg, load_initial, train_as_recorded
 
 from dassl.engine import build_trainer
 
@@ -40,15 +40,8 @@ def test_training_reproduces_upstream(
     load_initial(trainer, name, record)
     check_logits(trainer, record, "init_test_logits", base_logits, tolerance=1e-3)
 
-    trainer.set_model_mode("train")
     steps = record["steps"]
-    trainer.num_batches = 1 + max(step["batch"] for step in steps)
-    losses = []
-    for step in steps:
-        trainer.epoch, trainer.batch_idx = step["epoch"], step["batch"]
-        assert trainer.get_current_lr() == pytest.approx(step["lr"], rel=1e-9)
-        summary = trainer.forward_backward(recorded_batch(dataset, step["index"]))
-        losses.append(float(summary["loss"]))
+    losses = train_as_recorded(trainer, steps)
     assert losses == pytest.approx([step["loss"] for step in steps], abs=1e-4)
     check_logits(trainer, record, "final_test_logits", base_logits, tolerance=2e-3)
     assert trainer.test() == pytest.approx(record["accuracy_base"])

@@ -72,6 +72,19 @@ def recorded_batch(dataset, index: list[int]) -> dict:
     }
 
 
+def train_as_recorded(trainer, steps: list[dict]) -> list[float]:
+    """Take the recorded steps, at the recorded learning rates; the losses."""
+    trainer.set_model_mode("train")
+    trainer.num_batches = 1 + max(step["batch"] for step in steps)
+    losses = []
+    for step in steps:
+        trainer.epoch, trainer.batch_idx = step["epoch"], step["batch"]
+        assert trainer.get_current_lr() == pytest.approx(step["lr"], rel=1e-9)
+        batch = recorded_batch(trainer.train_loader_x.dataset, step["index"])
+        losses.append(float(trainer.forward_backward(batch)["loss"]))
+    return losses
+
+
 def check_logits(trainer, record: dict, key: str, logits_name: str, tolerance: float) -> None:
     dataset = trainer.test_loader.dataset
     trainer.set_model_mode("eval")
@@ -102,16 +115,8 @@ def test_training_reproduces_upstream(name, trainer_name, logits_name, golden, m
     load_initial(trainer, name, record)
     check_logits(trainer, record, "init_test_logits", logits_name, tolerance=1e-3)
 
-    trainer.set_model_mode("train")
-    steps = record["steps"]
-    trainer.num_batches = 1 + max(step["batch"] for step in steps)
-    losses = []
-    for step in steps:
-        trainer.epoch, trainer.batch_idx = step["epoch"], step["batch"]
-        assert trainer.get_current_lr() == pytest.approx(step["lr"], rel=1e-9)
-        summary = trainer.forward_backward(recorded_batch(dataset, step["index"]))
-        losses.append(float(summary["loss"]))
-    expected = [step["loss"] for step in steps]
+    losses = train_as_recorded(trainer, record["steps"])
+    expected = [step["loss"] for step in record["steps"]]
     assert losses[:10] == pytest.approx(expected[:10], abs=1e-4)
     assert losses == pytest.approx(expected, abs=1e-3)
     check_logits(trainer, record, "final_test_logits", logits_name, tolerance=2e-3)

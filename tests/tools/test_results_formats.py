@@ -97,6 +97,7 @@ def test_markdown_and_the_note_on_what_is_missing(runs, capsys):
     printed = capsys.readouterr().out
     assert "| CoOp | 2 / 0 | 81.50 ± 0.50 | - | - | - |" in printed
     assert "no finished run" in printed
+    assert "- ± is the (population) standard deviation" in printed
 
 
 def test_an_output_that_cannot_be_written_is_said(runs, capsys):

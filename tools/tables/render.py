@@ -73,8 +73,8 @@ def markdown(tables: list[Table], notes: list[str]) -> str:
         blocks.append(f"## {table.title}\n\n{rows}")
         if table.notes:
             blocks.append("\n".join(f"- {note}" for note in table.notes))
-    notes = [*_references(tables), *notes]
-    return "\n\n".join(blocks + ["\n".join(f"- {note}" for note in notes)]) + "\n"
+    listed = "\n".join(f"- {note}" for note in (*_references(tables), *notes))
+    return "\n\n".join([*blocks, listed.replace("+-", "±")]) + "\n"
 
 
 def to_csv(tables: list[Table], notes: list[str]) -> str:

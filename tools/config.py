@@ -3,6 +3,7 @@
 The order is upstream's (CoOp's train.py).
 """
 
+import functools
 import importlib.util
 import os
 import sys
@@ -163,13 +164,26 @@ def weights_digest(name: str) -> str:
     Raises:
         ValueError, FileNotFoundError: as ``clip.load_model``.
     """
-    from clip import hub, loading
+    from clip import loading
 
     path, _, _ = loading.resolve(name)
     if path is None:
         return ""
     if not path.is_file():
         raise FileNotFoundError(f"backbone {name}: no file {path}")
+    return _digest(path, *_version(path))
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@functools.cache  # a sweep builds hundreds of configurations with one backbone
+def _digest(path: Path, *version: int) -> str:
+    from clip import hub
+
     return hub.sha256(path)[:16]
 
 
@@ -183,11 +197,19 @@ def backbone_resolution(name: str) -> int:
         ValueError, FileNotFoundError: as ``clip.load_model``.
     """
     from clip import hub, loading
-    from clip.model import input_resolution
 
     architecture, tag = loading.split_tag(name)
     if name in hub.OPENAI_NAMES or (tag and hub.is_architecture(architecture)):
         return hub.input_resolution(architecture)
+    path, _, _ = loading.resolve(name)
+    return _file_resolution(name, *(_version(path) if path and path.is_file() else ()))
+
+
+@functools.cache
+def _file_resolution(name: str, *version: int) -> int:
+    from clip import loading
+    from clip.model import input_resolution
+
     try:
         return input_resolution(loading.load_state_dict(name))
     except KeyError as error:

@@ -84,12 +84,11 @@ def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None
 
 def _is_done(cfg) -> bool:
     """Whether the folder holds the finished run; refuses one with other settings."""
-    from tools.runs import check_same_settings, is_finished, read_results
+    from tools.runs import finished_accuracy
 
-    check_same_settings(cfg)
-    if not is_finished(cfg):
+    accuracy = finished_accuracy(cfg)
+    if accuracy is None:
         return False
-    accuracy = read_results(cfg.OUTPUT_DIR)["accuracy"]
     print(f"Finished already, accuracy {accuracy:.1f}%; remove {cfg.OUTPUT_DIR} to redo it")
     return True
 

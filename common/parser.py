@@ -1,4 +1,4 @@
-"""The command line of every program here that people call with flags."""
+"""The parser of commands."""
 
 import argparse
 from typing import NoReturn

@@ -60,8 +60,9 @@ for trainer in ZeroshotCLIP CoOp MaPLe ANPrompt; do
 done
 info "The same models under noise, on 72 test images of either half."
 # One thread: batches this small gain little from more, and lose much where others use the machine.
-OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" "$PY" "$ROOT/tools/robustness.py" --model-dir "${runs[@]}" --noise "$noise" --severities 1,3,5 \
-  --seeds 1 --images 72 >"$OUTPUT/robustness.txt"
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
+  "$PY" "$ROOT/tools/robustness.py" --model-dir "${runs[@]}" --noise "$noise" \
+  --severities 1,3,5 --seeds 1 --images 72 >"$OUTPUT/robustness.txt"
 info ""
 "$PY" "$ROOT/tools/report.py" "$OUTPUT" --output "$OUTPUT/report.html" >&2
 info ""

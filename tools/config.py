@@ -202,7 +202,7 @@ def backbone_resolution(name: str) -> int:
     if name in hub.OPENAI_NAMES or (tag and hub.is_architecture(architecture)):
         return hub.input_resolution(architecture)
     path, _, _ = loading.resolve(name)
-    return _file_resolution(name, *(_version(path) if path and path.is_file() else ()))
+    return _file_resolution(name, *(_version(path) if path.is_file() else ()))
 
 
 @functools.cache

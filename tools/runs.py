@@ -114,6 +114,16 @@ def is_finished(cfg: CfgNode) -> bool:
     return all(path.stat().st_mtime <= written for path in checkpoints)
 
 
+def finished_accuracy(cfg: CfgNode) -> float | None:
+    """Accuracy in % of the finished run that a configuration asks for; None where it is yet to run.
+
+    Raises:
+        ValueError: the folder holds a run with other settings.
+    """
+    check_same_settings(cfg)
+    return read_results(cfg.OUTPUT_DIR)["accuracy"] if is_finished(cfg) else None
+
+
 def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None:
     """Which checkpoint an evaluation without --load-epoch reads: None for model-best.pth.tar.
 

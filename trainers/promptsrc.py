@@ -24,6 +24,7 @@ from torch import Tensor
 from yacs.config import CfgNode as CN
 
 import clip
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import PROMPTSRC_TEMPLATES
 
@@ -220,11 +221,11 @@ class PromptSRC(PromptTrainer):
         """Refuse a continuation whose checkpoint has no mean over the earlier epochs.
 
         Raises:
-            ValueError: so where Dassl.pytorch, which does not keep it, has resumed the run.
+            UsageError: so where Dassl.pytorch, which does not keep it, has resumed the run.
         """
         super().before_epoch()
         if self.epochs_summed != self.epoch:
-            raise ValueError(
+            raise UsageError(
                 f"{self.output_dir}: PromptSRC cannot go on from epoch {self.epoch}: the mean over "
                 f"epochs has {self.epochs_summed} of them. Remove the folder to train anew."
             )

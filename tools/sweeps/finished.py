@@ -3,7 +3,8 @@
 import shlex
 import subprocess
 
-from tools.runs import check_same_settings, is_finished, read_results
+from tools.arguments import make_parser
+from tools.runs import finished_accuracy, read_results
 
 
 def accuracy_of_finished(command: list[str], environment: dict[str, str]) -> float | None:
@@ -22,18 +23,13 @@ def accuracy_of_finished(command: list[str], environment: dict[str, str]) -> flo
     calls = shown.stdout.splitlines()
     if shown.returncode or len(calls) != 1:
         return None
-    _, _, *arguments = shlex.split(calls[0])  # python, train.py and what follows
-    from tools.arguments import make_parser
-
     try:
+        _, _, *arguments = shlex.split(calls[0])  # python, train.py and what follows
         args = make_parser().parse_args(arguments)
-        results = read_results(args.output_dir)
-        if results is None:
+        if read_results(args.output_dir) is None:
             return None
         from tools.config import build_cfg  # takes seconds, once
 
-        cfg = build_cfg(args)
-        check_same_settings(cfg)
-        return results["accuracy"] if is_finished(cfg) else None
+        return finished_accuracy(build_cfg(args))
     except (ValueError, OSError, SystemExit):
         return None

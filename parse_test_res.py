@@ -15,6 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from common.parser import CommandParser
 from tools.logs import final_result, parse_log
 from tools.runs import RESULTS, read_results
 
@@ -67,7 +68,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path, help="folder whose subfolders are runs")

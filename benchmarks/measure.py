@@ -20,6 +20,7 @@ import torch
 from benchmarks.plain import plain
 from benchmarks.random_clip import SIZES
 from benchmarks.workload import Workload
+from common.parser import CommandParser
 
 PATHS = ("fast", "plain")
 
@@ -109,9 +110,7 @@ def report(rows: list[dict[str, Any]], details: dict[str, Any], path: str | None
 
 def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     """Arguments that all programs have; ``doc`` is the program's docstring."""
-    described = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    described = CommandParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     work = Workload(**defaults)
     add = described.add_argument
     add("--trainer", default=work.trainer, help="registered name (default: %(default)s)")

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from common.parser import CommandParser  # noqa: E402
+
 CATALOGUE = ROOT / "datasets" / "catalogue.json"
 NOTHING_TO_PREPARE = {
     "shapes": "Shapes draws its images on first use",
@@ -258,7 +260,7 @@ def make_split(entry: dict, root: Path) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ", ".join(read_catalogue())

@@ -27,6 +27,7 @@ from tqdm import tqdm  # noqa: E402
 from clip.loading import load_model, to_openai_layout  # noqa: E402
 from clip.model import CLIP, build_model  # noqa: E402
 from common.files import atomic_write  # noqa: E402
+from common.parser import CommandParser  # noqa: E402
 from tools.pretraining.batches import RESOLUTION  # noqa: E402
 from tools.pretraining.training import Recipe, Training  # noqa: E402
 from tools.pretraining.world import build_world  # noqa: E402
@@ -140,7 +141,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__.split("\n\n")[0],
         epilog="A killed run continues with the same command and --resume, and ends in the same "
         "weights. Without --data, only drawn pictures are trained on.",
@@ -186,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return evaluate(args) if args.evaluate else train(args)
     except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"pretrain_small_clip.py: error: {error}", file=sys.stderr)
         return 2
 
 

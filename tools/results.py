@@ -20,6 +20,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.parser import CommandParser
 from tools.collect import Run, find_runs
 from tools.tables.model import PROTOCOLS, Table
 from tools.tables.placing import Placed, place
@@ -68,7 +69,7 @@ def _select_methods(runs: list[Run], methods: list[str]) -> list[Run]:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(

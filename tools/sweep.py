@@ -8,7 +8,8 @@
 Runs go seed by seed, so that a sweep cut short still compares methods; a test waits for its
 training. Finished runs are skipped, interrupted ones taken up again by train.py: the same command
 goes on. A run that fails does not stop the others. Each prints to OUTPUT/logs. The
-environment means what it means to the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG.
+environment means what it means to the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG; with
+DRY_RUN=1 nothing runs, and what would is printed.
 
 Without a GPU, runs go side by side on one thread each (unless OMP_NUM_THREADS says otherwise):
 results do not depend on --jobs.
@@ -25,6 +26,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: the repository's root is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.parser import CommandParser
 from tools.sweeps import jobs as planning
 from tools.sweeps.jobs import DATASETS, IMAGENET_VARIANTS, SCRIPTS, Job
 from tools.sweeps.running import Sweep, share_machine
@@ -42,7 +44,7 @@ def _config(text: str) -> tuple[str, str]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("protocol", choices=list(SCRIPTS))
@@ -113,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sweep.py: error: {error}", file=sys.stderr)
         return 2
     output = Path(os.environ.get("OUTPUT") or planning.ROOT / "output")
+    if os.environ.get("DRY_RUN"):
+        return Sweep(jobs, output, dict(args.cfg), argv[end + 1 :]).show()
     at_once, threads = share_machine(args.jobs)
     each = f", {threads} thread{'s' if threads > 1 else ''} each" if threads else ""
     print(f"{len(jobs)} runs, {at_once} at a time{each}; logs in {output / 'logs'}", flush=True)

@@ -12,7 +12,7 @@
 # of them under noise.
 #
 # Environment: DATA, BACKBONE, SHOTS as scripts/anprompt/base2new_train.sh; OUTPUT (default:
-# output/ablations in the repository)
+# output/ablations in the repository); DRY_RUN=1 prints the commands and runs nothing
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -32,7 +32,7 @@ for name in "${names[@]}"; do
 done
 
 need_data "$dataset"
-ensure_env
+DRY_RUN='' ensure_env # seeing what is finished needs Python as well
 set_output ablations
 export OUTPUT
 unset CFG
@@ -41,6 +41,7 @@ for config in vit_b16 "${names[@]/#/ablations/}"; do
   "$PY" "$ROOT/tools/sweep.py" base2new --methods anprompt --datasets "$dataset" \
     --seeds "$seeds" --cfg "anprompt=$config"
 done
+[ -z "${DRY_RUN:-}" ] || exit 0
 info ""
 "$PY" "$ROOT/tools/results.py" "$OUTPUT" --output "$OUTPUT/ablations.md"
 info ""

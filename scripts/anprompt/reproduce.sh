@@ -27,6 +27,7 @@
 #              OUTPUT    where results go (default: output/ in the repository)
 #              BACKBONE  ViT-B/16, RN50, an open_clip tag, a checkpoint's path (default: small, the
 #                        CLIP that comes with this repository)
+#              DRY_RUN   1: say what is finished and print the commands of the others, run nothing
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -39,7 +40,7 @@ case "$protocol" in
 esac
 set_output
 export OUTPUT BACKBONE="${BACKBONE:-small}"
-ensure_env
+DRY_RUN='' ensure_env # seeing what is finished needs Python as well
 announce_backbone
 
 # In the background, so that whatever ends this script ends the runs as well.
@@ -55,6 +56,7 @@ done
 trap - INT TERM HUP
 # Bad input or an interruption: no table. Failed runs (1) are missing in it.
 [ "$status" -le 1 ] || exit "$status"
+[ -z "${DRY_RUN:-}" ] || exit "$status"
 
 info ""
 "$PY" "$ROOT/tools/results.py" "$OUTPUT" --protocol "$protocol" --output "$OUTPUT/$protocol.md"

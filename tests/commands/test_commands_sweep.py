@@ -349,6 +349,31 @@ def test_finished_runs_are_not_started(finish, monkeypatch, capsys):
         sweep.main([*command, "4"])
 
 
+def test_a_dry_run_shows_the_commands_of_what_is_not_finished(finish, monkeypatch, capsys):
+    finish("coop", "train", "shapes", "3")
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setattr(running, "Run", None)
+    command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "3"]
+    assert sweep.main(command) == 0
+    finished, test, line, told = capsys.readouterr().out.splitlines()
+    assert finished.startswith("[1/2] coop shapes seed 3 train   61.2%  earlier")
+    assert test == "coop shapes seed 3 test:"
+    words = shlex.split(line)
+    assert words[1] == str(ROOT / "train.py") and words[-2:] == ["DATASET.SUBSAMPLE_CLASSES", "new"]
+    assert told == "1 of 2 runs are done; nothing was started."
+    assert sweep.main([*command, "--cfg", "coop=no_such_file"]) == 0  # train.py is to say so
+
+
+def test_a_dry_run_says_which_runs_their_script_refuses(finish, monkeypatch, capsys):
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setenv("DATA", str(ROOT / "no such folder"))
+    command = ["base2new", "--methods", "coop", "--datasets", "dtd", "--seeds", "3"]
+    assert sweep.main(command) == 1
+    refused, *_, told = capsys.readouterr().out.splitlines()
+    assert "coop dtd seed 3 train" in refused and "no such folder" in refused
+    assert told == "0 of 2 runs are done; nothing was started."
+
+
 def test_time_left_comes_from_like_runs():
     train, test = planning.plan("base2new", ["coop"], ["shapes"], ["1"])
     clock = running.Clock()

@@ -71,6 +71,12 @@ def test_failed_runs_leave_gaps_and_an_interruption_leaves_no_table(status, tool
     assert len(process.noted()) == tools
 
 
+def test_a_dry_run_makes_no_table(start):
+    process = start("base2new", DRY_RUN="1")
+    assert process.wait(60) == 0
+    assert process.noted() == ["sweep.py base2new | out small"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ending_the_script_ends_the_sweep(number, start):
     process = start("base2new", HANG="1")

@@ -243,7 +243,7 @@ def test_command_trains_resumes_and_refuses(tmp_path, capsys):
     (tmp_path / "work" / "checkpoint.pt").write_bytes(b"not a checkpoint")
     assert main(arguments(tmp_path, "--max-steps", 3, "--resume")) == 2
     *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: ") and "checkpoint.pt" in error
+    assert error.startswith("pretrain_small_clip.py: error: ") and "checkpoint.pt" in error
     assert (tmp_path / "small.safetensors").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""Whether a run is finished, without starting it: a table of hundreds is taken up again at once."""
+"""What a run would do and whether it is finished, without starting it."""
 
 import shlex
 import subprocess
@@ -7,24 +7,40 @@ from tools.arguments import make_parser
 from tools.runs import finished_accuracy, read_results
 
 
-def accuracy_of_finished(command: list[str], environment: dict[str, str]) -> float | None:
-    """Accuracy in % of a run that is finished, by train.py's own rule; else None.
-
-    None also where something is wrong with the run: starting it says what.
+def train_command(command: list[str], environment: dict[str, str]) -> str:
+    """The command of train.py, as a shell takes it, that a protocol's script would run.
 
     Args:
-        command: a protocol's script with its arguments, for one run.
+        command: the script with its arguments, for one run.
         environment: of the script.
+
+    Raises:
+        ValueError: the script refuses, saying why, or would run train.py not once.
     """
     shown = subprocess.run(
         command, env={**environment, "DRY_RUN": "1"}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True,
     )  # fmt: skip
+    if shown.returncode:
+        raise ValueError(f"status {shown.returncode}: {shown.stderr.strip()}")
     calls = shown.stdout.splitlines()
-    if shown.returncode or len(calls) != 1:
-        return None
+    if len(calls) != 1:
+        raise ValueError(f"expected one run, {shlex.join(command)} makes {len(calls)}")
+    return calls[0].strip()
+
+
+def accuracy_of_finished(command: list[str], environment: dict[str, str]) -> float | None:
+    """Accuracy in % of a run that is finished, by train.py's own rule; else None.
+
+    None also where something is wrong with the run: starting it says what. A table of hundreds is
+    taken up again at once, since nothing is started for those that are finished.
+
+    Args:
+        command: a protocol's script with its arguments, for one run.
+        environment: of the script.
+    """
     try:
-        _, _, *arguments = shlex.split(calls[0])  # python, train.py and what follows
+        _, _, *arguments = shlex.split(train_command(command, environment))  # python, train.py, ...
         args = make_parser().parse_args(arguments)
         if read_results(args.output_dir) is None:
             return None

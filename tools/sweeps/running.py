@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 
 from tools.sweeps import jobs as planning
-from tools.sweeps.finished import accuracy_of_finished
+from tools.sweeps.finished import accuracy_of_finished, train_command
 from tools.sweeps.jobs import Job
 
 FINISHED = "Finished already"  # train.py's word for a run that it skips
@@ -144,6 +144,21 @@ class Sweep:
         for job, reason in self.failed.items():
             print(f"    {job}: {reason}")
         return 1
+
+    def show(self) -> int:
+        """Print what is finished and the commands of the others; the exit status of ``go``."""
+        for job in self.jobs:
+            command, environment = self._how(job)
+            accuracy = accuracy_of_finished(command, environment)
+            if accuracy is not None:
+                self._note_done(job, f"{accuracy:5.1f}%  earlier")
+                continue
+            try:
+                print(f"{job}:\n    {train_command(command, environment)}", flush=True)
+            except ValueError as error:
+                self._note_failure(job, str(error))
+        print(f"{len(self.done)} of {len(self.jobs)} runs are done; nothing was started.")
+        return 1 if self.failed else 0
 
     def _start_what_can(self) -> None:
         for job in list(self.waiting):

@@ -163,8 +163,10 @@ def wa_loss(z_noisy: Tensor, z: Tensor) -> Tensor:
         z: class logits (B, C).
 
     Returns:
-        Scalar. The KL divergence is summed over batch and classes before it is divided.
+        Scalar, fp32. The KL divergence is summed over batch and classes before it is divided: fp16
+        does not hold std(z) B C of a large batch.
     """
+    z_noisy, z = z_noisy.float(), z.float()
     divergence = F.kl_div(
         z.log_softmax(dim=-1), z_noisy.log_softmax(dim=-1), reduction="sum", log_target=True
     )

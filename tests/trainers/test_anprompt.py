@@ -78,6 +78,18 @@ def test_wa_loss_is_the_equation(batch, classes, seed):
     assert float(wa_loss(z_noisy, z)) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
+def test_wa_loss_of_half_precision_logits():
+    """std(z) B C of a large batch does not fit into fp16, as logits are under amp."""
+    generator = torch.Generator().manual_seed(0)
+    z, z_noisy = (3 * torch.randn(32, 1000, generator=generator) for _ in range(2))
+    halves = [x.half().requires_grad_() for x in (z_noisy, z)]
+    loss = wa_loss(*halves)
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(float(wa_loss(z_noisy, z)), rel=1e-2)
+    loss.backward()
+    assert halves[0].grad.any()
+
+
 def test_wa_loss_is_zero_for_equal_predictions_only():
     z = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]])
     assert float(wa_loss(z, z)) == pytest.approx(0, abs=1e-7)

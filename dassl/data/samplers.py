@@ -112,9 +112,12 @@ class _DomainSampler(Sampler):
         return drawn
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._draw())
+        drawn = self._draw()
+        self.length = len(drawn)
+        return iter(drawn)
 
     def __len__(self) -> int:
+        """Of the epoch drawn last: epochs differ in length."""
         return self.length
 
 
@@ -192,9 +195,12 @@ class RandomClassSampler(Sampler):
         return [indices[i : i + self.n_ins] for i in range(0, whole, self.n_ins)]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._draw())
+        drawn = self._draw()
+        self.length = len(drawn)
+        return iter(drawn)
 
     def __len__(self) -> int:
+        """Of the epoch drawn last: epochs differ in length."""
         return self.length
 
 

@@ -228,13 +228,14 @@ class TrainerX(SimpleTrainer):
         """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
-        self.num_batches = len(self.train_loader_x)
         print_freq = self.cfg.TRAIN.PRINT_FREQ
         pending: list[tuple[int, float, dict[str, Any] | None]] = []
 
         end = time.time()
         for self.batch_idx, batch in enumerate(self.train_loader_x):  # noqa: B020
             data_time.update(time.time() - end)
+            # Some samplers know how long an epoch is once it has begun.
+            self.num_batches = len(self.train_loader_x)
             summary = self.forward_backward(batch)
             n_iter = self.epoch * self.num_batches + self.batch_idx
             pending.append((n_iter, self.get_current_lr(), _detached(summary)))

@@ -90,6 +90,32 @@ def test_learning_rates_in_training(toy_cfg):
     assert trainer.rates == pytest.approx([1e-5, 0.05, 0.0426777, 0.025], rel=1e-5)
 
 
+@pytest.mark.parametrize("sampler", ["RandomClassSampler", "RandomDomainSampler"])
+def test_the_rate_falls_though_epochs_differ_in_length(toy_cfg, sampler):
+    class Watched(ToyTrainer):
+        def forward_backward(self, batch):
+            self.lengths.append(self.num_batches)
+            return super().forward_backward(batch)
+
+        def after_epoch(self):
+            self.rates.append(self.get_current_lr())
+            self.ends.append((self.batch_idx + 1, self.lengths[-1]))
+            super().after_epoch()
+
+    options = ["DATALOADER.TRAIN_X.SAMPLER", sampler, "DATALOADER.TRAIN_X.N_INS", 3]
+    if sampler == "RandomDomainSampler":  # sometimes one domain is drawn till it is empty
+        options += ["DATALOADER.TRAIN_X.N_DOMAIN", 1, "DATALOADER.TRAIN_X.BATCH_SIZE", 4]
+    cfg = toy_cfg("OPTIM.MAX_EPOCH", 8, "OPTIM.WARMUP_EPOCH", -1, *options)
+    set_random_seed(0)
+    trainer = Watched(cfg)
+    trainer.rates, trainer.ends, trainer.lengths = [], [], []
+    trainer.train()
+    assert len({end for end, _ in trainer.ends}) > 1 or sampler == "RandomClassSampler"
+    assert all(end == length for end, length in trainer.ends)
+    assert trainer.rates == sorted(trainer.rates, reverse=True)
+    assert len(set(trainer.rates)) == 8
+
+
 def test_results(toy_cfg):
     cfg = toy_cfg("TEST.COMPUTE_CMAT", True)
     trainer = build(cfg)
@@ -521,7 +547,9 @@ def test_state_of_the_trainer_and_the_scaler_are_restored(toy_cfg):
     assert runs[2].scaler.value == runs[0].scaler.value == 8.0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "other model", "pointer", "no rng"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "foreign", "other model", "pointer", "no rng", "no tensor"]
+)
 def test_bad_checkpoint_is_named_and_nothing_is_overwritten(toy_cfg, damage):
     cfg = toy_cfg()
     train_until(cfg, epoch=2)
@@ -539,6 +567,8 @@ def test_bad_checkpoint_is_named_and_nothing_is_overwritten(toy_cfg, damage):
         content = load_checkpoint(path)
         if damage == "no rng":
             del content["rng"]
+        elif damage == "no tensor":
+            content["state_dict"]["2.weight"] = "a word"
         else:
             content["state_dict"]["2.weight"] = torch.zeros(2, 2)
         torch.save(content, path)

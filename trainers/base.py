@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -262,6 +263,21 @@ class PromptedCLIP(nn.Module):
         return F.cross_entropy(logits, label), logits
 
 
+def _check_form(path: pathlib.Path, checkpoint: dict) -> None:
+    """Raise ValueError unless a checkpoint has a state_dict of tensors."""
+    tensors, meta = checkpoint.get("state_dict"), checkpoint.get("meta", {})
+    if not isinstance(tensors, dict) or not isinstance(meta, dict):
+        raise ValueError(f"{path}: not a training's checkpoint, it has no state_dict and meta")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(f"{path}: its state_dict holds {name!r}, which is no tensor")
+
+
+def _without_numbers(name: str) -> str:
+    """A tensor's name whatever layer it is of: "projections.3.weight" as "projections.#.weight"."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)
+
+
 class PromptTrainer(TrainerX):
     """The training step, checkpoints and evaluation that all methods share.
 
@@ -314,7 +330,7 @@ class PromptTrainer(TrainerX):
         self.model = self.build_prompted_clip(clip_model, classnames).to(self.device)
         learner = self.model.prompt_learner
         if cfg.MODEL.INIT_WEIGHTS:
-            self._load_learned(pathlib.Path(cfg.MODEL.INIT_WEIGHTS))
+            self._take_learned(pathlib.Path(cfg.MODEL.INIT_WEIGHTS), parameters_only=True)
         learned = sum(p.numel() for p in learner.parameters())
         print(f"Learned parameters: {learned:,} in {len(list(learner.parameters()))} tensors")
         self.optim = build_optimizer(learner, cfg.OPTIM)
@@ -385,14 +401,24 @@ class PromptTrainer(TrainerX):
                 f"no checkpoint {path}: train first, or name the run's folder with --model-dir "
                 "and its epoch with --load-epoch"
             )
-        loaded_epoch = self._load_learned(path)
-        print(f'Loaded "{path}" (epoch {loaded_epoch})')
+        checkpoint = self._take_learned(path)
+        self.trained_epochs = checkpoint.get("epoch")
+        if not getattr(self, "train_seconds", 0):  # not trained in this process
+            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+        self.loaded(checkpoint)
+        print(f'Loaded "{path}" (epoch {self.trained_epochs})')
 
-    def _load_learned(self, path: pathlib.Path) -> int | None:
+    def _take_learned(self, path: pathlib.Path, parameters_only: bool = False) -> dict:
+        """Put a checkpoint's learned tensors into the model; returns the checkpoint.
+
+        Args:
+            parameters_only: leave out what was made for the classes of that training.
+        """
         checkpoint = load_checkpoint(str(path))
+        _check_form(path, checkpoint)
         self.check_checkpoint(path, checkpoint)
         learner = self.model.prompt_learner
-        wanted = learner.state_dict()
+        wanted = dict(learner.named_parameters()) if parameters_only else learner.state_dict()
         found, ignored = {}, []
         for name, tensor in checkpoint["state_dict"].items():
             own_name = self.own_name(name)
@@ -409,16 +435,19 @@ class PromptTrainer(TrainerX):
                     f"{path}: {name} has shape {tuple(tensor.shape)}, this run needs "
                     f"{tuple(wanted[name].shape)}; use the training run's configuration"
                 )
+        kinds = {_without_numbers(name) for name in wanted}
+        for name in ignored:
+            if _without_numbers(self.own_name(name)) in kinds:
+                raise ValueError(
+                    f"{path}: {name} has no place in this run, whose prompts reach fewer layers; "
+                    "use the training run's configuration"
+                )
         if ignored:
             parts = Counter(name.split(".")[0] for name in ignored)
             listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
             print(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
-        learner.load_state_dict(found)
-        self.trained_epochs = checkpoint.get("epoch")
-        if not getattr(self, "train_seconds", 0):  # not trained in this process
-            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
-        self.loaded(checkpoint)
-        return checkpoint.get("epoch")
+        learner.load_state_dict({**learner.state_dict(), **found})
+        return checkpoint
 
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
         meta = super().checkpoint_meta(epoch, model_name)
@@ -432,4 +461,4 @@ class PromptTrainer(TrainerX):
         return name.removeprefix("prompt_learner.")
 
     def loaded(self, checkpoint: dict) -> None:
-        """Called with each checkpoint whose learned tensors were taken."""
+        """Called with each checkpoint that `load_model` read."""

@@ -218,6 +218,8 @@ def check_fits(path: str, checkpoint: dict[str, Any], model: nn.Module) -> None:
     for key, tensor in own.items():
         if key not in state_dict:
             raise UsageError(f"{path} is of another model: it has no tensor {key!r}")
+        if not isinstance(state_dict[key], torch.Tensor):
+            raise UsageError(f"{path} is not a training checkpoint: {key!r} is no tensor")
         if tensor.shape != state_dict[key].shape:
             raise UsageError(
                 f"{path} is of another model: {key!r} has shape {tuple(state_dict[key].shape)}, "

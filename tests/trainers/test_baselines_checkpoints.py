@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_golden import GOLDEN, check_logits, golden_cfg
 
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 
 WRITTEN_BY_UPSTREAM = [
     ("coop", "logits", "logits"),
@@ -29,10 +29,12 @@ SAME_LAYOUT = [("kgcoop", "KgCoOp"), ("vpt", "VPT"), ("ivlp", "IVLP"), ("mmrlpp"
 
 @pytest.fixture
 def make_trainer(tiny_clip_path, fake_eurosat, tmp_path):
-    def make(record, name, subsample="base"):
+    def make(record, name, subsample="base", init="", **settings):
         output = tmp_path / "out"
         cfg = golden_cfg(record, name, tiny_clip_path, fake_eurosat, output, subsample)
         cfg.DATASET.NUM_SHOTS = 2
+        cfg.MODEL.INIT_WEIGHTS = init
+        cfg.TRAINER[TRAINER_REGISTRY.get(name).method].update(settings)
         cfg.freeze()
         return build_trainer(cfg)
 
@@ -100,6 +102,63 @@ def test_file_in_upstreams_layout(name, trainer_name, golden, make_trainer, tmp_
         own = trainer.model.prompt_learner.state_dict()[trainer.own_name(key)]
         assert own.dtype == torch.float32
         assert torch.equal(own, tensor.half().float()), key
+
+
+@pytest.mark.parametrize(
+    ("name", "shallow", "deep"),
+    [
+        ("MaPLe", {"PROMPT_DEPTH": 2}, {"PROMPT_DEPTH": 3}),
+        ("IVLP", {"PROMPT_DEPTH_VISION": 2}, {"PROMPT_DEPTH_VISION": 3}),
+        ("MMRL", {"REP_LAYERS": [2]}, {"REP_LAYERS": [2, 3]}),
+    ],
+)
+def test_a_file_with_more_layers_is_refused(name, shallow, deep, make_trainer, tmp_path):
+    """A part of what was learned would be another model."""
+    depth = {"PROMPT_DEPTH_TEXT": 2} if name == "IVLP" else {}
+    deeper = make_trainer({}, name, **deep, **depth)
+    deeper.save_model(0, str(tmp_path))
+    trainer = make_trainer({}, name, **shallow, **depth)
+    before = {key: x.clone() for key, x in trainer.model.prompt_learner.state_dict().items()}
+    with pytest.raises(ValueError, match="reach fewer layers"):
+        trainer.load_model(str(tmp_path), epoch=1)
+    for key, tensor in trainer.model.prompt_learner.state_dict().items():
+        assert torch.equal(tensor, before[key])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"epoch": 1}, "no state_dict"),
+        ({"state_dict": {"ctx": "a word"}, "epoch": 1}, "'ctx'"),
+        ({"state_dict": {}, "epoch": 1, "meta": None}, "meta"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(content, said, make_trainer, tmp_path):
+    folder = tmp_path / "prompt_learner"
+    folder.mkdir()
+    torch.save(content, folder / "model.pth.tar-1")
+    with pytest.raises(ValueError, match=said) as raised:
+        make_trainer({}, "CoOp").load_model(str(tmp_path), epoch=1)
+    assert "model.pth.tar-1" in str(raised.value)
+
+
+def test_training_from_another_trainings_parameters(make_trainer, tmp_path):
+    """Only what is learned is taken over: the noise prompts are those of the new classes, and which
+    data set is the source, how long was trained and for how many epochs begin anew.
+    """
+    first = make_trainer({}, "ANPrompt")
+    first.model.prepare_noise()
+    first.train_seconds = 300.0
+    first.save_model(6, str(tmp_path))
+    path = tmp_path / first.model_name / "model.pth.tar-7"
+    content = torch.load(path, weights_only=True)
+    content["meta"]["dataset"] = "Food101"
+    torch.save(content, path)
+    second = make_trainer({}, "ANPrompt", init=str(path))
+    assert torch.equal(second.model.prompt_learner.tokens, first.model.prompt_learner.tokens)
+    assert not second.model.prompt_learner.noise_prompts.any()
+    assert second.model.rule == first.model.rule == "mix"
+    assert not second.trained_epochs and not second.train_seconds
 
 
 def test_another_methods_file_is_refused(make_trainer, tmp_path):

@@ -13,17 +13,21 @@ _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 
 
 class FolderLock:
-    """An advisory lock on a folder, by its file ``.lock``.
+    """An advisory lock on a folder, by a file in it.
 
     The operating system releases it when the process ends, however it ends; worker processes do
     not inherit it. The file stays: removing it would let two processes lock different files of
     that name. It says who holds the folder.
 
     Where the file system knows no locks the folder is used without one, and that is said.
+
+    Args:
+        folder: what is locked.
+        name: the file's; locks of other names do not exclude each other.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.path = Path(folder) / LOCK
+    def __init__(self, folder: str | os.PathLike, name: str = LOCK):
+        self.path = Path(folder) / name
         self._file = None
 
     def acquire(self, create: bool = True) -> None:

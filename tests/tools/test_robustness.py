@@ -1,13 +1,16 @@
 """tools/robustness.py on real runs: its figures against slow ones, resuming, refusals."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs_of_tests import run_folder
+from runs_of_tests import ROOT, run_folder
 
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
@@ -349,6 +352,41 @@ def test_bad_input_is_one_line_and_leaves_results_alone(output, capsys):
                 pass
         assert message in refused(capsys, "--model-dir", folder, *arguments), arguments
     assert (folder / "robustness.json").read_bytes() == before
+
+
+HOLD = """
+import sys
+from common.lock import FolderLock
+from tools.robust.jobs import ROBUSTNESS_LOCK
+lock = FolderLock(sys.argv[1], ROBUSTNESS_LOCK)
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_evaluations_of_one_run_are_not_mixed(fresh, capsys):
+    """Each writes its file as a whole; the later would drop what the earlier measured."""
+    folder = run_folder(fresh, "CoOp")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "held\n"
+        assert "in use by another process" in refused(capsys, "--model-dir", folder, *SMALL)
+        other.communicate("")
+    assert not (folder / "robustness.json").exists()
+    assert robustness.main(["--model-dir", str(folder), "--noise", "blur", "--images", "4"]) == 0
+
+
+def test_another_backbones_file_is_noticed_for_every_run(fresh, capsys):
+    """Runs share a loaded backbone only if it was the same file for both."""
+    folders = [run_folder(fresh, name) for name in ("CoOp", "MaPLe")]
+    settings = folders[1] / "config.yaml"
+    changed = re.sub(r"(WEIGHTS: '?)\w{16}", r"\g<1>" + "f" * 16, settings.read_text())
+    assert changed != settings.read_text()
+    settings.write_text(changed)
+    assert "other weights" in refused(capsys, "--model-dir", *folders, *SMALL)
 
 
 def test_runs_that_are_none_or_not_alike_are_refused(output, fresh, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """From the command line to models and images; all is checked before anything is measured."""
 
 import argparse
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from common.lock import FolderLock
 from dassl.data.datasets import build_dataset
 from noise.descriptions import find_descriptions, load_descriptions
 from tools.config import load_plugin
@@ -30,6 +32,7 @@ from tools.robust.subjects import Subject, cfg_part, describe
 from tools.runs import CONFIG, recorded_config
 
 PARTS = ("all", "base", "new")
+ROBUSTNESS_LOCK = ".robustness.lock"  # a training's own lock is another: they may go side by side
 
 
 def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
@@ -39,7 +42,8 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
         The runs' folders, and the parts of the classes that they were measured on.
 
     Raises:
-        ValueError, FileNotFoundError: bad input; nothing was written.
+        ValueError, FileNotFoundError: bad input, or another process is at one of these runs;
+            nothing was written.
     """
     plan = plans.Plan(
         severities=plans.parse_severities(args.severities),
@@ -59,10 +63,13 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
     descriptions = load_descriptions(args.descriptions) if args.descriptions else None
     cfgs = {folder: read_cfg(folder, args.root) for folder in find_trained(args.model_dir)}
     parts = parts_to_measure(cfgs, args.classes)
-    jobs = Jobs(args, plan, descriptions, cfgs)
-    prepared = [jobs.prepare(part) for part in parts]
-    for part in prepared:
-        jobs.run(part)
+    with contextlib.ExitStack() as held:
+        for folder in cfgs:
+            held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
+        jobs = Jobs(args, plan, descriptions, cfgs)
+        prepared = [jobs.prepare(part) for part in parts]
+        for part in prepared:
+            jobs.run(part)
     return list(cfgs), parts
 
 
@@ -255,7 +262,8 @@ class Jobs:
         precision = cfg.TRAINER[trainer_class(cfg).method].PREC
         if device_of(cfg).type == "cpu" and precision in ("fp16", "amp"):
             precision = "fp32"
-        key = (cfg.MODEL.BACKBONE.NAME, precision, device_of(cfg))
+        speed = (cfg.MODEL.CLASSES_AT_ONCE, *cfg.INEXACT.values())
+        key = (cfg.MODEL.BACKBONE.NAME, cfg.RUN.WEIGHTS, precision, device_of(cfg), *speed)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(cfg)
         return self._backbones[key]

@@ -38,10 +38,11 @@ ensure_env() {
   PY="${env:-$ROOT/.venv}/bin/python"
 }
 
-# Sets OUTPUT, where results go, unless the environment does.
-set_output() { # [FOLDER OF output/]
+# Sets OUTPUT, where results go, unless the environment does. What is to stay out of the tables of
+# output/ goes beside it.
+set_output() { # [WHAT]
   [ -z "${OUTPUT:-}" ] || return 0
-  OUTPUT="output${1:+/$1}"
+  OUTPUT="output${1:+_$1}"
   [ "$PWD" = "$ROOT" ] || OUTPUT="$ROOT/$OUTPUT"
 }
 

@@ -11,7 +11,7 @@
 # also in OUTPUT/results.md, and in a page to look at, OUTPUT/report.html; each run's log is in
 # OUTPUT/logs, the figures under noise in OUTPUT/robustness.txt.
 #
-# Environment: OUTPUT  where results go (default: output/demo in the repository)
+# Environment: OUTPUT  where results go (default: output_demo in the repository)
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -30,10 +30,7 @@ for argument in "$@"; do
 done
 
 ensure_env
-if [ -z "${OUTPUT:-}" ]; then
-  OUTPUT="$ROOT/output/demo"
-  [ "$PWD" != "$ROOT" ] || OUTPUT=output/demo
-fi
+set_output demo
 # The demo is the same everywhere, whatever a shell has set for other scripts.
 unset CFG SHOTS LOADEP
 export OUTPUT BACKBONE=small

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Puts every trained model below OUTPUT under noise, data set by data set, and writes the report.
+# Puts every model that was trained on base classes below OUTPUT under noise, data set by data set, and
+# writes the report.
 #
 #   bash scripts/robustness.sh [DATASET ...] [-- OPTIONS OF tools/robustness.py]
 #
 #   DATASET  folders of OUTPUT/base2new/train_base: shapes, eurosat, ... (default: all that are there)
 #
 #   bash scripts/robustness.sh
+#   OUTPUT=output_demo bash scripts/robustness.sh       what scripts/demo.sh trained
 #   DATA=/path/to/datasets bash scripts/robustness.sh eurosat -- --severities 1,3,5 --seeds 1
 #
 # Goes on where it was stopped. Figures go to each run's robustness.json, the page to
@@ -30,7 +32,8 @@ done
 
 set_output
 trained="$OUTPUT/base2new/train_base"
-[ -d "$trained" ] || die "no folder $trained; train first, e.g. bash scripts/demo.sh, or set OUTPUT"
+[ -d "$trained" ] || die "no folder $trained; train first, e.g." \
+  "bash scripts/anprompt/reproduce.sh base2new --datasets shapes, or name in OUTPUT where runs are"
 if [ ${#datasets[@]} -eq 0 ]; then
   for folder in "$trained"/*/; do datasets+=("$(basename "$folder")"); done
 fi

@@ -6,7 +6,7 @@
 #   bash scripts/test.sh                              everything
 #   bash scripts/test.sh tests/dassl -k scheduler     one room, some tests
 #
-# Tests on real images read ANPROMPT_TEST_DATA (default: ../shared/data) and skip without it.
+# Tests on real images read the folder that ANPROMPT_TEST_DATA names and skip without it.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,7 +1,7 @@
 """One HTML file that shows what was run and what came out.
 
     python tools/report.py output -o report.html
-    python tools/report.py output/demo output/more -o report.html --figures figures
+    python tools/report.py output output_demo -o report.html --figures figures
 
 Reads every results.json, log.txt and robustness.json below the given folders. The file needs no
 network and nothing beside it: light and dark, phone and paper. Click or tap a number to see the

@@ -12,7 +12,7 @@
 # of them under noise.
 #
 # Environment: DATA, BACKBONE, SHOTS as scripts/anprompt/base2new_train.sh; OUTPUT (default:
-# output/ablations in the repository); DRY_RUN=1 prints the commands and runs nothing
+# output_ablations in the repository); DRY_RUN=1 prints the commands and runs nothing
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"

@@ -13,7 +13,7 @@ from datasets.splits import check_labels, read_split, split_digest
 from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("ANPROMPT_TEST_DATA") or ROOT.parent / "shared" / "data")
+DATA = Path(os.environ.get("ANPROMPT_TEST_DATA") or ROOT / "data")
 CATALOGUE = prepare_data.read_catalogue()
 WITH_DIGEST = {entry["name"]: entry for entry in CATALOGUE.values() if "split_sha256" in entry}
 

@@ -194,7 +194,7 @@ def gather(
         if key in seen:
             raise ValueError(
                 f"{run.folder} and {seen[key]} are the same method, data set and seed; "
-                "give the folder of one"
+                "name only the folder of one"
             )
         seen[key] = run.folder
     _check_classes(sources)

@@ -77,7 +77,7 @@ def make_grid(
         elif run.learns or run.accuracies != other.accuracies:
             raise ValueError(
                 f"{run.folder} and {other.folder} are the same method, data set and seed; "
-                "give the folder of one"
+                "name only the folder of one"
             )
     for by_cell in cells.values():
         for seeds in by_cell.values():

@@ -56,24 +56,29 @@ def is_writable(folder: str | os.PathLike) -> bool:
     return bool(folder.stat().st_mode & any_write) and os.access(folder, os.W_OK)
 
 
-def check_set(chosen: list[Entry], train: list[Entry], shots: int, path: Path) -> None:
-    """Refuse a training set that has an image twice, no image of a class, or more than ``shots``.
+def check_set(
+    chosen: list[Entry], entries: list[Entry], shots: int, path: Path, part: str = "training"
+) -> None:
+    """Refuse a set that has an image twice, or not ``shots`` of a class (all, where it has fewer).
+
+    Args:
+        entries: what the set was drawn from.
 
     Raises:
         UsageError: naming the first class or image.
     """
     counts = Counter(entry[1] for entry in chosen)
-    images = Counter(entry[0] for entry in chosen)
+    there = Counter(entry[1] for entry in entries)
     mend = "remove it to draw the set here"
-    for _, label, classname in train:
-        if not 1 <= counts[label] <= shots:
+    for _, label, classname in entries:
+        if counts[label] != min(shots, there[label]):
             raise UsageError(
-                f"{path}: {counts[label]} training images of class {classname!r} (label {label}) "
+                f"{path}: {counts[label]} {part} images of class {classname!r} (label {label}) "
                 f"in a set of {shots} a class; {mend}"
             )
-    for image, count in images.items():
+    for image, count in Counter(entry[0] for entry in chosen).items():
         if count > 1:
-            raise UsageError(f"{path}: {image} is in the training set {count} times; {mend}")
+            raise UsageError(f"{path}: {image} is in the {part} set {count} times; {mend}")
 
 
 def _foreign(path: Path, image: str, label: int) -> UsageError:
@@ -109,7 +114,7 @@ class FewShotCache:
 
         Raises:
             UsageError: a cache names an image that the split does not have, or is not a set of
-                ``shots`` images a class; the first offender is named.
+                ``shots`` images a class (val: at most 4); the first offender is named.
         """
         stem = f"shot_{shots}-seed_{seed}"
         digest = split_digest((train, val))
@@ -122,6 +127,8 @@ class FewShotCache:
                 found = self._from_json(path, train, val, digest)
             if found:
                 check_set(found[0], train, shots, path)
+                if found[1]:  # upstream keeps none where validation images are not few-shot
+                    check_set(found[1], val, min(shots, 4), path, "validation")
                 print(f"Few-shot set{' of upstream' if path.suffix == '.pkl' else ''}: {path}")
                 return found
         chosen = draw(train, val, shots, seed)

@@ -1,6 +1,7 @@
 """FGVC-Aircraft: aircraft variants (Maji et al., 2013), 100 classes, with the official lists."""
 
 import os
+from itertools import pairwise
 
 from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
@@ -16,6 +17,12 @@ class FGVCAircraft(FewShotDataset):
 
     def read_data(self) -> Split:
         variants = self.read_file("variants.txt")
+        for before, after in pairwise(variants):  # published in ASCII order; labels follow it
+            if before >= after:
+                raise UsageError(
+                    f"{self.name}: variants.txt has {after!r} after {before!r}, out of its "
+                    f"published order, so labels would be wrong. {self.help_line()}"
+                )
         label = {variant: number for number, variant in enumerate(variants)}
         train, val, test = (self.read_list(f"images_variant_{part}.txt", label) for part in PARTS)
         return train, val, test

@@ -325,6 +325,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             parts = [f"{figures[part]:,} {part}" for part in ("train", "val", "test")]
             print(f"{key}: complete, {figures['classes']:,} classes, {', '.join(parts)} images")
+            has_split = any(item.get("file", "").startswith("split_") for item in entry["files"])
+            if has_split and "split_sha256" not in entry:
+                print("  the figures are as published; no checksum of the published split is known")
     return 0 if complete else 2
 
 

@@ -122,6 +122,14 @@ def test_aircraft_list_that_names_no_variant(tmp_path):
         build("FGVCAircraft", tmp_path)
 
 
+def test_aircraft_variants_out_of_order_are_refused(tmp_path):
+    folder, _ = write_tree("FGVCAircraft", tmp_path)
+    path = folder / "variants.txt"
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    with pytest.raises(UsageError, match="variants.txt has .* out of its published order"):
+        build("FGVCAircraft", tmp_path)
+
+
 def test_class_names_out_of_order_are_refused(tmp_path):
     folder, _ = write_tree("ImageNetV2", tmp_path)
     path = folder / "classnames.txt"

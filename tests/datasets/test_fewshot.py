@@ -14,6 +14,8 @@ from datasets.fewshot import FewShotCache
 
 SPLIT = [(f"c{label}/{k}.jpg", label, f"class {label}") for label in range(3) for k in range(8)]
 VAL = [(f"v{label}/{k}.jpg", label, f"class {label}") for label in range(3) for k in range(5)]
+TWO_EACH = SPLIT[5:7] + SPLIT[9:11] + SPLIT[16:18]
+OTHERS = TWO_EACH[2:]  # without class 0
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +62,9 @@ def test_cache_holds_relative_paths_and_is_used(tmp_path):
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
     content = json.loads(path.read_text())
     assert [tuple(entry) for entry in content["train"]] == drawn[0]
-    content["train"] = [list(entry) for entry in SPLIT[::8]]  # one a class
+    content["train"] = [list(entry) for entry in TWO_EACH]
     path.write_text(json.dumps(content))
-    assert cache.get(SPLIT, VAL, 2, 1)[0] == SPLIT[::8]
+    assert cache.get(SPLIT, VAL, 2, 1)[0] == TWO_EACH
 
 
 def spoil_hash(content):
@@ -102,14 +104,15 @@ def test_cache_that_does_not_match_is_redrawn(tmp_path, capsys, spoil, said):
 @pytest.mark.parametrize(
     ("train", "complaint"),
     [
-        ([("../outside.jpg", 0, "class 0"), *SPLIT[8::8]], "../outside.jpg with label 0"),
-        ([("/etc/passwd", 0, "class 0"), *SPLIT[8::8]], "/etc/passwd with label 0"),
-        ([("c0/99.jpg", 0, "class 0"), *SPLIT[8::8]], "c0/99.jpg with label 0"),
-        ([("c0/1.jpg", 2, "class 2"), *SPLIT[8::8]], "c0/1.jpg with label 2"),
-        ([VAL[0], *SPLIT[8::8]], "v0/0.jpg with label 0"),
-        (SPLIT[8::8], "0 training images of class 'class 0' (label 0)"),
-        ([*SPLIT[:3], *SPLIT[8::8]], "3 training images of class 'class 0' (label 0)"),
-        ([SPLIT[4], SPLIT[4], *SPLIT[8::8]], "c0/4.jpg is in the training set 2 times"),
+        ([("../outside.jpg", 0, "class 0"), *OTHERS], "../outside.jpg with label 0"),
+        ([("/etc/passwd", 0, "class 0"), *OTHERS], "/etc/passwd with label 0"),
+        ([("c0/99.jpg", 0, "class 0"), *OTHERS], "c0/99.jpg with label 0"),
+        ([("c0/1.jpg", 2, "class 2"), *OTHERS], "c0/1.jpg with label 2"),
+        ([VAL[0], *OTHERS], "v0/0.jpg with label 0"),
+        (OTHERS, "0 training images of class 'class 0' (label 0)"),
+        ([SPLIT[0], *OTHERS], "1 training images of class 'class 0' (label 0)"),
+        ([*SPLIT[:3], *OTHERS], "3 training images of class 'class 0' (label 0)"),
+        ([SPLIT[4], SPLIT[4], *OTHERS], "c0/4.jpg is in the training set 2 times"),
     ],
 )
 def test_edited_cache_that_asks_for_other_images_is_refused(tmp_path, train, complaint):
@@ -191,7 +194,7 @@ def upstream_pickle(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("prefix", ["/home/them/data/x/", "C:\\data\\x\\"])
 def test_upstream_cache_is_rerooted(tmp_path, upstream_pickle, prefix):
-    chosen = {"train": SPLIT[5:7] + SPLIT[9:11] + SPLIT[16:18], "val": VAL[3:4]}
+    chosen = {"train": TWO_EACH, "val": VAL[3:5] + VAL[5:7] + VAL[10:12]}
     upstream_pickle(chosen, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", prefix)
     cache = FewShotCache(tmp_path, "X", "x")
     assert cache.get(SPLIT, VAL, 2, 1) == (chosen["train"], chosen["val"])
@@ -200,15 +203,33 @@ def test_upstream_cache_is_rerooted(tmp_path, upstream_pickle, prefix):
 
 def test_upstream_cache_without_val(tmp_path, upstream_pickle):
     """ImageNet's has no validation part."""
-    chosen = SPLIT[5::8]
-    upstream_pickle({"train": chosen}, tmp_path / "split_fewshot" / "shot_2-seed_1.pkl", "/x/")
-    assert FewShotCache(tmp_path, "X", "x").get(SPLIT, [], 2, 1) == (chosen, [])
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.pkl"
+    upstream_pickle({"train": TWO_EACH}, path, "/x/")
+    assert FewShotCache(tmp_path, "X", "x").get(SPLIT, [], 2, 1) == (TWO_EACH, [])
+
+
+def test_a_small_class_is_whole_in_a_cache(tmp_path, upstream_pickle):
+    path = tmp_path / "split_fewshot" / "shot_4-seed_1.pkl"
+    small = [*SPLIT[:2], *SPLIT[8:]]
+    whole = [*SPLIT[:2], *SPLIT[8:12], *SPLIT[16:20]]
+    upstream_pickle({"train": whole}, path, "/x/")
+    assert FewShotCache(tmp_path, "X", "x").get(small, [], 4, 1)[0] == whole
+    upstream_pickle({"train": whole[1:]}, path, "/x/")
+    with pytest.raises(UsageError, match="1 training images of class 'class 0'"):
+        FewShotCache(tmp_path, "X", "x").get(small, [], 4, 1)
+
+
+def test_validation_images_of_a_cache_are_counted(tmp_path, upstream_pickle):
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.pkl"
+    upstream_pickle({"train": TWO_EACH, "val": VAL[:1]}, path, "/x/")
+    with pytest.raises(UsageError, match="1 validation images of class 'class 0'"):
+        FewShotCache(tmp_path, "X", "x").get(SPLIT, VAL, 2, 1)
 
 
 @pytest.mark.parametrize("entry", [("other/1.jpg", 0, "class 0"), ("c0/1.jpg", 2, "class 2")])
 def test_upstream_cache_of_another_split_is_refused(tmp_path, upstream_pickle, entry):
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.pkl"
-    upstream_pickle({"train": [*SPLIT[8::8], entry]}, path, "/x/")
+    upstream_pickle({"train": [*OTHERS, entry]}, path, "/x/")
     with pytest.raises(UsageError, match="not of this split, .* remove it") as raised:
         FewShotCache(tmp_path, "X", "x").get(SPLIT, VAL, 2, 1)
     assert f"/x/{entry[0]} with label {entry[1]}" in str(raised.value)

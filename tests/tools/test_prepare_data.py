@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dassl.utils import UsageError
+from datasets.splits import split_digest
 from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +67,23 @@ def test_complete_tree_passes(tmp_path, name):
     figures, problems = prepare_data.check(small_entry(name, tmp_path), tmp_path)
     assert problems == []
     assert figures["classes"] == 3
+
+
+def test_a_split_that_cannot_be_verified_is_said_to_be_so(tmp_path, capsys, monkeypatch):
+    """Figures alone do not tell a published split from one that was drawn."""
+    catalogue = {}
+    for name in ("Food101", "DescribableTextures", "FGVCAircraft"):
+        fake_trees.write_tree(name, tmp_path)
+        catalogue[KEY_OF[name]] = small_entry(name, tmp_path)
+    dtd = catalogue["dtd"]
+    split = prepare_data.open_dataset(dtd, tmp_path).read_data()
+    dtd["split_sha256"] = split_digest(split)
+    monkeypatch.setattr(prepare_data, "read_catalogue", lambda: catalogue)
+    status, output = call("all", "--root", tmp_path, "--check", capsys=capsys)
+    assert status == 0
+    food, note, dtd_line, aircraft = output.splitlines()
+    assert food.startswith("food101: complete") and "no checksum" in note
+    assert dtd_line.startswith("dtd: complete") and aircraft.startswith("fgvc_aircraft: complete")
 
 
 def test_everything_wrong_is_named(tmp_path):

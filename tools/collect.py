@@ -31,6 +31,8 @@ class Run:
         is_untrained: a method that learns, evaluated without a training.
         layout: base2new, crossdata or fewshot, where the path says so.
         origin: "log.txt" for runs of upstream's code, else "".
+        split: test or val: the images tested on.
+        epochs: how many the model was trained; None where that is not known.
         settings: the configuration, as dotted names.
         classnames: as far as results.json has them.
     """
@@ -51,6 +53,8 @@ class Run:
     is_untrained: bool = False
     layout: str = ""
     origin: str = ""
+    split: str = "test"
+    epochs: int | None = None
     num_test: int | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
     classnames: tuple[str, ...] = field(default=(), repr=False)
@@ -161,6 +165,8 @@ def _run(folder: Path, results: dict) -> Run:
             learns=learns,
             is_untrained=learns and is_evaluation and not training,
             layout=facts.layout,
+            split=results.get("split") or "test",
+            epochs=results.get("epochs"),
             num_test=results.get("num_test"),
             settings=settings,
             classnames=tuple(results.get("classnames") or ()),
@@ -205,12 +211,13 @@ def _logged_run(folder: Path) -> Run | None:
     model_dir = arguments.get("model_dir") or ""
     shots = settings.get("DATASET.NUM_SHOTS", facts.shots)
     trained_on, training = (dataset, part), None
+    is_transfer = settings.get("TASK") == "CD"  # MMRL's scripts put it where base-to-new is
     if not learns:
         trained_on = (facts.source or dataset, "")
     elif model_dir:
         named = read_path(model_dir)
         training = Path(model_dir)
-        trained_on = (named.dataset, named.part)
+        trained_on = (named.dataset, "all" if is_transfer else named.part)
         shots = next(filter(None, (named.shots, facts.shots)), shots)
     elif is_evaluation and not arguments:  # by the path alone
         is_known = facts.source or facts.part != "all"
@@ -230,7 +237,7 @@ def _logged_run(folder: Path) -> Run | None:
         training=training,
         learns=learns,
         is_untrained=learns and is_evaluation and bool(arguments) and not model_dir,
-        layout=facts.layout,
+        layout="crossdata" if is_transfer else facts.layout,
         origin="log.txt",
         settings=settings,
     )

@@ -54,6 +54,22 @@ def test_cross_dataset_and_few_shot(tmp_path):
     assert means(table) == {"CoOp": {"16 shots": 71.5}}
 
 
+def test_cross_dataset_of_mmrl(tmp_path):
+    """Its scripts put a training on all classes where trainings on base classes are."""
+    run = "shots_16/MMRL/vit_b16_cross_datasets/seed1"
+    trained = f"output/base2new/train_base/imagenet/{run}"
+    write_log(tmp_path / trained, "MMRL", "ImageNet", 72.0, task="CD")
+    for name, dataset, accuracy in (("eurosat", "EuroSAT", 53.1), ("imagenetv2", "ImageNetV2", 64)):
+        folder = tmp_path / f"output/base2new/test_new/{name}/{run}"
+        write_log(folder, "MMRL", dataset, accuracy, model_dir=trained, task="CD")
+    (table,) = tables(tmp_path, "crossdata")
+    assert means(table)["MMRL"]["ImageNet (source)"] == 72.0
+    assert means(table)["MMRL"]["EuroSAT"] == 53.1
+    (table,) = tables(tmp_path, "domaingen")
+    assert means(table)["MMRL"]["ImageNetV2"] == 64
+    assert not tables(tmp_path, "fewshot") and not tables(tmp_path, "base2new")
+
+
 def test_zero_shot_needs_no_training(tmp_path):
     folder = tmp_path / "output/ZeroshotCLIP/vit_b16/eurosat"
     write_log(folder, "ZeroshotCLIP", "EuroSAT", 48.3, seed=-1, shots=-1, model_dir="")

@@ -76,6 +76,18 @@ def test_cross_dataset(transfers):
     assert list(means(imagenet)["CoOp"]) == ["ImageNet (source)", "EuroSAT", "average of 1"]
 
 
+def test_a_method_without_finished_targets_is_shown(transfers):
+    write_source(transfers, "MaPLe", "Caltech101", 93)
+    (caltech,) = [t for t in tables(transfers, "crossdata") if t.subject == "Caltech101"]
+    assert means(caltech)["MaPLe"] == {
+        "Caltech101 (source)": 93,
+        "DescribableTextures": None,
+        "EuroSAT": None,
+        "average of 1": None,
+    }
+    assert means(caltech)["CoOp"]["average of 1"] == 42
+
+
 def test_domain_generalisation_has_the_variants_of_imagenet(transfers):
     (table,) = tables(transfers, "domaingen")
     assert means(table)["CoOp"] == {
@@ -244,6 +256,33 @@ def test_seeds_that_differ_in_more_than_the_seed_are_refused(tmp_path, capsys, c
     error = capsys.readouterr().err
     assert named in error and str(first) in error and str(second) in error
     assert len(error.splitlines()) == 1 and not (tmp_path / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"OPTIM": {"MAX_EPOCH": 5}}, "OPTIM.MAX_EPOCH is 10 for base and 5 for new classes"),
+        ({"epochs": 2}, "the number of epochs is 10 for base and 2 for new classes"),
+    ],
+)
+def test_halves_of_unlike_trainings_are_refused(tmp_path, capsys, changes, named):
+    """As when base was trained anew with other settings, or LOADEP was set for the test."""
+    folders = write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 60, epochs=10)
+    assert results.main([str(tmp_path)]) == 0
+    path = folders[1] / "results.json"
+    content = json.loads(path.read_text())
+    epochs = changes.get("epochs", 10)
+    config = {**content["config"], **{k: v for k, v in changes.items() if k != "epochs"}}
+    path.write_text(json.dumps({**content, "epochs": epochs, "config": config}))
+    assert results.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert named in error and all(str(folder) in error for folder in folders)
+
+
+def test_figures_of_validation_images_stay_out(tmp_path):
+    folder = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 60, split="val")
+    placed = place(find_runs([tmp_path])[0])
+    assert placed.left_out == [(folder, "tested on val images")] and not placed.fewshot
 
 
 def test_rows_tested_on_different_images_are_pointed_out(tmp_path):

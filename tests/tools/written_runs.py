@@ -115,6 +115,7 @@ def write_log(
     backbone: str = "ViT-B/16",
     end: str = "Finish training",
     name: str = "log.txt",
+    task: str = "",
 ) -> Path:
     """A log in the wording of upstream's code. ``model_dir``: of an evaluation, "" for zero-shot;
     ``accuracy`` is None where the run was cut short."""
@@ -130,7 +131,8 @@ def write_log(
         "DATASET:", f"  NAME: {dataset}", f"  NUM_SHOTS: {shots}", "  SOURCE_DOMAINS: ()",
         f"  SUBSAMPLE_CLASSES: {part}",
         "MODEL:", "  BACKBONE:", f"    NAME: {backbone}", "  HEAD:", "    NAME: ",
-        "OPTIM:", "  MAX_EPOCH: 5", f"SEED: {seed}", "TRAINER:", f"  NAME: {trainer}",
+        "OPTIM:", "  MAX_EPOCH: 5", f"SEED: {seed}",
+        *([f"TASK: {task}"] if task else []), "TRAINER:", f"  NAME: {trainer}",
         "Collecting env info ...", "** System info **",
     ]  # fmt: skip
     text = "\n".join(lines) + "\n"

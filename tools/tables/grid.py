@@ -5,7 +5,7 @@ configuration, backbone and shots; runs that differ in one of them stand in rows
 """
 
 import statistics
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 
 from tools.collect import HEADLINE, Run, Stat, method_names
@@ -16,6 +16,8 @@ Key = tuple[str, str, str, int | None, str]
 
 # Beside what NEUTRAL has: settings that the seeds of one cell must differ in.
 OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
+# And those that the halves of one run differ in.
+OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def make_grid(
     for by_cell in cells.values():
         for seeds in by_cell.values():
             _check_alike(list(seeds.values()))
+        _check_halves_alike(by_cell)
     name = method_names(set(cells))
     order = {trainer: i for i, trainer in enumerate(methods or [])}
     rows = []
@@ -159,12 +162,38 @@ def _check_alike(runs: list[Run]) -> None:
             )
 
 
-def _difference(first: Run, other: Run) -> tuple[str, object, object]:
+def _check_halves_alike(by_cell: dict[Cell, dict[int, Run]]) -> None:
+    """Refuse a base and a new half that come from unlike trainings, as if they were one."""
+    for (dataset, column), seeds in by_cell.items():
+        base = by_cell.get((dataset, "base"), {}) if column == "new" else {}
+        for seed in base.keys() & seeds.keys():
+            what, ours, theirs = _unlike_training(base[seed], seeds[seed], OF_A_SEED | OF_A_HALF)
+            if what:
+                raise ValueError(
+                    f"{base[seed].folder} and {seeds[seed].folder} would stand in one row, but "
+                    f"{what} is {ours} for base and {theirs} for new classes; remove the one that "
+                    "is out of date"
+                )
+
+
+def _unlike_training(
+    first: Run, other: Run, expected: Collection[str]
+) -> tuple[str, object, object]:
+    """The first setting that differs, but for ``expected`` ones, and its two values."""
     for key, value in first.settings.items():
-        if key in NEUTRAL | OF_A_SEED or key not in other.settings:
+        if key in NEUTRAL or key in expected or key not in other.settings:
             continue
         if value != other.settings[key]:
             return key, repr(value), repr(other.settings[key])
+    if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
+        return "the number of epochs", first.epochs, other.epochs
+    return "", None, None
+
+
+def _difference(first: Run, other: Run) -> tuple[str, object, object]:
+    what = _unlike_training(first, other, OF_A_SEED)
+    if what[0]:
+        return what
     if first.classnames and other.classnames and first.classnames != other.classnames:
         pairs = zip(first.classnames, other.classnames, strict=False)
         for number, (ours, theirs) in enumerate(pairs):

@@ -66,6 +66,8 @@ def _origin(run: Run) -> tuple:
 def _problem(run: Run) -> str:
     """Why a run belongs to no table; "" where it does."""
     source, part = run.trained_on
+    if run.split != "test":
+        return f"tested on {run.split} images"
     if run.is_untrained:
         return "a method that learns, tested without a training"
     if run.part not in ("all", "base", "new"):

@@ -197,20 +197,18 @@ def _fewshot_average(grid: Grid, columns: list[str], common: list[str]) -> Table
 
 
 def _by_source(protocol: str, placed: Placed) -> dict[str, list]:
-    """Runs of each source: its own test and those on targets, in the cells of ``make_grid``."""
+    """Runs of each source: its own test and those on targets, in the cells of ``make_grid``.
+
+    A method that has no finished target yet is shown where others have, its cells missing.
+    """
     by_source: dict[str, list] = {}
     targets = placed.targets[protocol]
-    shown = {_row(run) for run in targets}
-    sources = [run for run in placed.sources if not targets or _row(run) in shown]
+    shown = {run.trained_on[0] for run in targets}
+    sources = [run for run in placed.sources if not targets or run.dataset in shown]
     for run in sources + targets:
         source = run.trained_on[0] or run.dataset
         by_source.setdefault(source, []).append(((run.dataset, ""), run))
     return by_source
-
-
-def _row(run: Run) -> tuple:
-    source = run.trained_on[0] or run.dataset
-    return run.trainer, run.config, run.backbone, run.shots, run.origin, source
 
 
 def _transfer(protocol: str, source: str, grid: Grid) -> Table:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Base-to-new generalisation: train on half of the classes, test on them and on the other half.
 #
-#   bash scripts/METHOD/base2new_train.sh DATASET SEED [-- KEY VALUE ...]
-#   bash scripts/METHOD/base2new_test.sh  DATASET SEED [-- KEY VALUE ...]
+#   bash scripts/METHOD/base2new_train.sh DATASET [SEED] [-- KEY VALUE ...]
+#   bash scripts/METHOD/base2new_test.sh  DATASET [SEED] [-- KEY VALUE ...]
 #
 #   METHOD     a folder of scripts/: anprompt, coop, maple, zsclip, ...
 #   DATASET    a file of configs/datasets/: eurosat, caltech101, ...; shapes needs no data
-#   SEED       one seed, or several as 1,2,3
+#   SEED       one seed, or several as 1,2,3 (default: 1,2,3)
 #   KEY VALUE  settings for train.py, e.g. OPTIM.MAX_EPOCH 5; give training and test the same
 #
 #   DATA=/path/to/datasets bash scripts/anprompt/base2new_train.sh eurosat 1
@@ -30,9 +30,11 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if asks_help "$@"; then usage; exit 0; fi
-[ $# -ge 4 ] || die "needs DATASET and SEED (--help says more)"
-method="$1" part="$2" dataset="$3" seeds="$4"
-shift 4
+[ $# -ge 3 ] && [ "$3" != "--" ] || die "needs DATASET (--help says more)"
+method="$1" part="$2" dataset="$3"
+shift 3
+take_seeds "$@"
+shift "$taken"
 if [ "${1:-}" = "--" ]; then shift; fi
 
 SHOTS="${SHOTS:-16}"

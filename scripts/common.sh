@@ -73,6 +73,16 @@ choose_config() { # PROTOCOL DATASET SHOTS
 
 is_numbers() { [[ "${1:-}" =~ ^[0-9]+(,[0-9]+)*$ ]]; } # 1 or 1,2,3
 
+# Sets seeds, from the first argument or the default, and taken, how many arguments that were.
+take_seeds() { # [SEED] ...
+  seeds=1,2,3 taken=0
+  if is_numbers "${1:-}"; then
+    seeds="$1" taken=1
+  elif [[ "${1:-}" =~ ^[^A-Za-z] ]] && [ "$1" != "--" ]; then
+    die "'$1': expected SEED, as 1 or 1,2,3, or settings KEY VALUE"
+  fi
+}
+
 need_data() { # DATASET
   [ "$1" != shapes ] || return 0
   [ -n "${DATA:-}" ] || die "DATA is not set: name the folder that holds the data sets," \

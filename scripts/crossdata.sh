@@ -2,14 +2,14 @@
 # Cross-dataset transfer and domain generalisation: train on all classes of a source data set, test
 # there and, as it is, on other data sets or on other test sets of the same classes.
 #
-#   bash scripts/METHOD/xd_train.sh SOURCE SEED [-- KEY VALUE ...]
-#   bash scripts/METHOD/xd_test.sh  TARGET SEED [-- KEY VALUE ...]
+#   bash scripts/METHOD/xd_train.sh SOURCE [SEED] [-- KEY VALUE ...]
+#   bash scripts/METHOD/xd_test.sh  TARGET [SEED] [-- KEY VALUE ...]
 #
 #   METHOD     a folder of scripts/: anprompt, coop, maple, zsclip, ...
 #   SOURCE     a file of configs/datasets/; left out: what the environment says
 #   TARGET     a file of configs/datasets/: eurosat, ...; domain generalisation: imagenetv2,
 #              imagenet_sketch, imagenet_a, imagenet_r
-#   SEED       one seed, or several as 1,2,3
+#   SEED       one seed, or several as 1,2,3 (default: 1,2,3)
 #   KEY VALUE  settings for train.py, e.g. OPTIM.MAX_EPOCH 5; give training and test the same
 #
 #   DATA=/path/to/datasets bash scripts/anprompt/xd_train.sh imagenet 1
@@ -53,9 +53,9 @@ case "$part" in
     ;;
   *) die "'$part': expected train or test (--help says more)" ;;
 esac
-is_numbers "${1:-}" || die "needs a data set and SEED (--help says more)"
-seeds="$1"
-shift
+[ -n "$dataset" ] && [ "$dataset" != "--" ] || die "needs a data set (--help says more)"
+take_seeds "$@"
+shift "$taken"
 if [ "${1:-}" = "--" ]; then shift; fi
 
 SHOTS="${SHOTS:-16}"

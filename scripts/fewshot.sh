@@ -29,10 +29,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if asks_help "$@"; then usage; exit 0; fi
 [ $# -ge 2 ] && [ "$2" != "--" ] || die "needs DATASET (--help says more)"
-method="$1" dataset="$2" shots="${SHOTS:-1,2,4,8,16}" seeds=1,2,3
+method="$1" dataset="$2" shots="${SHOTS:-1,2,4,8,16}"
 shift 2
 if is_numbers "${1:-}"; then shots="$1"; shift; fi
-if is_numbers "${1:-}"; then seeds="$1"; shift; fi
+take_seeds "$@"
+shift "$taken"
 if [ "${1:-}" = "--" ]; then shift; fi
 
 load_method "$method"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # IVLP, cross-dataset and domain generalisation: tests on a target what xd_train.sh learned.
 #
-#   bash scripts/ivlp/xd_test.sh TARGET SEED [KEY VALUE ...]     --help: all settings
+#   bash scripts/ivlp/xd_test.sh TARGET [SEED] [KEY VALUE ...]     --help: all settings
 exec bash "$(dirname "${BASH_SOURCE[0]}")/../crossdata.sh" ivlp test "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # MMRL++, base-to-new: tests on the new half of the classes what base2new_train.sh learned.
 #
-#   bash scripts/mmrlpp/base2new_test.sh DATASET SEED [KEY VALUE ...]     --help: all settings
+#   bash scripts/mmrlpp/base2new_test.sh DATASET [SEED] [KEY VALUE ...]     --help: all settings
 exec bash "$(dirname "${BASH_SOURCE[0]}")/../base2new.sh" mmrlpp test "$@"

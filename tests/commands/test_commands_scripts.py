@@ -259,7 +259,8 @@ def test_bad_input_is_said_in_one_line(tree, stand_in, calls, tmp_path):
 
     assert "DATA is not set" in fail("coop/base2new_train.sh", "eurosat", "1")
     assert "nowhere" in fail("coop/base2new_train.sh", "eurosat", "1", DATA="nowhere")
-    assert "DATASET and SEED" in fail("coop/base2new_train.sh", "eurosat")
+    assert "needs DATASET" in fail("coop/base2new_train.sh")
+    assert "'8.0': expected SEED" in fail("kgcoop/base2new_train.sh", "shapes", "8.0")
     assert " coop " in fail("base2new.sh", "nothing", "train", "shapes", "1")
     error = fail("coop/base2new_test.sh", "shapes", "7")
     assert "seed7" in error and "base2new_train.sh shapes 7" in error

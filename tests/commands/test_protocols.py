@@ -196,6 +196,16 @@ def test_schedule_grows_with_shots_as_in_coops_paper(commands):
     assert names == ["vit_b16_ep50", "vit_b16_ep100", "vit_b16_ep100", "vit_b16", "vit_b16"]
 
 
+def test_seeds_left_out_are_upstreams_three(commands):
+    for script, arguments in (("mmrl/base2new_train", ["eurosat"]), ("coop/xd_train", [])):
+        made = commands(f"{script}.sh", *arguments, SOURCE="caltech101")
+        assert [value_of(command, "--seed") for command in made] == ["1", "2", "3"]
+    (one,) = commands("mmrl/base2new_train.sh", "eurosat", "2", "OPTIM.MAX_EPOCH", "3")
+    assert value_of(one, "--seed") == "2" and value_of(one, "OPTIM.MAX_EPOCH") == "3"
+    made = commands("mmrl/base2new_train.sh", "eurosat", "OPTIM.MAX_EPOCH", "3")
+    assert [value_of(command, "OPTIM.MAX_EPOCH") for command in made] == ["3"] * 3
+
+
 def test_bad_input_is_said_in_one_line(commands):
     def fail(*call: str, **environment: str) -> str:
         with pytest.raises(ChildProcessError, match="^status 2") as caught:
@@ -205,8 +215,8 @@ def test_bad_input_is_said_in_one_line(commands):
 
     assert "xd_train.sh imagenet 1" in fail("coop/xd_test.sh", "eurosat", "1")
     assert "eurosat is the source" in fail("coop/xd_test.sh", "eurosat", "1", SOURCE="eurosat")
-    assert "SEED" in fail("coop/xd_test.sh", "eurosat")
-    assert "SEED" in fail("coop/xd_train.sh")
+    assert "expected SEED" in fail("coop/xd_test.sh", "eurosat", "0.5")
+    assert "needs a data set" in fail("coop/xd_test.sh")
     assert "DATASET" in fail("coop/few_shot.sh")
     assert "DATA is not set" in fail("coop/few_shot.sh", "eurosat", "1", DATA="")
     assert "no method" in fail("crossdata.sh", "nothing", "train", "eurosat", "1")

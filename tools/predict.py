@@ -71,20 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         if args.export is not None:
             predictor.export(args.export)
             print(f"model written to {args.export}", file=sys.stderr)
-    except (ValueError, FileNotFoundError) as error:  # UsageError is one
+        if others:
+            print(f"no images by their names, left out: {len(others)}, e.g. {others[0]}",
+                  file=sys.stderr)  # fmt: skip
+        if not files:
+            return 0
+        if hasattr(sys.stdout, "reconfigure"):  # names that are no text are printed as they are
+            sys.stdout.reconfigure(errors="surrogateescape")
+        write = write_json if args.json else write_csv if args.csv else write_text
+        failed = write(answers(predictor, files, args.top))
+    except (ValueError, OSError) as error:  # UsageError is one
         if os.environ.get("ANPROMPT_TRACEBACK"):
             raise
         print(f"predict.py: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    if others:
-        print(f"no images by their names, left out: {len(others)}, e.g. {others[0]}",
-              file=sys.stderr)  # fmt: skip
-    if not files:
-        return 0
-    write = write_json if args.json else write_csv if args.csv else write_text
-    failed = write(answers(predictor, files, args.top))
     for _, reason in failed:
         print(f"not read: {reason}", file=sys.stderr)
     return 1 if failed else 0
@@ -140,17 +142,17 @@ def read_names(path: Path) -> list[str]:
 
 def answers(predictor: Any, files: list[Path], top: int) -> Iterator[tuple[Path, Any, str]]:
     """(path, predictions, "") or, for an image that cannot be read, (path, None, reason)."""
-    from dassl.utils import UsageError, read_image
+    from dassl.utils import UsageError
 
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
-        pictures, reasons = {}, {}
+        inputs, reasons = {}, {}
         for path in batch:
             try:
-                pictures[path] = read_image(str(path))
+                inputs[path] = predictor.prepare(path)  # small, whatever the image's size
             except UsageError as error:
                 reasons[path] = str(error)
-        found = dict(zip(pictures, predictor.predict_many(pictures.values(), top), strict=True))
+        found = dict(zip(inputs, predictor.classify(list(inputs.values()), top), strict=True))
         for path in batch:
             yield path, found.get(path), reasons.get(path, "")
 

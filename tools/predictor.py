@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from yacs.config import CfgNode
@@ -100,7 +101,6 @@ class Predictor:
         """
         return self.predict_many([image], top)[0]
 
-    @torch.no_grad()
     def predict_many(
         self, images: Iterable[str | Path | Image.Image], top: int = 5
     ) -> list[list[Prediction]]:
@@ -109,13 +109,24 @@ class Predictor:
         Raises:
             UsageError: a file does not decode.
         """
-        pictures = [
-            image.convert("RGB") if isinstance(image, Image.Image) else read_image(str(image))
-            for image in images
-        ]
-        if not pictures:
+        return self.classify([self.prepare(image) for image in images], top)
+
+    def prepare(self, image: str | Path | Image.Image) -> torch.Tensor:
+        """The model's input (3, H, W) for an image, as a person sees it (see `as_seen`).
+
+        Raises:
+            UsageError: the file does not decode.
+        """
+        if isinstance(image, Image.Image):
+            return self._transform(as_seen(image))
+        return self._transform(read_image(str(image), as_seen))
+
+    @torch.no_grad()
+    def classify(self, inputs: Sequence[torch.Tensor], top: int = 5) -> list[list[Prediction]]:
+        """``predict`` for a batch of prepared images."""
+        if not inputs:
             return []
-        inputs = torch.stack([self._transform(picture) for picture in pictures])
+        inputs = torch.stack(list(inputs))
         logits = self.trainer.model(inputs.to(self.trainer.device)).float()
         top = max(1, min(top, len(self.classnames)))
         values, labels = logits.softmax(dim=-1).topk(top, dim=-1)
@@ -163,6 +174,25 @@ class Predictor:
         write_json(description, str(Path(folder) / EXPORT))
 
 
+def as_seen(image: Image.Image) -> Image.Image:
+    """An RGB image as viewers show it: turned as EXIF says, on white where it is transparent, and
+    with 16-bit greys brought to 8 bits.
+
+    Raises:
+        ValueError: its greys have no agreed range (floating point, more than 16 bits).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        grey = np.asarray(image)
+        if image.mode == "F" or grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("its greys have no agreed range; save it with 8 bits a channel")
+        image = Image.fromarray((grey / 257 + 0.5).astype(np.uint8))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
 def _from_run(
     folder: Path, classnames: Sequence[str] | None, root: str, epoch: int | None
 ) -> Predictor:
@@ -175,7 +205,7 @@ def _from_run(
     source = {"dataset": cfg.DATASET.NAME}
     if path is not None:
         source["dataset"] = load_checkpoint(str(path)).get("meta", {}).get("dataset")
-    _answer_for(trainer, is_own=chosen == own)
+    _answer_for(trainer, is_own=sorted(chosen) == sorted(own))
     return Predictor(trainer, chosen, source)
 
 
@@ -206,7 +236,7 @@ def _from_export(folder: Path, classnames: Sequence[str] | None) -> Predictor:
         trainer.loaded({"meta": description["trained_on"]})
     trainer.model.eval()
     trainer.model.rule = description["rule"]
-    _answer_for(trainer, is_own=chosen == own)
+    _answer_for(trainer, is_own=sorted(chosen) == sorted(own))
     return Predictor(trainer, chosen, description["trained_on"])
 
 

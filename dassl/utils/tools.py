@@ -5,7 +5,7 @@ import os
 import platform
 import random
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -72,15 +72,22 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
-def read_image(path: str) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def read_image(path: str, convert: Callable[[Image.Image], Image.Image] = _to_rgb) -> Image.Image:
     """A decoded RGB image.
+
+    Args:
+        convert: makes it of what the file holds; the default is what upstream trains on.
 
     Raises:
         UsageError: missing file, or one that PIL cannot decode; names the path.
     """
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return convert(image)
     except FileNotFoundError:
         raise UsageError(f"image not found: {path}") from None
     except Exception as error:  # PIL raises half a dozen unrelated types for damaged files

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from runs_of_tests import run_folder
 from safetensors.torch import load_file
 
 from dassl.engine import build_trainer
+from dassl.utils import UsageError
 from tools import predict
 from tools.predictor import Predictor
 from tools.rebuild import load_learned, quiet, read_cfg
@@ -108,6 +110,40 @@ def test_folder_with_a_text_file_and_broken_images(trained_output, images, call)
     assert status == 0 and "a.png" in out and "%" in out
 
 
+def test_pictures_are_seen_as_by_a_person(trained_output, tmp_path):
+    """Greys of 16 bits, a photograph held upright, and what is transparent."""
+    colours = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    plain = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # is to be turned clockwise
+    plain.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    layer = plain.convert("RGBA")
+    layer.paste((0, 0, 0, 0), (0, 0, 30, 40))
+    layer.save(tmp_path / "layer.png")
+    white = plain.copy()
+    white.paste((255, 255, 255), (0, 0, 30, 40))
+    grey = plain.convert("L")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.asarray(grey).astype(np.float32)).save(tmp_path / "float.tiff")
+    predictor = Predictor.load(run_folder(trained_output, "CoOp"))
+    for name, seen in (("turned", plain), ("layer", white), ("deep", grey.convert("RGB"))):
+        found = predictor.prepare(tmp_path / f"{name}.png")
+        assert torch.equal(found, predictor.prepare(seen)), name
+    with pytest.raises(UsageError, match="float.tiff .*greys have no agreed range"):
+        predictor.prepare(tmp_path / "float.tiff")
+
+
+def test_the_order_of_names_changes_nothing(trained_output, images):
+    folder = run_folder(trained_output, "ANPrompt")
+    names = Predictor.load(folder).classnames
+    first, second = (
+        Predictor.load(folder, order).predict(images / "a.png") for order in (names, names[::-1])
+    )
+    assert [p.classname for p in first] == [p.classname for p in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
+
+
 def test_other_classes(trained_output, images, tmp_path, call):
     names = tmp_path / "names.txt"
     names.write_text("sea\n\n  desert \n")
@@ -178,6 +214,7 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
         (["--model-dir", run, images, "--classes", tmp_path / "bad.json"], "JSON list"),
         (["--model-dir", run, images, "--json", "--csv"], "not allowed"),
         (["--model-dir", tmp_path / "export", images], "not the tensors of this model"),
+        (["--model-dir", run, "--export", tmp_path / "one.txt"], "one.txt"),
     ]:
         status, _, err = call(*arguments)
         assert status == 2, arguments

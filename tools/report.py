@@ -3,9 +3,10 @@
     python tools/report.py output -o report.html
     python tools/report.py output output_demo -o report.html --figures figures
 
-Reads every results.json, log.txt and robustness.json below the given folders. The file needs no
-network and nothing beside it: light and dark, phone and paper. Click or tap a number to see the
-files it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
+Reads every results.json and robustness.json below the given folders, and training curves from the
+log.txt beside them. What no table may hold is refused or left out, as tools/results.py does. The
+file needs no network and nothing beside it: light and dark, phone and paper. Click or tap a number
+to see the files it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
 
 exit status: 0 done, 2 bad input (one line says what).
 """

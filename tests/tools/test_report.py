@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import statistics
@@ -321,7 +322,10 @@ def test_ablations_stand_apart(trained_output, tmp_path):
         shutil.copytree(source, output / source.relative_to(trained_output))
         whole = json.loads((source / "results.json").read_text())["accuracy"]
         target = Path(str(source).replace("vit_b16", "no_nrvpp")).relative_to(trained_output)
-        rewritten(source, output / target, accuracy=whole - 5)
+        model_dir = str(target).replace("test_new", "train_base") if part == "test_new" else ""
+        if model_dir:
+            model_dir = os.path.relpath(model_dir, target)
+        rewritten(source, output / target, model_dir, accuracy=whole - 5)
     path, figures = tmp_path / "report.html", tmp_path / "figures"
     assert report.main([str(output), "-o", str(path), "--figures", str(figures)]) == 0
     reader = Reader(path.read_text(encoding="utf-8"))
@@ -361,12 +365,20 @@ def test_bad_input_is_one_line(trained_output, tmp_path, capsys):
     shutil.copytree(run_folder(trained_output, "CoOp"), unlike / "CoOp/config/seed1")
     rewritten(run_folder(trained_output, "MaPLe"), unlike / "MaPLe/config/seed1",
               classnames=["Forest", "Moor"])  # fmt: skip
+    halves = tmp_path / "halves"
+    shutil.copytree(trained_output, halves)
+    results = run_folder(halves, "CoOp", "test_new") / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"epochs": 77}))
+    validation = tmp_path / "validation"
+    rewritten(run_folder(trained_output, "CoOp"), validation / "CoOp/config/seed1", split="val")
     path = tmp_path / "report.html"
     path.write_text("before")
     for folder, message in [
         (tmp_path / "nowhere", "no such folder"),
         (tmp_path / "empty", "no finished run"),
         (twice, "same method"),
+        (halves, "the number of epochs is"),
+        (validation, "tested on val images"),
         (unlike, "different class sets"),
         (broken, "not valid JSON"),
     ]:
@@ -376,6 +388,57 @@ def test_bad_input_is_one_line(trained_output, tmp_path, capsys):
         assert message in err and len(err.strip().splitlines()) == 1
     assert report.main([str(trained_output), "-o", str(tmp_path / "report.txt")]) == 2
     assert path.read_text() == "before"
+
+
+def test_runs_of_no_table_are_named_and_left_out(trained_output, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(trained_output, output)
+    results = run_folder(output, "CoOp", "test_new") / "results.json"
+    content = json.loads(results.read_text()) | {"split": "val", "accuracy": 99.9}
+    results.write_text(json.dumps(content))
+    path = tmp_path / "report.html"
+    assert report.main([str(output), "-o", str(path)]) == 0
+    text = " ".join(Reader(path.read_text(encoding="utf-8")).text)
+    assert "tested on val images" in text and "99.9" not in text
+
+
+def test_few_seeds_are_said_for_each_method(trained_output, tmp_path):
+    """Three seeds among three methods are not three of any."""
+    output = tmp_path / "output"
+    for seed, trainer in enumerate(("CoOp", "MaPLe", "ANPrompt"), start=1):
+        rewritten(
+            run_folder(trained_output, trainer), output / f"{trainer}/c/seed{seed}", seed=seed
+        )
+    path = tmp_path / "report.html"
+    assert report.main([str(output), "-o", str(path)]) == 0
+    assert "One seed: methods a few points apart" in path.read_text(encoding="utf-8")
+    for seed in (2, 3):
+        rewritten(run_folder(trained_output, "CoOp"), output / f"CoOp/c/seed{seed}", seed=seed)
+    assert report.main([str(output), "-o", str(path)]) == 0
+    assert "One seed of ANPrompt and MaPLe: methods" in path.read_text(encoding="utf-8")
+
+
+def test_noisy_views_are_counted_where_every_method_has_them(output, tmp_path):
+    copy = tmp_path / "output"
+    shutil.copytree(output, copy)
+    stored = run_folder(copy, "ANPrompt") / "robustness.json"
+    content = json.loads(stored.read_text())
+    for example in content["parts"]["base"]["examples"]:
+        del example["views"][2:]  # the clean one and one more
+    shown = len(content["parts"]["base"]["examples"])
+    stored.write_text(json.dumps(content))
+    path = tmp_path / "report.html"
+    assert report.main([str(copy), "-o", str(path)]) == 0
+    text = " ".join(Reader(path.read_text(encoding="utf-8")).text)
+    assert f"Of the {shown} noisy views that every method was shown below, right" in text
+
+
+def test_a_dollar_in_a_name_is_no_formula():
+    def draw(axes, theme):
+        axes.set_xlabel("cash_$_and_$")
+
+    chart = Chart("name", "Title", "How to read it.", ("x",), [(1,)], draw)
+    assert "cash_$_and_$" in to_svg(chart) and to_png(chart)
 
 
 def test_drawing_is_the_same_in_every_form():

@@ -1,9 +1,10 @@
 """Sections on accuracy without noise: what was run, base to new, all classes, transfer."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tools.reporting import html
-from tools.reporting.context import Context, left, links, seeds
+from tools.reporting.context import Context, left, links, seeds, words
 from tools.reporting.data import (
     ALL_CLASSES,
     BASE_TO_NEW,
@@ -38,15 +39,19 @@ def overview(page: Context) -> str:
         "What was run",
         f'<ul class="tiles">{shown}</ul>',
         html.findings(_highlights(page)),
-        _unfinished(page),
+        _listed("Not finished, left out", [(path, "") for path in page.data.unfinished]),
+        _listed("In no table", page.data.left_out),
     )
 
 
-def _unfinished(page: Context) -> str:
-    folders = [folder.as_posix() for folder in page.data.unfinished]
-    items = "".join(f"<li><code>{html.text(folder)}</code></li>" for folder in folders)
+def _listed(title: str, folders: Sequence[tuple[Path, str]]) -> str:
+    """Runs that the page does not show, and why; folded where they are many."""
+    items = "".join(
+        f"<li><code>{html.text(folder.as_posix())}</code> {html.text(reason)}</li>"
+        for folder, reason in folders
+    )
     shown = f'<ul class="wrong">{items}</ul>' if items else ""
-    title = f"Not finished, left out: {len(folders)}"
+    title = f"{title}: {len(folders)}"
     if len(folders) > FEW_UNFINISHED:
         return html.details(title, shown)
     return f"<p class='wrong'>{title}</p>{shown}" if shown else ""
@@ -75,13 +80,25 @@ def _highlights(page: Context) -> list[str]:
                     f"{title}, {group} noise: highest mean accuracy under noise "
                     + _placed(page, pairs)
                 )
-    number = len({source.run.seed for source in page.data.sources})
-    if number < 3:
-        found.append(
-            f"{'One seed' if number == 1 else 'Two seeds'}: methods a few points apart are "
-            "not told apart by this."
-        )
+    found += _few_seeds(page)
     return found
+
+
+def _few_seeds(page: Context) -> list[str]:
+    """A caution where methods have fewer than three seeds in some table."""
+    seeds: dict[tuple, set[int]] = {}
+    for source in page.data.sources:
+        if source.run.learns:
+            key = (source.table, source.run.part, source.method)
+            seeds.setdefault(key, set()).add(source.run.seed)
+    least = min(map(len, seeds.values()), default=3)
+    if least > 2:
+        return []
+    methods = {method for *_, method in seeds}
+    few = {method for (*_, method), own in seeds.items() if len(own) < 3}
+    number = "One seed" if least == 1 else "Two seeds"
+    who = "" if few == methods else f" of {words(sorted(few))}"
+    return [f"{number}{html.text(who)}: methods a few points apart are not told apart by this."]
 
 
 def _placed(page: Context, pairs: Sequence[tuple[str, Number]]) -> str:

@@ -145,7 +145,13 @@ def to_csv(chart: Chart) -> str:
 def _settings(name: str) -> Any:
     # The salt makes ids inside the SVG the chart's own, and the same every time.
     return matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "axes.titlesize": 11}
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": name,
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "text.parse_math": False,  # names may have dollars in them
+        }
     )
 
 

@@ -12,6 +12,8 @@ from tools.reporting.numbers import Number, harmonic, mean, value_at
 from tools.robust.summary import Evaluation, read_evaluations
 from tools.robust.table import Comparison, compare
 from tools.runs import RESULTS, read_results
+from tools.tables.placing import place
+from tools.tables.protocols import make_tables, protocols_with_runs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "trainers"
 WHOLE = "vit_b16"  # the configuration that a trainer's ablations change
@@ -71,6 +73,7 @@ class Data:
         roots: the folders that were searched.
         sources: finished runs.
         unfinished: folders of runs that are not.
+        left_out: finished runs that belong to no table, and why.
         evaluations: robustness.json files, by part of the classes.
         baseline: the method that others are compared with.
         highlight: the method that figures draw in front.
@@ -82,6 +85,7 @@ class Data:
     evaluations: list[Evaluation]
     baseline: str
     highlight: str
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -177,12 +181,20 @@ def gather(
     """Read what is below ``roots``.
 
     Raises:
-        ValueError: a folder does not exist, holds no finished run, holds two of the same, or a file
-            cannot be read.
+        ValueError: a folder does not exist, holds no finished run, holds two of the same or runs
+            that cannot stand in one row, or a file cannot be read.
     """
     runs, unfinished = find_runs(roots)
+    placed = place(runs)
+    left_out = dict(placed.left_out)
+    runs = [run for run in runs if run.folder not in left_out]
     if not runs:
-        raise ValueError(f"{', '.join(map(str, roots))}: no finished run there or below")
+        reasons = [f"; {folder}: {reason}" for folder, reason in placed.left_out[:1]]
+        raise ValueError(
+            f"{', '.join(map(str, roots))}: no finished run there or below{''.join(reasons)}"
+        )
+    for protocol in protocols_with_runs(placed):  # refuses rows of unlike runs
+        make_tables(protocol, placed, split_configs=True)
     sources = [
         Source(f"r{number}", run, read_results(run.folder), _task(run), _config(run))
         for number, run in enumerate(sorted(runs, key=_order), start=1)
@@ -200,7 +212,15 @@ def gather(
     _check_classes(sources)
     folders = sorted({path.parent for root in roots for path in root.rglob("robustness.json")})
     evaluations = [found for folder in folders for found in read_evaluations(folder)]
-    return Data(list(roots), _named(sources), unfinished, evaluations, baseline, highlight)
+    return Data(
+        list(roots),
+        _named(sources),
+        unfinished,
+        evaluations,
+        baseline,
+        highlight,
+        placed.left_out,
+    )
 
 
 def _check_classes(sources: Sequence[Source]) -> None:

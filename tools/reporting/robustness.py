@@ -245,22 +245,32 @@ def pictures(page: Context) -> str:
 
 
 def _pictures_say(page: Context, comparison: Comparison) -> list[str]:
-    """How many of the shown noisy pictures each method gets right."""
-    parts = []
-    total = 0
-    for row in page.in_order(comparison):
-        evaluation = row.evaluations[0]
-        right = []
-        total = 0
-        for i, example in enumerate(evaluation.part["examples"]):
-            for j, view in enumerate(example["views"]):
-                total += view["kind"] != "clean"
-                if view["kind"] != "clean" and view["answer"] == example["class"]:
-                    right.append(_view_key(evaluation, i, j, "answer"))
-        parts.append(f"{html.text(row.method)} {html.number_text(count(right), 0)}")
-    if not total:
+    """How many of the noisy pictures that all methods were shown each gets right."""
+    rows = page.in_order(comparison)
+    shown = [_noisy_views(row.evaluations[0]) for row in rows]
+    common = set(shown[0]).intersection(*shown[1:]) if shown else set()
+    if not common:
         return []
-    return [f"Of the {total} noisy views below, right: {', '.join(parts)}."]
+    parts = []
+    for row, views in zip(rows, shown, strict=True):
+        right = [key for view, (key, is_right) in views.items() if view in common and is_right]
+        parts.append(f"{html.text(row.method)} {html.number_text(count(right), 0)}")
+    whole = max(map(len, shown))
+    of_all = "" if len(common) == whole else " that every method was shown"
+    return [f"Of the {len(common)} noisy views{of_all} below, right: {', '.join(parts)}."]
+
+
+def _noisy_views(evaluation: Evaluation) -> dict[tuple, tuple[str, bool]]:
+    """{(image, kind, severity): (where its answer stands, whether it is right)}."""
+    return {
+        (example["image"], view["kind"], view["severity"]): (
+            _view_key(evaluation, i, j, "answer"),
+            view["answer"] == example["class"],
+        )
+        for i, example in enumerate(evaluation.part["examples"])
+        for j, view in enumerate(example["views"])
+        if view["kind"] != "clean"
+    }
 
 
 def _view_key(evaluation: Evaluation, example: int, view: int, name: str) -> str:
@@ -295,10 +305,10 @@ def _card(page: Context, image: str, found: Sequence[tuple[str, Evaluation, int]
     lines = []
     for method, evaluation, own_number in found:
         own = evaluation.part["examples"][own_number]
-        places = {view["kind"]: place for place, view in enumerate(own["views"])}
+        places = {(v["kind"], v["severity"]): place for place, v in enumerate(own["views"])}
         cells = [page.name(method)]
         for view in example["views"]:
-            place = places.get(view["kind"])
+            place = places.get((view["kind"], view["severity"]))
             cells.append("<td></td>" if place is None else _answer(evaluation, own_number, place))
         lines.append(f"<tr>{''.join(cells)}</tr>")
     severity = max(view["severity"] for view in example["views"])

@@ -21,7 +21,7 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
 from tools.config import default_cfg, weights_digest
-from tools.runs import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir
+from tools.runs import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir, recorded_config
 from trainers.base import load_clip, resolve_precision
 
 
@@ -166,11 +166,15 @@ def load_learned(trainer: Any, epoch: int | None = None) -> None:
 
 
 def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:
-    """Names a model: another one after training anew or with other settings, not after a move."""
+    """Names a model: another one after training anew or with other settings, not after a move.
+
+    Settings that the run did not know, a newer version's, do not count.
+    """
     digest = hashlib.sha256()
     settings = flatten(yaml.safe_load(cfg.dump()))
+    known = recorded_config(cfg.OUTPUT_DIR) or settings
     places = {*NEUTRAL, "RUN.MODEL_DIR", "DATASET.SUBSAMPLE_CLASSES"}
-    kept = {key: value for key, value in settings.items() if key not in places}
+    kept = {key: x for key, x in settings.items() if key in known and key not in places}
     digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
     if checkpoint is not None:
         digest.update(Path(checkpoint).read_bytes())

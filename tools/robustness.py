@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=100, metavar="B")
     add("--workers", type=int, default=0, metavar="W", help="processes that prepare images")
     add("--all-kinds", action="store_true", help="table: means over all kinds, seen or not")
-    add("--redo", action="store_true", help="measure anew what is there already")
+    add("--redo", action="store_true", help="measure anew the classes that are asked for")
     add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
     return parser
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folders, parts = evaluate(args)
         print(render(folders, parts, all_kinds=args.all_kinds), end="")
-    except (ValueError, FileNotFoundError) as error:  # UsageError is one
+    except (ValueError, OSError) as error:  # UsageError is one
         if os.environ.get("ANPROMPT_TRACEBACK"):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

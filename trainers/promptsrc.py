@@ -176,6 +176,10 @@ class PromptSRC(PromptTrainer):
             raise ValueError("TRAINER.PROMPTSRC.GPA_STD must be above 0")
 
     @staticmethod
+    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
+        return ["template"], []  # the text teacher is the mean over sixty phrasings
+
+    @staticmethod
     def _gpa(cfg: Any) -> tuple[float, float]:
         """Mean and standard deviation of the epoch weights."""
         settings, dataset = cfg.TRAINER.PROMPTSRC, cfg.DATASET.NAME

@@ -152,3 +152,5 @@ def test_what_training_met_is_known(tiny_clip_path):
     cfg.TRAINER.ANPROMPT.NOISE.WEIGHT = 0.0
     assert noise_in_training(cfg)["text_kinds"] == []
     assert noise_in_training(evaluation_cfg("CoOp", tiny_clip_path))["text_kinds"] == []
+    met = noise_in_training(evaluation_cfg("PromptSRC", tiny_clip_path))
+    assert met["text_kinds"] == ["template"] and met["seeds"] == []  # its teacher's sixty phrasings

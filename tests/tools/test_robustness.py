@@ -20,7 +20,7 @@ from noise.measures import expected_calibration_error
 from noise.seeding import rng_for
 from noise.text import perturb_prompt, text_rate
 from tools import robustness
-from tools.rebuild import load_learned, quiet, read_cfg
+from tools.rebuild import fingerprint, load_learned, quiet, read_cfg
 from tools.robust.attacks import autoattack, check_autoattack
 from tools.robust.images import image_key, select, split_transform
 from tools.robust.store import Store
@@ -33,6 +33,7 @@ from tools.robust.summary import (
     unseen_in_training,
 )
 from tools.robust.table import compare
+from tools.robust.texts import noisy_prompts
 
 SMALL = ["--noise", "char,embed,gaussian_noise,blur,both,learned,pgd", "--severities", "1,4",
          "--seeds", "1", "--images", "20", "--eps", "4"]  # fmt: skip
@@ -285,6 +286,74 @@ def test_a_model_trained_anew_starts_over(fresh, capsys):
     status, out, _ = call(capsys, "--model-dir", folder, *few)
     assert status == 0 and "starting over" in out
     assert content(folder)["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] >= 0
+
+
+def test_redo_leaves_other_classes_alone(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--model-dir", folder]
+    assert call(capsys, *few, "--noise", "blur,jpeg")[0] == 0
+    before = content(folder)["parts"]
+    assert call(capsys, *few, "--noise", "jpeg", "--classes", "base", "--redo")[0] == 0
+    after = content(folder)["parts"]
+    assert list(after["base"]["cells"]) == ["image/jpeg/1/-"]
+    assert after["new"] == before["new"]
+
+
+def test_settings_of_a_newer_version_make_no_other_model(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    settings = folder / "config.yaml"
+    lines = settings.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "CLASSES_AT_ONCE" not in line]
+    assert len(older) == len(lines) - 1
+    settings.write_text("".join(older))
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    before = content(folder)
+    settings.write_text("".join(older))
+    status, printed, _ = call(capsys, "--model-dir", folder, *few)
+    assert status == 0 and "starting over" not in printed
+    assert content(folder)["fingerprint"] == before["fingerprint"]
+    other = fingerprint_of(folder, "MODEL.CLASSES_AT_ONCE", 7)
+    assert other == before["fingerprint"] != fingerprint_of(folder, "OPTIM.LR", 7.0)
+
+
+def fingerprint_of(folder: Path, key: str, value) -> str:
+    cfg = read_cfg(folder)
+    cfg.merge_from_list([key, value])
+    checkpoint = next((folder / "prompt_learner").glob("model.pth.tar-*"))
+    return fingerprint(cfg, checkpoint)
+
+
+def test_unlike_models_are_no_seeds_of_one(output, tmp_path, capsys):
+    """Copies of a run in folders that say nothing: the same model twice, and one of all classes."""
+    source = run_folder(output, "CoOp")
+    for name in ("a", "b"):
+        shutil.copytree(source, tmp_path / name)
+    evaluations = [e for name in ("a", "b") for e in read_evaluations(tmp_path / name)]
+    with pytest.raises(ValueError, match="are the same method, data set and seed"):
+        compare(evaluations)
+    path = tmp_path / "b/robustness.json"
+    path.write_text(json.dumps(content(tmp_path / "b") | {"trained_on": "all"}))
+    evaluations = [e for name in ("a", "b") for e in read_evaluations(tmp_path / name)]
+    names = {row.method for comparison in compare(evaluations) for row in comparison.rows}
+    assert len(names) == 2 and any("trained on all classes" in name for name in names)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_shared_words_have_the_same_noise_in_every_method(severity):
+    names = ["red apple", "green leaf", "highway or road"]
+    whole = noisy_prompts("a photo of a {}.", names, "char", severity, 1)
+    bare = noisy_prompts("{}", names, "char", severity, 1)
+    some = noisy_prompts("of a {}", names, "char", severity, 1)
+    for long, short, middle in zip(whole, bare, some, strict=True):
+        assert long.endswith(f" {short}.") and long.endswith(f" {middle}.")
+    assert severity < 5 or whole != [f"a photo of a {name}." for name in names]
+    phrasings = noisy_prompts("a photo of a {}.", names, "template", severity, 1)
+    others = noisy_prompts("a centered satellite photo of {}.", names, "template", severity, 1)
+    pairs = zip(phrasings, others, names, strict=True)
+    replaced = [(a, b) for a, b, name in pairs if a != f"a photo of a {name}."]
+    assert all(a == b for a, b in replaced)
+    assert severity < 5 or len(replaced) == len(names)
 
 
 def test_common_cells_are_compared(output, fresh, capsys):

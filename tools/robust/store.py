@@ -17,19 +17,28 @@ PICTURES = "robustness_examples"
 class Store:
     """The results of one model, by part of the classes; written as a whole after every addition.
 
-    A model that was trained anew starts over. Other images or descriptions than the stored ones are
-    refused: mixing them would compare unlike things, and dropping the old ones could lose hours.
+    A model that was trained anew starts over, and with ``redo`` every part that is asked for. Other
+    images or descriptions than the stored ones are refused: mixing them would compare unlike
+    things, and dropping the old ones could lose hours.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], redo: bool = False):
         self.path = folder / FILE_NAME
         self.is_stale = False
+        self._redo = redo
         self.content: dict[str, Any] = {"format": FORMAT, **header, "parts": {}}
-        if not self.path.is_file() or redo:
+        if not self.path.is_file():
             return
-        found = read_json(str(self.path))
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise UsageError(f"{self.path}: not written by this version; remove it, or pass --redo")
+        try:
+            found = read_json(str(self.path))
+            if not isinstance(found, dict) or found.get("format") != FORMAT:
+                raise UsageError(
+                    f"{self.path}: not written by this version; remove it, or pass --redo"
+                )
+        except UsageError:
+            if redo:
+                return
+            raise
         if found.get("fingerprint") == header["fingerprint"]:
             self.content["parts"] = found["parts"]
         else:
@@ -45,6 +54,8 @@ class Store:
         Raises:
             UsageError: there are results on other images, classes or descriptions.
         """
+        if self._redo:
+            self.content["parts"].pop(name, None)
         part = self.content["parts"].setdefault(
             name,
             {

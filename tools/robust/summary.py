@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FILE_NAME = "robustness.json"
-FORMAT = 1
+FORMAT = 2
 GROUPS = ("text", "image", "both", "learned", "adversarial")
 MEASURES = ("accuracy", "consistency", "ece")
 

@@ -111,15 +111,26 @@ def _names(members: Sequence[Evaluation]) -> Callable[[Evaluation], str]:
     configs: dict[str, set] = {}
     for member in members:
         header = member.header
-        configs.setdefault(header["trainer"], set()).add((header["config"], header["shots"]))
+        configs.setdefault(header["trainer"], set()).add(_details(header))
 
     def name(member: Evaluation) -> str:
         header = member.header
         if len(configs[header["trainer"]]) == 1:
             return header["trainer"]
-        return f"{header['trainer']} ({header['config']}, {header['shots']} shots)"
+        config, shots, part = _details(header)
+        of_classes = f", trained on {part} classes" if part else ""
+        return f"{header['trainer']} ({config}, {shots} shots{of_classes})"
 
     return name
+
+
+def _details(header: dict) -> tuple[str, int, str]:
+    """What tells two models of one trainer apart, but for the seed.
+
+    Which classes were trained on says nothing of a method that learns nothing.
+    """
+    learns = bool(header["checkpoint"])
+    return header["config"], header["shots"], header["trained_on"] if learns else ""
 
 
 def _by_method(
@@ -127,7 +138,14 @@ def _by_method(
 ) -> dict[str, list[Evaluation]]:
     methods: dict[str, list[Evaluation]] = {}
     for member in members:
-        methods.setdefault(name(member), []).append(member)
+        own = methods.setdefault(name(member), [])
+        for other in own:
+            if other.header["seed"] == member.header["seed"]:
+                raise ValueError(
+                    f"{other.path.parent} and {member.path.parent} are the same method, data set "
+                    "and seed; name only the folder of one"
+                )
+        own.append(member)
     return methods
 
 

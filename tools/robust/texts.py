@@ -11,7 +11,7 @@ from clip.simple_tokenizer import SimpleTokenizer
 from datasets.templates import IMAGENET_TEMPLATES
 from noise.embeddings import perturb_embeddings
 from noise.seeding import rng_for, torch_generator_for
-from noise.text import TEXT_KINDS, fill, perturb_prompt, text_rate
+from noise.text import PLACEHOLDER, TEXT_KINDS, fill, perturb_prompt, text_rate
 
 # CLIP reads 77 tokens: start, end, a closing full stop, up to 16 learned ones, and these.
 MAX_TOKENS = 55
@@ -33,6 +33,34 @@ def shorten(text: str, max_tokens: int = MAX_TOKENS) -> str:
     return " ".join(words)
 
 
+@cache
+def _other_phrasings(template: str) -> list[str]:
+    """The pool of phrasings, as long for every method: the next one in place of a method's own."""
+    following = [*IMAGENET_TEMPLATES[1:], IMAGENET_TEMPLATES[0]]
+    pairs = zip(IMAGENET_TEMPLATES, following, strict=True)
+    return [after if own == template else own for own, after in pairs]
+
+
+def _typing_errors(template: str, classname: str, rate: float, seed: int) -> str:
+    """Kind ``char``, the same errors in the same words whatever stands before them.
+
+    A word's errors depend on the class, the seed and how many words it is away from the class name,
+    so methods that fix fewer words of a prompt meet the same errors in those that they share.
+    """
+    words = template.split(" ")
+    place = next(i for i, word in enumerate(words) if PLACEHOLDER in word)
+
+    def mistyped(text: str, *keys: str | int) -> str:
+        rng = rng_for(seed, "text", "char", classname, *keys)
+        return perturb_prompt(PLACEHOLDER, text, "char", rate, rng)
+
+    name = mistyped(classname)
+    return " ".join(
+        fill(word, name) if PLACEHOLDER in word else mistyped(word, i - place)
+        for i, word in enumerate(words)
+    )
+
+
 def noisy_prompts(
     template: str,
     classnames: Sequence[str],
@@ -52,7 +80,9 @@ def noisy_prompts(
     texts = []
     for name in classnames:
         text = fill(template, name)
-        if severity and TEXT_KINDS[kind].function is not None:
+        if severity and kind == "char":
+            text = _typing_errors(template, name, text_rate(kind, severity), seed)
+        elif severity and TEXT_KINDS[kind].function is not None:
             text = perturb_prompt(
                 template,
                 name,
@@ -60,7 +90,7 @@ def noisy_prompts(
                 text_rate(kind, severity),
                 rng_for(seed, "text", kind, name),
                 descriptions=descriptions,
-                templates=IMAGENET_TEMPLATES,
+                templates=_other_phrasings(template),
             )
         text = shorten(text)
         texts.append(text if template.endswith(".") else text.rstrip("."))

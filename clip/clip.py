@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -104,16 +104,17 @@ def _stock_code_can_read(source: Source) -> bool:
 
 def _write(state_dict: dict[str, Tensor], target: Path) -> None:
     """Save under a temporary name, then rename: readers see the whole file or none."""
+    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+        file = open(temporary, "xb")  # noqa: SIM115 (closed below; others may read it, too)
     except OSError as error:
         raise FileNotFoundError(
             f"cannot write to {target.parent} ({error.strerror}): set CLIP_CACHE to a folder that "
             "can be written to"
         ) from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             torch.save(state_dict, file)
         os.replace(temporary, target)
     except BaseException:

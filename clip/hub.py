@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -160,12 +161,21 @@ def fetch(
     # Some tags of an architecture with plain GELU were trained with QuickGELU, and say so.
     needed = settings(architecture, entry.get("quick_gelu", False))
     name = f"{architecture}::{tag}"
-    path = _fetch(name, entry.get("url", ""), entry.get("hf_hub", ""), folder)
+    by_path = _by_path(architecture, needed)
+    path = _fetch(name, entry.get("url", ""), entry.get("hf_hub", ""), folder, by_path)
     _warn_of_other_pixels(name, entry)
     return path, needed
 
 
-def _fetch(name: str, url: str, hub: str, folder: Path | None) -> Path:
+def _by_path(architecture: str, needed: dict[str, int | bool]) -> str:
+    """How to name a local file of weights that need these settings."""
+    quick = f"{architecture}-quickgelu"
+    if settings(architecture) == needed:
+        return f"{architecture}::PATH"
+    return f"{quick}::PATH" if is_architecture(quick) else "its path alone"
+
+
+def _fetch(name: str, url: str, hub: str, folder: Path | None, by_path: str) -> Path:
     # Without a folder of the user's choice, the hub's own cache is where such files are kept.
     hub_folder = folder or (cache_folder() if os.environ.get("CLIP_CACHE") else None)
     folder = folder or cache_folder()
@@ -179,11 +189,10 @@ def _fetch(name: str, url: str, hub: str, folder: Path | None) -> Path:
                 return get(source, where)
             except (OSError, RuntimeError) as error:  # open_clip's checksum failure: RuntimeError
                 failures.append(f"{source} ({' '.join(str(error).split())[:200]})")
-    architecture = name.split("::")[0]
     place = f"put the file at {folder / url.rsplit('/', 1)[-1]} or " if url else ""
     raise FileNotFoundError(
         f"{name}: not in {folder}, and could not be had from {', nor from '.join(failures)}; "
-        f"{place}get it elsewhere and give {architecture}::PATH"
+        f"{place}get it elsewhere and give {by_path}"
     )
 
 
@@ -196,8 +205,29 @@ def _from_url(url: str, folder: Path) -> Path:
     # open_clip writes to the final name; a download that breaks off must not stand there.
     with tempfile.TemporaryDirectory(prefix="download-", dir=folder) as unfinished:
         got = _open_clip().pretrained.download_pretrained_from_url(url, cache_dir=unfinished)
+        if not (stated_sha256(url) or _is_whole(Path(got))):
+            raise OSError("the download broke off")
         os.replace(got, target)
     return target
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file that begins as torch.save's do has its end as well."""
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(4) == b"PK\x03\x04"
+    return not begins_as_zip or zipfile.is_zipfile(path)
+
+
+def is_openais(path: Path) -> bool:
+    """Whether a file is one of OpenAI's, by the checksums that the registry states."""
+    registry = _open_clip().pretrained
+    found = sha256(path)
+    for architecture in OPENAI_NAMES.values():
+        url = registry.get_pretrained_cfg(architecture, "openai").get("url", "")
+        stated = stated_sha256(url)
+        if stated and found.startswith(stated):
+            return True
+    return False
 
 
 def _from_hub(hub: str, folder: Path | None) -> Path:

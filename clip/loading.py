@@ -8,7 +8,8 @@ What may stand wherever a backbone is named:
 - the path of a file: a plain state dict (``torch.save``), a TorchScript archive, or safetensors,
   with OpenAI's key names, open_clip's (the same), or the bundled file's compact ones;
 - ``"ViT-B-32::PATH"``: such a file whose activation and heads are those of an open_clip
-  architecture. Shapes do not tell QuickGELU (OpenAI's, assumed without this) from plain GELU.
+  architecture. Shapes do not tell QuickGELU (OpenAI's, assumed without this) from plain GELU; a
+  name of OpenAI's own (``"ViT-B/32::PATH"``) says QuickGELU, and so does an archive of OpenAI's.
 
 No format is read in a way that could run code from the file.
 
@@ -35,6 +36,8 @@ from .model import CLIP, build_model, convert_weights
 
 BUNDLED = Path(__file__).parent / "small" / "small_clip.safetensors"
 VOCABULARY = 49408
+# Names that open_clip does not have (its RN50 has plain GELU).
+OPENAI_ONLY = {name for name, theirs in hub.OPENAI_NAMES.items() if name != theirs}
 # Buffers and sizes that some files carry and that follow from everything else.
 _REDUNDANT = ("input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask")
 
@@ -103,7 +106,11 @@ def locate(name: str, folder: Path | None = None) -> Source:
         return Source(path, settings, verified=bool(tag == "openai" and path.suffix == ".pt"))
     if not path.is_file():
         raise FileNotFoundError(f"the bundled small CLIP is missing: {path}")
-    return Source(path, hub.settings(architecture) if architecture else hub.settings_beside(path))
+    is_openais = name.partition("::")[0] in OPENAI_ONLY
+    settings = hub.settings(architecture, is_openais) if architecture else hub.settings_beside(path)
+    if "quick_gelu" in settings and is_archive(path) and hub.is_openais(path):
+        del settings["quick_gelu"]  # whatever was said or lies beside it
+    return Source(path, settings)
 
 
 def split_tag(name: str) -> tuple[str, str]:

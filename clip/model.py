@@ -456,7 +456,7 @@ def build_model(state_dict: dict[str, Tensor]) -> CLIP:
         text_layers=_count_blocks(state_dict, "transformer.resblocks."),
         quick_gelu=quick_gelu,
     )
-    if any(value.dtype == torch.float16 for value in state_dict.values()):
+    if state_dict["text_projection"].dtype == torch.float16:
         convert_weights(model)
     try:
         model.load_state_dict(state_dict)

@@ -373,7 +373,29 @@ def test_file_read_as_an_architecture(weights, reference, tmp_path):
     torch.testing.assert_close(
         features(load_model(name)), features(plain_gelu), atol=1e-5, rtol=1e-5
     )
-    assert "quick_gelu" not in load_state_dict(f"ViT-B-32-quickgelu::{path}")
+    for quick in ("ViT-B-32-quickgelu", "ViT-B/32"):  # OpenAI's own name means OpenAI's GELU
+        assert "quick_gelu" not in load_state_dict(f"{quick}::{path}")
+
+
+def test_an_archive_of_openais_has_openais_activation(weights, tmp_path, monkeypatch):
+    path = tmp_path / "archive.pt"
+    save_archive(weights, path)
+    assert load_state_dict(f"ViT-B-32::{path}")["quick_gelu"].item() is False
+    (tmp_path / "open_clip_config.json").write_text(
+        '{"model_cfg": {"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}}}'
+    )
+    url = f"https://openaipublic.example/{hub.sha256(path)}/ViT-B-32.pt"
+    entry = {"url": url, "quick_gelu": True}
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda *_: entry)
+    for name in (f"ViT-B-32::{path}", str(path)):
+        assert "quick_gelu" not in load_state_dict(name)
+
+
+def test_one_half_precision_scalar_rounds_nothing(weights, tmp_path):
+    path = tmp_path / "mixed.pt"
+    torch.save(weights | {"logit_scale": weights["logit_scale"].half()}, path)
+    projection = load_model(str(path)).text_projection
+    assert torch.equal(projection, weights["text_projection"].float())
 
 
 def test_configuration_beside_a_file_is_heeded(weights, tmp_path):
@@ -440,10 +462,24 @@ def test_offline_says_what_was_tried_and_leaves_nothing(cache):
         "timm/vit_base_patch32_clip_224.openai",
         "no network in tests",
         f"put the file at {cache / 'ViT-B-32.pt'}",
-        "ViT-B-32::PATH",
+        "give ViT-B-32-quickgelu::PATH",
     ):
         assert part in message
     assert list(cache.iterdir()) == []
+
+
+def test_advice_on_local_files_keeps_the_activation(cache):
+    for name, advice in (
+        ("ViT-B-16::laion2b_s34b_b88k", "give ViT-B-16::PATH"),
+        ("ViT-B-16::metaclip_400m", "give ViT-B-16-quickgelu::PATH"),
+        ("ViT-L/14@336px", "give ViT-L-14-336-quickgelu::PATH"),
+    ):
+        with pytest.raises(FileNotFoundError) as error:
+            load_state_dict(name)
+        assert str(error.value).endswith(advice)
+        architecture = advice.removeprefix("give ").removesuffix("::PATH")
+        named = hub.settings(architecture)
+        assert named.get("quick_gelu", True) == ("quickgelu" in architecture)
 
 
 def test_broken_download_leaves_nothing(published, cache, monkeypatch):
@@ -455,6 +491,28 @@ def test_broken_download_leaves_nothing(published, cache, monkeypatch):
     with pytest.raises(FileNotFoundError, match="checksum does not match"):
         load_state_dict("ViT-B/32")
     assert list(cache.iterdir()) == []
+
+
+def test_a_download_that_breaks_off_unnoticed_leaves_nothing(weights, cache, monkeypatch):
+    """Where no checksum is stated the file's own end is looked for."""
+    url = "https://example.org/metaclip/b32.pt"
+    entry = {"url": url, "hf_hub": "", "quick_gelu": True}
+    monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda *_: entry)
+    whole = cache.parent / "whole.pt"
+    torch.save(weights, whole)
+    share = 0.5
+
+    def download(asked, cache_dir):
+        content = whole.read_bytes()
+        (Path(cache_dir) / "b32.pt").write_bytes(content[: int(share * len(content))])
+        return str(Path(cache_dir) / "b32.pt")
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", download)
+    with pytest.raises(FileNotFoundError, match="the download broke off"):
+        load_state_dict("ViT-B-32::metaclip_400m")
+    assert list(cache.iterdir()) == []
+    share = 1
+    assert set(load_state_dict("ViT-B-32::metaclip_400m")) == set(weights)
 
 
 def test_stated_checksums():

@@ -197,7 +197,9 @@ class PromptSRC(PromptTrainer):
             # Once, and in full precision whatever the run's.
             exact = clip_model
             if clip_model.dtype != torch.float32:
-                exact = load_clip(self.cfg, "fp32", self.device)
+                # Building draws random numbers, which are the training's after a resume.
+                with torch.random.fork_rng():
+                    exact = load_clip(self.cfg, "fp32", self.device)
             return ensemble_features(exact, classnames, PROMPTSRC_TEMPLATES)
 
         return SelfRegulatedCLIP(

@@ -301,19 +301,27 @@ def test_the_mean_over_epochs_is_deployed_and_saved(make_promptsrc, tmp_path):
 
 
 class Interrupted(TRAINER_REGISTRY.get("PromptSRC")):
+    before = 2
+
     def before_epoch(self):
-        if self.epoch == 2:
+        if self.epoch == self.before:
             raise KeyboardInterrupt
         super().before_epoch()
 
 
-def test_the_mean_survives_an_interruption(make_promptsrc, tmp_path):
-    whole = make_promptsrc("whole")
+@pytest.mark.parametrize(("precision", "before"), [("fp32", 2), ("bf16", 1)])
+def test_the_mean_survives_an_interruption(
+    make_promptsrc, tmp_path, monkeypatch, precision, before
+):
+    """In bf16 a second CLIP, in full precision, is built for the text teacher."""
+    monkeypatch.setattr(Interrupted, "before", before)
+    how = {"TRAINER.PROMPTSRC.PREC": precision}
+    whole = make_promptsrc("whole", **how)
     whole.train()
 
     with pytest.raises(KeyboardInterrupt):
-        make_promptsrc("parts", Interrupted).train()
-    resumed = make_promptsrc("parts")
+        make_promptsrc("parts", Interrupted, **how).train()
+    resumed = make_promptsrc("parts", **how)
     torch.manual_seed(99)  # the checkpoint's random state counts, not the process's
     resumed.train()
     for name, tensor in resumed.model.prompt_learner.state_dict().items():

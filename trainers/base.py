@@ -77,9 +77,10 @@ def apply_speed_settings(cfg: Any, model: clip.model.CLIP) -> None:
     """``MODEL.CLASSES_AT_ONCE`` and ``INEXACT``, where the configuration has them."""
     model.transformer.classes_at_once = cfg.MODEL.get("CLASSES_AT_ONCE", 0)
     inexact = cfg.get("INEXACT", {})
+    # PyTorch has it on for convolutions unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = bool(inexact.get("TF32"))
     if inexact.get("TF32"):
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
     if inexact.get("COMPILE"):
         compile_blocks(model, mode=inexact.COMPILE)
 

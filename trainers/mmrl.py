@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import copy
+import pathlib
 from typing import Any
 
 import torch
@@ -329,6 +330,16 @@ class MMRL(RepresentationTrainer):
         model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
         model.reg_weight = setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET)
         return model
+
+    def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
+        """The width of the shared space may be set by data set; it is the training's."""
+        tokens = self.model.prompt_learner.tokens
+        for name, trained in checkpoint["state_dict"].items():
+            if self.own_name(name) == "tokens" and trained.shape[-1] != tokens.shape[-1]:
+                raise ValueError(
+                    f"{path}: trained with tokens {trained.shape[-1]} wide, this run's are "
+                    f"{tokens.shape[-1]}; set TRAINER.MMRL.REP_DIM {trained.shape[-1]}"
+                )
 
     def own_name(self, name: str) -> str:
         name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")

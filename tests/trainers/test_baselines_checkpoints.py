@@ -125,6 +125,12 @@ def test_a_file_with_more_layers_is_refused(name, shallow, deep, make_trainer, t
         assert torch.equal(tensor, before[key])
 
 
+def test_tokens_of_another_width_say_the_setting(make_trainer, tmp_path):
+    make_trainer({}, "MMRL", REP_DIM=96).save_model(0, str(tmp_path))
+    with pytest.raises(ValueError, match="set TRAINER.MMRL.REP_DIM 96"):
+        make_trainer({}, "MMRL", REP_DIM=64).load_model(str(tmp_path), epoch=1)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -16,6 +16,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.templates import PROMPTSRC_TEMPLATES
 from tools.config import default_cfg
 from trainers import cocoop
+from trainers.base import apply_speed_settings
 from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -441,6 +442,18 @@ def step(built, images):
         assert parameter.grad.dtype == torch.float32
         assert torch.isfinite(parameter.grad).all(), name
     return loss.detach(), logits.detach()
+
+
+def test_convolutions_are_exact_unless_asked_for(model, monkeypatch):
+    """PyTorch's own default rounds their inputs to 10 bits on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
+    cfg = default_cfg()
+    apply_speed_settings(cfg, model)
+    assert torch.backends.cudnn.allow_tf32 is False
+    cfg.INEXACT.TF32 = True
+    apply_speed_settings(cfg, model)
+    assert torch.backends.cudnn.allow_tf32 is True
 
 
 @pytest.fixture(scope="module")

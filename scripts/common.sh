@@ -101,7 +101,7 @@ run_trainer() { # DATASET SEED FLAGS AND OPTIONS OF train.py
   local dataset="$1" seed="$2" command
   shift 2
   command=("$PY" "$ROOT/train.py" ${DATA:+--root "$DATA"} --seed "$seed" --trainer "$TRAINER"
-    --backbone "$BACKBONE" --config-file "$CONFIG_FILE"
+    ${PLUGIN:+--plugin "$PLUGIN"} --backbone "$BACKBONE" --config-file "$CONFIG_FILE"
     --dataset-config-file "$ROOT/configs/datasets/$dataset.yaml" "$@")
   if [ -n "${DRY_RUN:-}" ]; then
     printf '%q ' "${command[@]}"

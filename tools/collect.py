@@ -12,7 +12,7 @@ from typing import Any
 
 from tools.logs import final_result, log_files, read_header
 from tools.paths import read_path
-from tools.runs import CONFIG, RESULTS, flatten, read_results, recorded_config
+from tools.runs import CONFIG, RESULTS, flatten, of_own_method, read_results, recorded_config
 
 HEADLINE = "headline"  # the rule that a method's protocol prescribes
 BACKBONE, SHOTS = 2, 3  # places in Run.method
@@ -133,7 +133,7 @@ def _run(folder: Path, results: dict) -> Run:
         rules = {
             name: float(rule["accuracy"]) for name, rule in (results.get("rules") or {}).items()
         }
-        settings = flatten(results.get("config") or {})
+        settings = of_own_method(flatten(results.get("config") or {}))
         facts = read_path(folder, results["trainer"])
         is_evaluation = bool(settings.get("RUN.EVAL_ONLY"))
         # Relative to the run's folder, so that a tree of runs can be moved.

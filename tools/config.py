@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import sys
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, nearest_names
+from tools.runs import flatten, is_of_another
 
 BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
 
@@ -34,6 +36,10 @@ def load_plugin(path: str) -> None:
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__file__", None) == str(file):
         return
+    # First, so that a name that is taken is the plugin's error and not that of a module it imports.
+    import datasets  # noqa: F401
+    import trainers  # noqa: F401
+
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     # A plugin may import its neighbours, as it could if it were run itself.
@@ -43,7 +49,10 @@ def load_plugin(path: str) -> None:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UsageError(f"--plugin {path}{where}: {type(error).__name__}: {error}") from error
 
 
 def default_cfg() -> CfgNode:
@@ -55,6 +64,10 @@ def default_cfg() -> CfgNode:
     # What an evaluation reads its model from, and which file a backbone of no registered name is:
     # part of what results depend on.
     cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1, "WEIGHTS": ""})
+    # The nodes under TRAINER that are the run's own, and what the others are set to beside their
+    # defaults: these may change, as when somebody works on a method, and this run stays as it is.
+    cfg.RUN.METHODS = []
+    cfg.RUN.OTHER_METHODS = []
     for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
         for name in registry.registered_names():
             extend_cfg = getattr(registry.get(name), "extend_cfg", None)
@@ -72,6 +85,7 @@ def build_cfg(args: Namespace) -> CfgNode:
     for plugin in args.plugin:
         load_plugin(plugin)
     cfg = default_cfg()
+    defaults = flatten(cfg.TRAINER, "TRAINER.")
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
@@ -89,12 +103,39 @@ def build_cfg(args: Namespace) -> CfgNode:
         cfg.INPUT.SIZE = (resolution, resolution)
     cfg.RUN.WEIGHTS = weights_digest(cfg.MODEL.BACKBONE.NAME)
     cfg.RUN.EVAL_ONLY = args.eval_only
+    if cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
+        cfg.RUN.METHODS = methods_of(TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
+    if cfg.RUN.METHODS:
+        others = flatten(cfg.TRAINER, "TRAINER.").items()
+        cfg.RUN.OTHER_METHODS = [
+            f"{key} {value}"
+            for key, value in others
+            if is_of_another(key, cfg.RUN.METHODS) and value != defaults.get(key)
+        ]
     if args.model_dir:
         # Seen from the run's folder: the same wherever the command is given, or both are moved to.
         cfg.RUN.MODEL_DIR = os.path.relpath(args.model_dir, cfg.OUTPUT_DIR)
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
     cfg.freeze()
     return cfg
+
+
+def methods_of(trainer: type) -> list[str]:
+    """The nodes under TRAINER that a trainer and its bases declare.
+
+    None where it declares none, as stock trainers do: it may then read any.
+    """
+    probe = get_cfg_default()
+    before = set(probe.TRAINER)
+    for base in reversed(trainer.__mro__):
+        declare = base.__dict__.get("extend_cfg")
+        if declare is not None:
+            try:
+                getattr(declare, "__func__", declare)(probe)
+            except Exception:  # it builds on what another one declares
+                return []
+    declared = set(probe.TRAINER) - before | {getattr(trainer, "method", "")}
+    return sorted(declared - {""})
 
 
 def merge_file(cfg: CfgNode, path: str | Path) -> None:

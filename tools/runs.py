@@ -42,6 +42,23 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def is_of_another(key: str, methods: list[str]) -> bool:
+    """Whether a setting (dotted name) belongs to another method than those named."""
+    room, *path = key.split(".")
+    return room == "TRAINER" and len(path) > 1 and path[0] not in methods
+
+
+def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings (dotted names) but for those of other methods.
+
+    RUN.METHODS names the run's own nodes under TRAINER; of runs that do not say, all are kept.
+    """
+    methods = settings.get("RUN.METHODS")
+    if not methods:
+        return settings
+    return {key: value for key, value in settings.items() if not is_of_another(key, methods)}
+
+
 def read_results(folder: str | Path) -> dict | None:
     """The results of a finished run, or None where there are none.
 
@@ -59,7 +76,9 @@ def read_results(folder: str | Path) -> dict | None:
 
 
 def recorded_config(folder: str | Path) -> dict[str, Any] | None:
-    """The settings a run was started with, as dotted keys; None where nothing is recorded."""
+    """The settings a run was started with, as dotted keys, but for other methods'; None where
+    nothing is recorded.
+    """
     path = Path(folder) / CONFIG
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -68,7 +87,7 @@ def recorded_config(folder: str | Path) -> dict[str, Any] | None:
         content = results.get("config") if results else None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML; remove {Path(folder)} to start over") from error
-    return flatten(content) if isinstance(content, dict) else None
+    return of_own_method(flatten(content)) if isinstance(content, dict) else None
 
 
 def record_config(cfg: CfgNode) -> None:
@@ -90,7 +109,7 @@ def check_same_settings(cfg: CfgNode) -> None:
     recorded = recorded_config(cfg.OUTPUT_DIR)
     if recorded is None:
         return
-    current = _plain(flatten(cfg))
+    current = _plain(of_own_method(flatten(cfg)))
     for key, value in _plain(recorded).items():
         if key in NEUTRAL or key not in current or current[key] == value:
             continue

@@ -108,7 +108,10 @@ def jobs_for(args: argparse.Namespace) -> list[Job]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     end = argv.index("--") if "--" in argv else len(argv)
-    args = make_parser().parse_args(argv[:end])
+    parser = make_parser()
+    args, unknown = parser.parse_known_args(argv[:end])
+    if unknown:
+        parser.error(f"unknown arguments: {' '.join(unknown)}; KEY VALUE settings stand after --")
     try:
         jobs = jobs_for(args)
     except ValueError as error:

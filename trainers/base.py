@@ -166,10 +166,16 @@ class PromptLearner(nn.Module):
 
     Values derived from the parameters may be kept while the module is in eval mode (``cached``).
     Any change of mode and any loading of weights forgets them.
+
+    Attributes:
+        per_class: names of parameters that belong to the classes of training, one row a class, with
+            the setting that learns for all classes instead ("" where there is none). They are not
+            read for other classes.
     """
 
     def __init__(self):
         super().__init__()
+        self.per_class: dict[str, str] = {}
         self._cache: dict[str, Any] = {}
         self.register_load_state_dict_post_hook(lambda module, keys: module._cache.clear())
 
@@ -452,10 +458,31 @@ class PromptTrainer(TrainerX):
 
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
         meta = super().checkpoint_meta(epoch, model_name)
-        return {**meta, "dataset": self.cfg.DATASET.NAME}
+        here = self.cfg.DATASET
+        return {**meta, "dataset": here.NAME, "subsample_classes": here.SUBSAMPLE_CLASSES}
 
     def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
-        """Raise ValueError if what was learned there has no meaning in this run."""
+        """Raise ValueError if what was learned there has no meaning in this run.
+
+        Parameters of each class's own serve the classes they were learned for. Upstream loads them
+        for any classes of the same number. Its files do not say for which classes they were
+        learned, so there only the number is checked.
+        """
+        learner = self.model.prompt_learner
+        if not learner.per_class:
+            return
+        meta, here = checkpoint.get("meta", {}), self.cfg.DATASET
+        same = meta.get("dataset", here.NAME) == here.NAME
+        same &= meta.get("subsample_classes", here.SUBSAMPLE_CLASSES) == here.SUBSAMPLE_CLASSES
+        found = {self.own_name(name): tensor for name, tensor in checkpoint["state_dict"].items()}
+        own = dict(learner.named_parameters())
+        for name, setting in learner.per_class.items():
+            if not same or len(found.get(name, own[name])) != len(own[name]):
+                hint = f". Train with {setting} to test on other classes" if setting else ""
+                raise ValueError(
+                    f"{path}: {name!r} was learned for each class of its training; this run has "
+                    f"other classes{hint}"
+                )
 
     def own_name(self, name: str) -> str:
         """The learner's name for a tensor of a checkpoint, ours or upstream's."""

@@ -7,7 +7,6 @@ References:
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 import torch
@@ -126,6 +125,8 @@ class CoOpPromptLearner(PromptLearner):
             len(classnames) if class_specific else None,
         )
         self.ctx = nn.Parameter(ctx)
+        if class_specific:
+            self.per_class = {"ctx": "TRAINER.COOP.CSC False"}
         n_ctx = ctx.shape[-2]
         print(f'Initial context: "{words}" ({n_ctx} tokens)')
 
@@ -195,26 +196,3 @@ class CoOp(PromptTrainer):
         self, clip_model: clip.model.CLIP, classnames: list[str]
     ) -> PromptedCLIP:
         return CustomCLIP(clip_model, CoOpPromptLearner(self.cfg, classnames, clip_model))
-
-    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
-        meta = super().checkpoint_meta(epoch, model_name)
-        return {**meta, "subsample_classes": self.cfg.DATASET.SUBSAMPLE_CLASSES}
-
-    def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
-        """Contexts of each class's own serve the classes they were learned for.
-
-        Upstream loads them for any classes of the same number. Its files do not say for which
-        classes they were learned, so there only the number is checked.
-        """
-        ctx = self.model.prompt_learner.ctx
-        if ctx.dim() != 3:
-            return
-        meta, here = checkpoint.get("meta", {}), self.cfg.DATASET
-        same = meta.get("dataset", here.NAME) == here.NAME
-        same &= meta.get("subsample_classes", here.SUBSAMPLE_CLASSES) == here.SUBSAMPLE_CLASSES
-        contexts = {self.own_name(name): x for name, x in checkpoint["state_dict"].items()}
-        if not same or len(contexts.get("ctx", ctx)) != len(ctx):
-            raise ValueError(
-                f"{path}: TRAINER.COOP.CSC learned a context for each class of its training; this "
-                "run has other classes. Train with TRAINER.COOP.CSC False to test on other classes"
-            )

@@ -333,6 +333,7 @@ class MMRL(RepresentationTrainer):
 
     def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
         """The width of the shared space may be set by data set; it is the training's."""
+        super().check_checkpoint(path, checkpoint)
         tokens = self.model.prompt_learner.tokens
         for name, trained in checkpoint["state_dict"].items():
             if self.own_name(name) == "tokens" and trained.shape[-1] != tokens.shape[-1]:

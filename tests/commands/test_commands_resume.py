@@ -49,7 +49,8 @@ def kill_after_first_epoch(command: dict, output: Path) -> None:
     process = subprocess.Popen(**command, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE
-        while not list(output.rglob("model.pth.tar-1")):
+        # The pointer is written last: killed before it, a run would rightly begin anew.
+        while not list(output.rglob("AntiNoisePromptLearner/checkpoint")):
             assert process.poll() is None, "training ended before its first checkpoint"
             assert time.monotonic() < deadline
             time.sleep(0.05)

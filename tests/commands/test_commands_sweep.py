@@ -144,10 +144,14 @@ def test_defaults_are_the_protocols(stand_in):
         (["--shots", "0"], ["--shots", "'0'"]),
         (["--methods", ","], ["no method named"]),
         (["--jobs", "0"], ["--jobs 0"]),
+        (["OPTIM.MAX_EPOCH", "1"], ["OPTIM.MAX_EPOCH 1", "after --"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, stand_in, capsys):
-    status, noted = stand_in("base2new", *arguments)
+    try:
+        status, noted = stand_in("base2new", *arguments)
+    except SystemExit as end:
+        status, noted = end.code, []
     error = capsys.readouterr().err
     assert (status, noted, len(error.splitlines())) == (2, [], 1)
     assert all(text in error for text in said)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -263,6 +264,23 @@ def test_config_file_that_is_no_yaml(run, tmp_path):
         status, _, err = run(tmp_path / "run", config_file=str(config))
         assert status == 2
         assert str(config) in err and len(err.splitlines()) == 1
+
+
+def test_a_plugin_that_takes_a_name_is_told_so(run, tmp_path):
+    plugin = tmp_path / "taken.py"
+    plugin.write_text(
+        "from dassl.engine import TRAINER_REGISTRY, TrainerX\n\n"
+        "@TRAINER_REGISTRY.register()\nclass CoOp(TrainerX):\n    pass\n"
+    )
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from tools.config import load_plugin; "
+        "load_plugin(sys.argv[2])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), str(plugin)], capture_output=True, text=True
+    )
+    last = done.stderr.splitlines()[-1]
+    assert "taken.py, line 3: " in last and "CoOp" in last and "by trainers.coop" in last
 
 
 def test_plugin_that_fails(run, tmp_path):

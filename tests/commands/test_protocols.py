@@ -206,6 +206,11 @@ def test_seeds_left_out_are_upstreams_three(commands):
     assert [value_of(command, "OPTIM.MAX_EPOCH") for command in made] == ["3"] * 3
 
 
+def test_a_plugin_reaches_train_py(commands):
+    (command,) = commands("coop/base2new_train.sh", "eurosat", "1", PLUGIN="my own.py")
+    assert value_of(command, "--plugin") == "my own.py"
+
+
 def test_bad_input_is_said_in_one_line(commands):
     def fail(*call: str, **environment: str) -> str:
         with pytest.raises(ChildProcessError, match="^status 2") as caught:

@@ -7,7 +7,7 @@
 #   DATASET  folders of OUTPUT/base2new/train_base: shapes, eurosat, ... (default: all that are there)
 #
 #   bash scripts/robustness.sh
-#   OUTPUT=output_demo bash scripts/robustness.sh       what scripts/demo.sh trained
+#   OUTPUT=output_demo bash scripts/robustness.sh -- --images 72     what scripts/demo.sh trained
 #   DATA=/path/to/datasets bash scripts/robustness.sh eurosat -- --severities 1,3,5 --seeds 1
 #
 # Goes on where it was stopped. Figures go to each run's robustness.json, the page to

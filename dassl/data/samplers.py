@@ -66,7 +66,25 @@ class SeededSampler(Sampler):
         return len(self.sampler)
 
 
-class _DomainSampler(Sampler):
+class _DrawnSampler(Sampler):
+    """Draws a whole epoch at its start; a subclass sets ``length`` from a first draw."""
+
+    length: int
+
+    def _draw(self) -> list[int]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        drawn = self._draw()
+        self.length = len(drawn)
+        return iter(drawn)
+
+    def __len__(self) -> int:
+        """Of the epoch drawn last: epochs differ in length."""
+        return self.length
+
+
+class _DomainSampler(_DrawnSampler):
     """Batches made of equally many images from each of ``n_domain`` domains."""
 
     def __init__(self, data_source: Sequence["Datum"], batch_size: int, n_domain: int):
@@ -111,15 +129,6 @@ class _DomainSampler(Sampler):
                     exhausted = True
         return drawn
 
-    def __iter__(self) -> Iterator[int]:
-        drawn = self._draw()
-        self.length = len(drawn)
-        return iter(drawn)
-
-    def __len__(self) -> int:
-        """Of the epoch drawn last: epochs differ in length."""
-        return self.length
-
 
 class RandomDomainSampler(_DomainSampler):
     """Every batch takes its images from ``n_domain`` random domains.
@@ -144,7 +153,7 @@ class SeqDomainSampler(_DomainSampler):
         return sorted(self.domains)
 
 
-class RandomClassSampler(Sampler):
+class RandomClassSampler(_DrawnSampler):
     """Every batch holds ``n_ins`` images of each of ``batch_size // n_ins`` random classes.
 
     A class with fewer than ``n_ins`` images is filled up by drawing with replacement.
@@ -193,15 +202,6 @@ class RandomClassSampler(Sampler):
         random.shuffle(indices)
         whole = len(indices) // self.n_ins * self.n_ins
         return [indices[i : i + self.n_ins] for i in range(0, whole, self.n_ins)]
-
-    def __iter__(self) -> Iterator[int]:
-        drawn = self._draw()
-        self.length = len(drawn)
-        return iter(drawn)
-
-    def __len__(self) -> int:
-        """Of the epoch drawn last: epochs differ in length."""
-        return self.length
 
 
 def build_sampler(

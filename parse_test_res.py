@@ -15,9 +15,10 @@ import statistics
 import sys
 from pathlib import Path
 
-from common.parser import CommandParser
-from tools.logs import final_result, parse_log
-from tools.runs import RESULTS, read_results
+from anprompt.results.logs import final_result, parse_log
+from anprompt.runs.folder import RESULTS, read_results
+from common import cli
+from common.errors import UsageError
 
 __all__ = ["parse_log", "read_run", "spread", "summarise"]
 
@@ -53,7 +54,7 @@ def summarise(folder: Path, args: argparse.Namespace) -> float:
         values.append(found[1])
     if not values:
         hint = "" if args.test_log else "; logs of evaluations need --test-log"
-        raise ValueError(f"{folder}: no run below it has a result{hint}")
+        raise UsageError(f"{folder}: no run below it has a result{hint}")
     mean = statistics.fmean(values)
     print(f"===\nSummary of directory: {folder}")
     print(f"* {args.keyword}: {mean:.2f}% +- {spread(values, args.ci95):.2f}% ({len(values)} runs)")
@@ -63,12 +64,13 @@ def summarise(folder: Path, args: argparse.Namespace) -> float:
 
 def _subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise UsageError(f"{folder}: no such folder")
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = CommandParser(
+def main(argv: list[str]) -> int:
+    """Run the command line ``argv``; returns the exit status."""
+    parser = cli.CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path, help="folder whose subfolders are runs")
@@ -77,19 +79,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--multi-exp", action="store_true", help="subfolders hold folders of runs")
     parser.add_argument("--keyword", default="accuracy", help="accuracy, error or macro_f1")
     args = parser.parse_args(argv)
-    try:
-        if not args.multi_exp:
-            summarise(args.directory, args)
-            return 0
-        means = [summarise(folder, args) for folder in _subfolders(args.directory)]
-        if not means:
-            raise ValueError(f"{args.directory}: no folder below it")
-        print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
-    except ValueError as error:
-        print(f"parse_test_res.py: error: {error}", file=sys.stderr)
-        return 2
+    if not args.multi_exp:
+        summarise(args.directory, args)
+        return 0
+    means = [summarise(folder, args) for folder in _subfolders(args.directory)]
+    if not means:
+        raise UsageError(f"{args.directory}: no folder below it")
+    print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main, "parse_test_res.py"))

@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TextIO
 
-from tools.arguments import make_parser
+from anprompt.runs.arguments import make_parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,8 +52,8 @@ def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None
     """
     import torch
 
+    from anprompt.runs.config import build_cfg
     from common.lock import FolderLock
-    from tools.config import build_cfg
 
     cfg = build_cfg(args)
     if _is_done(cfg):
@@ -84,7 +84,7 @@ def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None
 
 def _is_done(cfg) -> bool:
     """Whether the folder holds the finished run; refuses one with other settings."""
-    from tools.runs import finished_accuracy
+    from anprompt.runs.folder import finished_accuracy
 
     accuracy = finished_accuracy(cfg)
     if accuracy is None:
@@ -94,7 +94,7 @@ def _is_done(cfg) -> bool:
 
 
 def _load_model(trainer, cfg, args: argparse.Namespace) -> None:
-    from tools.runs import check_backbone, epoch_to_load
+    from anprompt.runs.folder import check_backbone, epoch_to_load
 
     epoch = args.load_epoch
     names = trainer.get_model_names()
@@ -106,8 +106,8 @@ def _load_model(trainer, cfg, args: argparse.Namespace) -> None:
 
 
 def _execute(args: argparse.Namespace, cfg, trainer, build_log: str) -> None:
+    from anprompt.runs.folder import record_config, recorded_config
     from dassl.utils import setup_logger
-    from tools.runs import record_config, recorded_config
 
     # The log of a run that is taken up again goes on in one file, where upstream's parsers look.
     is_resumed = recorded_config(cfg.OUTPUT_DIR) is not None

@@ -20,7 +20,7 @@ import torch
 from benchmarks.plain import plain
 from benchmarks.random_clip import SIZES
 from benchmarks.workload import Workload
-from common.parser import CommandParser
+from common.cli import CommandParser
 
 PATHS = ("fast", "plain")
 

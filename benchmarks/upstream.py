@@ -101,7 +101,7 @@ def build(settings: str, work: dict) -> tuple[Any, dict]:
     """Upstream's trainer and a batch for it."""
     import torch
 
-    import torchvision_compat  # noqa: F401
+    import common.torchvision_compat  # noqa: F401
     from benchmarks import synthetic  # noqa: F401  (registers the data set)
     from dassl.config.node import Config
     from dassl.engine import build_trainer

@@ -65,7 +65,7 @@ def write_weights(folder: Path, backbone: str) -> Path:
 
 def make_cfg(work: Workload, folder: Path) -> Any:
     """Configuration of a workload whose weights and data set are in ``folder``."""
-    from tools.config import default_cfg
+    from anprompt.runs.config import default_cfg
 
     cfg = default_cfg()
     side = SIZES[work.backbone]["image"]

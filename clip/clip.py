@@ -158,7 +158,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _transform(n_px: int) -> Callable[[Image.Image], Tensor]:
     """PIL image -> (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation."""
-    import torchvision_compat  # noqa: F401
+    import common.torchvision_compat  # noqa: F401
 
     # isort: split
     from torchvision import transforms as T

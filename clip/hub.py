@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 
 def _open_clip() -> ModuleType:
-    import torchvision_compat  # noqa: F401
+    import common.torchvision_compat  # noqa: F401
 
     try:
         import open_clip

@@ -1,5 +1,7 @@
 """The one exception that means "the request was wrong", not "the program is wrong"."""
 
+import os
+
 _FROM_WORKER = "Caught UsageError in DataLoader worker"
 
 
@@ -17,3 +19,17 @@ class UsageError(ValueError):
             # original line is the last one.
             message = message.rstrip().rsplit("UsageError: ", 1)[-1]
         super().__init__(" ".join(message.split()))
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message in one line; of an ``OSError`` the file and the reason.
+
+    >>> one_line(FileNotFoundError(2, "No such file or directory", "a.json"))
+    'a.json: No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name]
+        message = ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
+    else:
+        message = str(error)
+    return " ".join(message.split()) or type(error).__name__

@@ -87,7 +87,7 @@ class FewShotDataset(DatasetBase):
         return read_split(self.split_path)
 
     def draw_split(self) -> Split:
-        """Draw a split from the data set's own files (``tools/prepare_data.py --make-split``)."""
+        """Draw a split from the data set's own files (``python -m anprompt data --make-split``)."""
         raise UsageError(f"{self.name}: a split cannot be drawn for this data set")
 
     def check_images(self, *lists: list[Entry]) -> None:
@@ -118,7 +118,7 @@ class FewShotDataset(DatasetBase):
         catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
         for key, entry in catalogue["datasets"].items():
             if entry["name"] == cls.__name__:
-                return f"Run tools/prepare_data.py {key}"
+                return f"Run python -m anprompt data {key}"
         return "See docs/DATASETS.md"
 
     def check_class_count(self, train: list[Datum], subsample: str) -> None:

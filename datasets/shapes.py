@@ -6,7 +6,7 @@ occurs in both halves of the classes (base and new).
 
 The pictures look like crayon on paper: wobbly outlines, uneven fill, ruled lines, stray strokes,
 uneven light. The bundled small CLIP was pretrained on shapes of another style, drawn by other code
-(``tools/pretraining/world.py``), so its zero-shot accuracy here leaves room to learn.
+(``anprompt/pretraining/world.py``), so its zero-shot accuracy here leaves room to learn.
 
 All randomness comes from numpy's frozen ``RandomState`` seeded by split, class and number, so the
 same pictures are drawn on every machine, in any order.

@@ -30,6 +30,9 @@ active_env() {
   fi
 }
 
+# So that the packages are found from any folder.
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+
 # Sets PY, installing what is missing first. Arguments go to setup.sh (--dev).
 ensure_env() {
   local env

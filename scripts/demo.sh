@@ -38,10 +38,10 @@ export OUTPUT BACKBONE=small
 info "Base to new on Shapes, small CLIP, 16 images a class, seeds $seeds. Results go to $OUTPUT."
 # Published settings for all; of CoOp's configurations the one of 50 epochs, where 200 would take as
 # long as everything else together.
-"$PY" "$ROOT/tools/sweep.py" base2new --methods zsclip,coop,maple,anprompt --datasets shapes \
+"$PY" -m anprompt sweep base2new --methods zsclip,coop,maple,anprompt --datasets shapes \
   --seeds "$seeds" --cfg coop=vit_b16_ep50_ctxv1
 info ""
-"$PY" "$ROOT/tools/results.py" "$OUTPUT" --methods ZeroshotCLIP,CoOp,MaPLe,ANPrompt --all-rules \
+"$PY" -m anprompt table "$OUTPUT" --methods ZeroshotCLIP,CoOp,MaPLe,ANPrompt --all-rules \
   --output "$OUTPUT/results.md"
 info ""
 
@@ -58,10 +58,10 @@ done
 info "The same models under noise, on 72 test images of either half."
 # One thread: batches this small gain little from more, and lose much where others use the machine.
 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" \
-  "$PY" "$ROOT/tools/robustness.py" --model-dir "${runs[@]}" --noise "$noise" \
+  "$PY" -m anprompt robustness --model-dir "${runs[@]}" --noise "$noise" \
   --severities 1,3,5 --seeds 1 --images 72 >"$OUTPUT/robustness.txt"
 info ""
-"$PY" "$ROOT/tools/report.py" "$OUTPUT" --output "$OUTPUT/report.html" >&2
+"$PY" -m anprompt report "$OUTPUT" --output "$OUTPUT/report.html" >&2
 info ""
 info "The table is in $OUTPUT/results.md, each run in its results.json below $OUTPUT/base2new."
 info "Open the report in a browser: $(cd "$OUTPUT" && pwd)/report.html"

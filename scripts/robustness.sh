@@ -2,7 +2,7 @@
 # Puts every model that was trained on base classes below OUTPUT under noise, data set by data set, and
 # writes the report.
 #
-#   bash scripts/robustness.sh [DATASET ...] [-- OPTIONS OF tools/robustness.py]
+#   bash scripts/robustness.sh [DATASET ...] [-- OPTIONS OF python -m anprompt robustness]
 #
 #   DATASET  folders of OUTPUT/base2new/train_base: shapes, eurosat, ... (default: all that are there)
 #
@@ -48,7 +48,7 @@ for dataset in "${datasets[@]}"; do
   file="${DESCRIPTIONS:-$ROOT/configs/descriptions}/$name.json"
   options=()
   [ ! -f "$file" ] || options+=(--descriptions "$file")
-  "$PY" "$ROOT/tools/robustness.py" --model-dir "$runs" ${DATA:+--root "$DATA"} \
+  "$PY" -m anprompt robustness --model-dir "$runs" ${DATA:+--root "$DATA"} \
     ${options[@]+"${options[@]}"} "$@"
 done
-"$PY" "$ROOT/tools/report.py" "$OUTPUT" --output "$OUTPUT/report.html"
+"$PY" -m anprompt report "$OUTPUT" --output "$OUTPUT/report.html"

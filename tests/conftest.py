@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import inputs  # noqa: E402
 import torch  # noqa: E402
 
-import torchvision_compat  # noqa: E402, F401
+import common.torchvision_compat  # noqa: E402, F401
 
 torch.set_num_threads(1)
 

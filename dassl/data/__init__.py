@@ -1,6 +1,6 @@
 """Data sets, loaders and transforms."""
 
-import torchvision_compat  # noqa: F401  (before anything below imports torchvision)
+import common.torchvision_compat  # noqa: F401  (before anything below imports torchvision)
 
 from .data_manager import DataManager, build_data_loader
 from .dataset_wrapper import DatasetWrapper

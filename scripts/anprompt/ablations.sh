@@ -8,7 +8,7 @@
 #   NAME     files of configs/trainers/ANPrompt/ablations (default: all of them)
 #
 # A finished run is skipped, an interrupted one goes on where it stopped. Ends in a table, also in
-# OUTPUT/ablations.md; tools/robustness.py --model-dir OUTPUT/base2new/train_base/DATASET then puts all
+# OUTPUT/ablations.md; python -m anprompt robustness --model-dir OUTPUT/base2new/train_base/DATASET then puts all
 # of them under noise.
 #
 # Environment: DATA, BACKBONE, SHOTS as scripts/anprompt/base2new_train.sh; OUTPUT (default:
@@ -38,11 +38,11 @@ export OUTPUT
 unset CFG
 for config in vit_b16 "${names[@]/#/ablations/}"; do
   info "== ${config#ablations/}"
-  "$PY" "$ROOT/tools/sweep.py" base2new --methods anprompt --datasets "$dataset" \
+  "$PY" -m anprompt sweep base2new --methods anprompt --datasets "$dataset" \
     --seeds "$seeds" --cfg "anprompt=$config"
 done
 [ -z "${DRY_RUN:-}" ] || exit 0
 info ""
-"$PY" "$ROOT/tools/results.py" "$OUTPUT" --output "$OUTPUT/ablations.md"
+"$PY" -m anprompt table "$OUTPUT" --output "$OUTPUT/ablations.md"
 info ""
 info "The table is in $OUTPUT/ablations.md."

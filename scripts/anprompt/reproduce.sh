@@ -44,7 +44,7 @@ DRY_RUN='' ensure_env # seeing what is finished needs Python as well
 announce_backbone
 
 # In the background, so that whatever ends this script ends the runs as well.
-"$PY" "$ROOT/tools/sweep.py" "$protocol" "$@" &
+"$PY" -m anprompt sweep "$protocol" "$@" &
 sweep=$!
 trap 'kill -TERM "$sweep" 2>/dev/null || true' INT TERM HUP
 status=0
@@ -59,7 +59,7 @@ trap - INT TERM HUP
 [ -z "${DRY_RUN:-}" ] || exit "$status"
 
 info ""
-"$PY" "$ROOT/tools/results.py" "$OUTPUT" --protocol "$protocol" --output "$OUTPUT/$protocol.md"
+"$PY" -m anprompt table "$OUTPUT" --protocol "$protocol" --output "$OUTPUT/$protocol.md"
 info ""
 info "The table is in $OUTPUT/$protocol.md."
 exit "$status"

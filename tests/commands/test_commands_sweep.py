@@ -1,4 +1,4 @@
-"""tools/sweep.py: which runs, in which order, and what happens when one fails or is stopped.
+"""anprompt sweep: which runs, in which order, and what happens when one fails or is stopped.
 
 Where runs are started, their scripts are stand-ins that note what they were called with.
 """
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from tools import sweep
-from tools.arguments import make_parser
-from tools.config import build_cfg
-from tools.runs import record_config
-from tools.sweeps import jobs as planning
-from tools.sweeps import running
-from tools.sweeps.finished import accuracy_of_finished
+from anprompt.commands import sweep
+from anprompt.protocols import plan as planning
+from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg
+from anprompt.runs.folder import record_config
+from anprompt.sweeps import scheduler as running
+from anprompt.sweeps.finished import accuracy_of_finished
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -263,7 +263,7 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path
     """In a process of its own, started as from a script's background, where SIGINT is ignored."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-        "from tools import sweep; from tools.sweeps import jobs; jobs.ROOT = Path(sys.argv[2]); "
+        "from tools import sweep; from anprompt.sweeps import jobs; jobs.ROOT = Path(sys.argv[2]); "
         "sweep.end_on_signals(); "
         "sys.exit(sweep.main(sys.argv[3:]))"
     )

@@ -273,7 +273,8 @@ def test_a_plugin_that_takes_a_name_is_told_so(run, tmp_path):
         "@TRAINER_REGISTRY.register()\nclass CoOp(TrainerX):\n    pass\n"
     )
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from tools.config import load_plugin; "
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "from anprompt.runs.config import load_plugin; "
         "load_plugin(sys.argv[2])"
     )
     done = subprocess.run(

@@ -9,12 +9,12 @@ ROOT = Path(__file__).resolve().parents[2]
 # What each room may import of this repository.
 BELOW = {
     "common": set(),
-    "noise": set(),
-    "clip": {"torchvision_compat"},
-    "dassl": {"common", "torchvision_compat"},
+    "noise": {"common"},
+    "clip": {"common"},
+    "dassl": {"common"},
     "datasets": {"common", "dassl"},
     "trainers": {"clip", "common", "dassl", "datasets", "noise"},
-    "tools": {"clip", "common", "dassl", "datasets", "noise", "torchvision_compat", "trainers"},
+    "anprompt": {"clip", "common", "dassl", "datasets", "noise", "trainers"},
 }
 OWN = {path.stem for path in ROOT.glob("*.py")} | set(BELOW) | {"benchmarks", "tests"}
 

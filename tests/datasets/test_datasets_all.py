@@ -80,14 +80,14 @@ def test_variants_are_for_testing_alone(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_says_how_to_get_it(tmp_path, name):
-    with pytest.raises(UsageError, match=f"^{name}: no folder .* Run tools/prepare_data.py [a-z]"):
+    with pytest.raises(UsageError, match=f"^{name}: no folder .*Run python -m anprompt data "):
         build(name, tmp_path)
     folder, _ = write_tree(name, tmp_path)
     text_file = {"FGVCAircraft": "variants.txt"}.get(name, "classnames.txt")
     if name in SPLIT_FILE_TREES:
         text_file = f"split_zhou_{name}.json"
     (folder / text_file).unlink()
-    with pytest.raises(UsageError, match=f"{text_file}.*Run tools/prepare_data.py"):
+    with pytest.raises(UsageError, match=f"{text_file}.*Run python -m anprompt data"):
         build(name, tmp_path)
 
 

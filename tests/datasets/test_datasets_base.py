@@ -68,13 +68,13 @@ def test_missing_image_is_named(tmp_path):
         EuroSAT(make_cfg(EuroSAT, tmp_path))
     assert str(raised.value) == (
         f"EuroSAT: split lists Forest/Forest_2.png, not found under {folder / '2750'} "
-        "(and 1 more). Run tools/prepare_data.py eurosat"
+        "(and 1 more). Run python -m anprompt data eurosat"
     )
 
 
 def test_missing_folder_split_and_root_say_what_to_do(tmp_path):
     with pytest.raises(
-        UsageError, match="no folder .*caltech-101. Run tools/prepare_data.py caltech"
+        UsageError, match="no folder .*caltech-101. Run python -m anprompt data caltech"
     ):
         Caltech101(make_cfg(Caltech101, tmp_path))
     (tmp_path / "caltech-101").mkdir()

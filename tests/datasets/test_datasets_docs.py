@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fake_trees import make_cfg, make_split, write_split_tree
 
+from anprompt.commands import data as prepare_data
 from datasets.base import FewShotDataset
-from tools import prepare_data
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATASETS.md").read_text(encoding="utf-8")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from fake_trees import make_cfg
 
+from anprompt.commands import data as prepare_data
 from datasets.caltech101 import Caltech101
 from datasets.classnames import read_classnames
 from datasets.eurosat import EuroSAT
 from datasets.splits import check_labels, read_split, split_digest
-from tools import prepare_data
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("ANPROMPT_TEST_DATA") or ROOT / "data")

@@ -149,7 +149,7 @@ def main(data: str, clip: str, output: str, file: str, dassl_repo: str = "") -> 
     sys.path[:1] = [*filter(None, [dassl_repo]), str(ROOT)]
     import torch
 
-    import torchvision_compat  # noqa: F401
+    import common.torchvision_compat  # noqa: F401
 
     torch.set_num_threads(1)
     if dassl_repo:

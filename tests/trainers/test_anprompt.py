@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clip
+from anprompt.runs.config import default_cfg
 from clip.edits import insert_tokens, replace_tokens
 from clip.model import build_model
-from tools.config import default_cfg
 from trainers.anprompt import (
     AntiNoiseCLIP,
     AntiNoisePromptLearner,

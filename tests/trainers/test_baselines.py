@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from test_golden import golden_cfg
 
 import clip
+from anprompt.runs.config import default_cfg
 from clip.edits import InsertThenReplace, ReplaceTokens
 from clip.model import build_model
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.templates import PROMPTSRC_TEMPLATES
-from tools.config import default_cfg
 from trainers import cocoop
 from trainers.base import apply_speed_settings
 from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from yacs.config import CfgNode
 
+from anprompt.runs.config import default_cfg
 from dassl.engine import build_trainer
-from tools.config import default_cfg
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 

@@ -1,0 +1,192 @@
+"""What a trained model sees in your own images.
+
+    python -m anprompt predict --model-dir RUN photo.jpg
+    python -m anprompt predict --model-dir RUN folder/ --csv > answers.csv
+    python -m anprompt predict --model-dir RUN folder/ --classes names.txt --top 3 --json
+    python -m anprompt predict --model-dir RUN --export my_model
+    python -m anprompt predict --model-dir my_model photo.jpg
+
+RUN is the folder of a training (or of an evaluation). The answers are the classes that it was
+tested on; --classes names others, one a line or a JSON list. --export writes the model to a folder
+that needs neither run nor data set: class features and learned tensors (safetensors), settings
+(JSON). In Python: anprompt.runs.predictor.Predictor.
+
+exit status: 0 done, 1 done but for images that cannot be read (each is named), 2 bad input.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.cli import CommandParser
+from common.errors import UsageError
+
+BATCH = 64
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="anprompt predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("images", nargs="*", type=Path, metavar="IMAGE", help="image files, and folders of them")
+    add("--model-dir", required=True, type=Path, metavar="RUN", help="a run, or an export")
+    add("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
+    add("--top", type=int, default=5, metavar="K", help="answers an image (default 5)")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--csv", action="store_true", help="print CSV")
+    add("--export", type=Path, metavar="DIR", help="write the model to this folder")
+    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
+    add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
+    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``anprompt predict``; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    if args.top < 1:
+        raise UsageError(f"--top {args.top}: give 1 or more")
+    if not args.images and args.export is None:
+        raise UsageError("name an image or a folder, or --export DIR")
+    files, others = find_images(args.images)
+    from anprompt.runs.config import load_plugin
+    from anprompt.runs.predictor import Predictor
+
+    for plugin in args.plugin:
+        load_plugin(plugin)
+    names = read_names(args.classes) if args.classes else None
+    predictor = Predictor.load(args.model_dir, names, args.root, args.load_epoch)
+    if args.export is not None:
+        predictor.export(args.export)
+        print(f"model written to {args.export}", file=sys.stderr)
+    if others:
+        print(
+            f"no images by their names, left out: {len(others)}, e.g. {others[0]}", file=sys.stderr
+        )
+    if not files:
+        return 0
+    write = write_json if args.json else write_csv if args.csv else write_text
+    failed = write(answers(predictor, files, args.top))
+    for _, reason in failed:
+        print(f"not read: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Images to answer for, folders searched, and files in folders that are none by their names.
+
+    Raises:
+        ValueError: a path does not exist, or a folder holds no image.
+    """
+    from datasets.splits import IMAGE_SUFFIXES
+
+    images, others = [], []
+    for path in paths:
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.is_file() and not any(p.startswith(".") for p in file.parts[-1:])
+            )
+            found = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+            if not found:
+                raise UsageError(f"{path}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
+            images += found
+            others += [file for file in files if file not in set(found)]
+        elif path.is_file():
+            images.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder")
+    return images, others
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names of a file: a JSON list, or one a line.
+
+    Raises:
+        ValueError: unreadable, or not of that form.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.lstrip().startswith("["):
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        names = json.loads(text)
+    except FileNotFoundError:
+        raise UsageError(f"--classes {path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--classes {path}: not readable as class names ({error})") from None
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"--classes {path}: expected a JSON list of names")
+    return names
+
+
+def answers(predictor: Any, files: list[Path], top: int) -> Iterator[tuple[Path, Any, str]]:
+    """(path, predictions, "") or, for an image that cannot be read, (path, None, reason)."""
+    from dassl.utils import UsageError
+
+    for start in range(0, len(files), BATCH):
+        batch = files[start : start + BATCH]
+        inputs, reasons = {}, {}
+        for path in batch:
+            try:
+                inputs[path] = predictor.prepare(path)  # small, whatever the image's size
+            except UsageError as error:
+                reasons[path] = str(error)
+        found = dict(zip(inputs, predictor.classify(list(inputs.values()), top), strict=True))
+        for path in batch:
+            yield path, found.get(path), reasons.get(path, "")
+
+
+def write_text(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
+    """Print answers for reading; returns the images that could not be read."""
+    failed = []
+    for path, predictions, reason in rows:
+        if predictions is None:
+            failed.append((path, reason))
+            continue
+        print(path)
+        for prediction in predictions:
+            print(f"  {100 * prediction.probability:5.1f}%  {prediction.classname}")
+    return failed
+
+
+def write_csv(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
+    """Print image,rank,class,probability; returns the images that could not be read."""
+    failed = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability"])
+    for path, predictions, reason in rows:
+        if predictions is None:
+            failed.append((path, reason))
+            continue
+        for rank, prediction in enumerate(predictions, start=1):
+            writer.writerow([path, rank, prediction.classname, f"{prediction.probability:.6f}"])
+    return failed
+
+
+def write_json(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
+    """Print a list with one entry an image, unreadable ones with ``error``; returns those."""
+    failed, content = [], []
+    for path, predictions, reason in rows:
+        if predictions is None:
+            failed.append((path, reason))
+            content.append({"image": str(path), "error": reason})
+        else:
+            content.append(
+                {
+                    "image": str(path),
+                    "predictions": [
+                        {"class": p.classname, "probability": p.probability} for p in predictions
+                    ],
+                }
+            )
+    print(json.dumps(content, indent=2))
+    return failed

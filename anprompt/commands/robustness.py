@@ -1,0 +1,86 @@
+"""How well trained models stand noise in text and image.
+
+    python -m anprompt robustness --model-dir RUN [RUN ...]
+    python -m anprompt robustness --model-dir RUN --noise char,blur --severities 1,3,5 --seeds 1
+    python -m anprompt robustness --model-dir RUN --noise all,pgd --images 200
+    python -m anprompt robustness --model-dir output/base2new/train_base/shapes    every run below
+
+Puts test images and prompts under noise, at severities 1 to 5, and measures what it does to each
+model: accuracy per kind and severity, their mean, the drop from clean, how often the answer stays
+the same, and calibration. All models meet the same noise. Results go to RUN/robustness.json; what
+is there already is not measured again, so a stopped evaluation goes on where it was.
+
+A model trained on base classes is measured on base and on new classes. The table's means leave out
+kinds of noise and noise seeds that any of the compared models met in training; --all-kinds puts
+them in. docs/ROBUSTNESS.md explains the measures.
+
+exit status: 0 done, 2 bad input (one line says what), 130 interrupted.
+"""
+
+import argparse
+from pathlib import Path
+
+from common.cli import CommandParser
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="anprompt robustness",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--model-dir",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="RUN",
+        help="folders of trained models, or folders that hold such folders",
+    )
+    add(
+        "--noise",
+        default="all",
+        metavar="KINDS",
+        help="text, image, both, learned (tokens), adversarial; or single kinds, with commas: "
+        "char, word, template, description, embed; gaussian_noise, shot_noise, blur, "
+        "motion_blur, jpeg, brightness, contrast, occlusion, low_resolution; pgd, autoattack. "
+        "all: all but adversarial (default)",
+    )
+    add("--severities", default="1-5", metavar="S", help="1-5 (default) or 1,3,5")
+    add(
+        "--seeds",
+        default="3",
+        metavar="N",
+        help="of the noise: 3 (default) is seeds 1 to 3; 4,7 or 4-6 are those",
+    )
+    add("--eps", default="1,4", metavar="E", help="bounds of attacks in 255ths (default 1,4)")
+    add(
+        "--classes",
+        default="",
+        metavar="PARTS",
+        help="base, new or all; by default base,new for a model trained on base, else its own",
+    )
+    add("--images", type=int, metavar="N", help="test images to use, evenly over the classes")
+    add("--descriptions", type=Path, metavar="JSON", help="{class name: [sentences]}, for "
+        "kind description")  # fmt: skip
+    add("--root", default="", metavar="DIR", help="folder of the data sets, if it has moved")
+    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
+    add("--batch-size", type=int, default=100, metavar="B")
+    add("--workers", type=int, default=0, metavar="W", help="processes that prepare images")
+    add("--all-kinds", action="store_true", help="table: means over all kinds, seen or not")
+    add("--redo", action="store_true", help="measure anew the classes that are asked for")
+    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``anprompt robustness``; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    # After parsing: --help and misspelt flags need no torch.
+    from anprompt.robustness.prepare import evaluate
+    from anprompt.robustness.table import render
+
+    folders, parts = evaluate(args)
+    print(render(folders, parts, all_kinds=args.all_kinds), end="")
+    return 0

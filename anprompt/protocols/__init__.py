@@ -1,0 +1,1 @@
+"""Evaluation protocols as data: which runs, in which folders, with which settings."""

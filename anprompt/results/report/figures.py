@@ -1,0 +1,360 @@
+"""The report's figures, each with its data."""
+
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
+
+from anprompt.results.report.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
+from anprompt.results.report.data import (
+    ALL_CLASSES,
+    BASE_TO_NEW,
+    BaseNew,
+    Data,
+    curve_of,
+    per_class,
+)
+from anprompt.results.report.noise import by_severity
+from anprompt.results.report.numbers import Number
+from anprompt.results.run import harmonic_mean
+from anprompt.robustness.table import Comparison
+
+MOST_CLASSES = 30  # in one figure: those that changed most
+GROUP_NAMES = {"text": "text noise", "image": "image noise", "both": "text and image noise"}
+
+
+def slug(*parts: str) -> str:
+    """A file name and id."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def source(number: Number) -> str:
+    """A number's source as the CSV files have it."""
+    return json.dumps(number.source, ensure_ascii=False)
+
+
+class Styles:
+    """One look per method, the same in every figure."""
+
+    def __init__(self, data: Data):
+        self.data = data
+        # The highlighted method gets the first, strongest colour.
+        order = sorted(data.methods, key=lambda name: not self.is_highlight(name))
+        self._number = {method: i for i, method in enumerate(order)}
+
+    def number(self, method: str) -> int:
+        return self._number[method]
+
+    def is_highlight(self, method: str) -> bool:
+        return method.split(" (")[0] == self.data.highlight
+
+    def line(self, method: str) -> dict:
+        trainer = method.split(" (")[0]
+        return series_style(
+            self.number(method), self.is_highlight(method), trainer == self.data.baseline
+        )
+
+    def marker(self, method: str) -> str:
+        return MARKERS[self.number(method) % len(MARKERS)]
+
+
+def base_against_new(rows: Sequence[BaseNew], styles: Styles, title: str) -> Chart | None:
+    """Each method's mean on base and new classes, over lines of equal harmonic mean."""
+    points = [(row.method, row.base, row.new) for row in rows if row.base and row.new]
+    if not points:
+        return None
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        bases, news = ([point[i] for point in points] for i in (1, 2))
+        x_low, x_high = _range(bases)
+        y_low, y_high = _range(news)
+        _equal_hm_lines(axes, theme, (x_low, x_high), (y_low, y_high))
+        for method, base, new in points:
+            axes.errorbar(
+                base.value, new.value, xerr=base.std, yerr=new.std, elinewidth=0.9, label=method,
+                color=theme.series(styles.number(method)), marker=styles.marker(method),
+                markersize=9 if styles.is_highlight(method) else 7, linestyle="none", zorder=4,
+            )  # fmt: skip
+        axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
+        axes.set_xlabel("base classes, accuracy %")
+        axes.set_ylabel("new classes, accuracy %")
+
+    return Chart(
+        name=slug("base-new", title),
+        title=f"{title}: base against new classes",
+        caption=(
+            "Up and right is better; the axes do not start at 0. Along a grey line the harmonic "
+            "mean (HM) is the same. Bars: standard deviation over seeds."
+        ),
+        columns=("method", "base_mean", "base_std", "new_mean", "new_std", "base_source",
+                 "new_source"),
+        rows=[(method, base.value, base.std, new.value, new.std, source(base), source(new))
+              for method, base, new in points],
+        draw=draw,
+    )  # fmt: skip
+
+
+def _range(numbers: Sequence[Number]) -> tuple[float, float]:
+    low = min(n.value - (n.std or 0) for n in numbers)
+    high = max(n.value + (n.std or 0) for n in numbers)
+    margin = max(0.12 * (high - low), 1.5)
+    return max(0.0, low - margin), min(100.0, high + margin)
+
+
+def _equal_hm_lines(
+    axes: Axes, theme: Theme, x_range: tuple[float, float], y_range: tuple[float, float]
+) -> None:
+    corners = [harmonic_mean(x_range[i], y_range[i]) for i in (0, 1)]
+    step = next((s for s in (1, 2, 5, 10, 20) if (corners[1] - corners[0]) / s <= 6), 20)
+    x = np.linspace(max(x_range[0], 1e-3), x_range[1], 200)
+    for hm in np.arange(np.ceil(corners[0] / step) * step, corners[1], step):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            y = hm * x / (2 * x - hm)
+        inside = (x > hm / 2) & (y >= y_range[0]) & (y <= y_range[1])
+        if inside.sum() < 2:
+            continue
+        axes.plot(x[inside], y[inside], color=theme.grid, linewidth=0.9, zorder=1)
+        first = np.flatnonzero(inside)[0]
+        if x[first] > x_range[0] + 0.88 * (x_range[1] - x_range[0]):
+            continue  # the label would leave the figure
+        axes.annotate(
+            f"HM {hm:g}", (x[first], min(y[first], y_range[1])), color=theme.muted, fontsize=7.5,
+            va="top", xytext=(2, -2), textcoords="offset points", zorder=1,
+        )  # fmt: skip
+
+
+def accuracy_by_severity(
+    comparison: Comparison, styles: Styles, group: str, title: str
+) -> Chart | None:
+    """Accuracy under one group of noise, from clean (0) to severity 5."""
+    rows = sorted(comparison.rows, key=lambda row: styles.data.methods.index(row.method))
+    lines = {row.method: curve for row in rows if (curve := by_severity(row, group))}
+    if not lines:
+        return None
+    # One range for all groups, or noise of text and of images would look alike.
+    everything = [
+        number
+        for row in comparison.rows
+        for each in GROUP_NAMES
+        for number in by_severity(row, each).values()
+    ]
+    low, high = _range(everything)
+    chance = 100 / len(comparison.rows[0].evaluations[0].part["classnames"])
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for method, curve in lines.items():
+            x = np.array(list(curve))
+            y, spread = (
+                np.array(values)
+                for values in zip(*((n.value, n.std or 0) for n in curve.values()), strict=True)
+            )
+            colour = theme.series(styles.number(method))
+            axes.plot(x, y, color=colour, label=method, **styles.line(method))
+            if spread.any():
+                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.12, linewidth=0)
+        if low < chance:
+            axes.axhline(chance, color=theme.muted, linewidth=0.9, linestyle=(0, (1, 2)))
+            axes.annotate("chance", (0, chance), color=theme.muted, fontsize=7.5, va="bottom")
+        axes.set_xlabel("severity (0: clean)")
+        axes.set_ylabel("accuracy %")
+        axes.set_ylim(low, high)
+        axes.set_xticks(sorted({severity for curve in lines.values() for severity in curve}))
+
+    kinds = sorted({kind for row in comparison.rows for m in row.means if group in m
+                    for kind in m[group].kinds})  # fmt: skip
+    shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pairs of kinds"
+    return Chart(
+        name=slug("severity", title, group),
+        title=f"{title}: {GROUP_NAMES[group]}",
+        caption=(
+            f"Mean over kinds ({shown.replace('_', ' ')}) and noise seeds. Bands: deviation over "
+            "runs. One axis for all three noises; it does not start at 0."
+        ),
+        columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
+        rows=[
+            (method, severity, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for severity, number in curve.items()
+        ],
+        draw=draw,
+    )
+
+
+def training_curves(
+    data: Data, styles: Styles, table: tuple[str, int], title: str, meter: str, task: str
+) -> Chart | None:
+    """Loss or training accuracy by epoch, from the logs of trainings."""
+    lines = {method: curve_of(data, table, method, meter, task) for method in data.methods}
+    lines = {method: curve for method, curve in lines.items() if curve}
+    if not lines:
+        return None
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for method, curve in lines.items():
+            # Methods train for different numbers of epochs: share of the training compares them.
+            x = 100 * np.array(list(curve)) / max(curve)
+            style = {**styles.line(method), "markersize": 4 if len(curve) < 12 else 2.5}
+            colour = theme.series(styles.number(method))
+            axes.plot(x, [n.value for n in curve.values()], color=colour, label=method, **style)
+        axes.set_xlabel("share of the training %")
+        axes.set_ylabel({"loss": "loss", "acc": "accuracy on training batches %"}[meter])
+        axes.set_xlim(0, 103)
+        if meter == "loss" and all(n.value > 0 for curve in lines.values() for n in curve.values()):
+            _log_axis(axes)
+
+    what = {"loss": "training loss", "acc": "training accuracy"}[meter]
+    return Chart(
+        name=slug("training", title, "" if task == BASE_TO_NEW else task, meter),
+        title=f"{title}: {what}",
+        caption=(
+            "Mean of each epoch as logged, over seeds; logarithmic. Losses of different methods "
+            "contain different terms: compare their course, not their height."
+            if meter == "loss"
+            else "Mean of each epoch as logged, over seeds, on augmented images."
+        ),
+        columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
+        rows=[
+            (method, epoch, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for epoch, number in curve.items()
+        ],
+        draw=draw,
+    )
+
+
+def _log_axis(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.set_yscale("log")
+    subs = (1, 2, 5) if high > 4 * max(low, 1e-9) else tuple(np.arange(1, 10, 0.5))
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def accuracy_by_shots(
+    dataset: str, lines: dict[str, dict[int, Number]], styles: Styles
+) -> Chart | None:
+    """Accuracy on all classes by images per class; None unless some method has two numbers."""
+    if not any(len(curve) > 1 for curve in lines.values()):
+        return None
+    ticks = sorted({shots for curve in lines.values() for shots in curve})
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for method, curve in lines.items():
+            y, spread = ([f(n) for n in curve.values()]
+                         for f in (lambda n: n.value, lambda n: n.std))  # fmt: skip
+            axes.errorbar(
+                list(curve), y, yerr=None if None in spread else spread, elinewidth=0.9,
+                color=theme.series(styles.number(method)), label=method, **styles.line(method),
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("images per class")
+        axes.set_ylabel("accuracy %")
+        axes.set_ylim(_range([number for curve in lines.values() for number in curve.values()]))
+
+    return Chart(
+        name=slug("shots", dataset),
+        title=f"{dataset}: accuracy by images per class",
+        caption="All classes. Bars: deviation over seeds. The axis does not start at 0.",
+        columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
+        rows=[
+            (method, shots, number.value, number.std, source(number))
+            for method, curve in lines.items()
+            for shots, number in curve.items()
+        ],
+        draw=draw,
+    )
+
+
+def class_changes(
+    data: Data, table: tuple[str, int], title: str, part: str, method: str, baseline: str
+) -> Chart | None:
+    """Accuracy of each class: the baseline's and the method's, best gain first."""
+    task = ALL_CLASSES if part == "all" else BASE_TO_NEW
+    before, after = (per_class(data.of(table, part, m, task)) for m in (baseline, method))
+    rows = [(name, before[name], after[name]) for name in before if name in after]
+    if not rows:
+        return None
+    number = len(rows)
+    rows.sort(key=lambda row: abs(row[2].value - row[1].value), reverse=True)
+    rows = sorted(rows[:MOST_CLASSES], key=lambda row: row[2].value - row[1].value)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for y, (_, old, new) in enumerate(rows):
+            better = new.value >= old.value
+            colour = theme.good if better else theme.bad
+            if old.value == new.value:
+                colour = theme.muted
+            ends = [old.value, new.value]
+            axes.plot(ends, [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(old.value, y, "o", color=theme.muted, markersize=4)
+            axes.plot(new.value, y, "^" if better else "v", color=colour, markersize=5)
+        axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], fontsize=8)
+        axes.set_ylim(-0.8, len(rows) - 0.2)
+        axes.set_xlim(-3, 103)
+        axes.set_xlabel("accuracy %")
+
+    note = f" The {MOST_CLASSES} that changed most of {number}." if number > MOST_CLASSES else ""
+    return Chart(
+        name=slug("classes", title, part, method),
+        title=f"{title}, {part} classes: {method} against {baseline}",
+        caption=(
+            f"Dot: {baseline}. Triangle: {method}, pointing up where better, down where worse. "
+            f"Means over seeds.{note}"
+        ),
+        columns=("class", baseline, method, f"{baseline}_source", f"{method}_source"),
+        rows=[
+            (name, old.value, new.value, source(old), source(new))
+            for name, old, new in reversed(rows)
+        ],
+        draw=draw,
+        size=(WIDTH, max(HEIGHT, 0.9 + 0.17 * len(rows))),
+    )
+
+
+def _short(name: str, length: int = 26) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def ablation_changes(
+    title: str, name: str, rows: Sequence[tuple[str, Number, Number, Number]], whole: str
+) -> Chart:
+    """Differences to the whole method, in percentage points: base, new, harmonic mean."""
+    names = [row[0] for row in rows]
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        y = np.arange(len(rows))[::-1]
+        for i, (label, marker, size) in enumerate(
+            (("base", "s", 4), ("new", "^", 5), ("HM", "D", 6))
+        ):
+            filled = label == "HM"
+            axes.plot(
+                [row[1 + i].value for row in rows], y, marker, label=label, markersize=size,
+                color=theme.ink if filled else theme.muted,
+                markerfacecolor=theme.ink if filled else "none",
+            )  # fmt: skip
+        axes.axvline(0, color=theme.muted, linewidth=0.9)
+        axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.set_xlabel(f"points from {whole}")
+        axes.legend(
+            frameon=False, fontsize=8, labelcolor=theme.muted, loc="lower center", ncols=3,
+            bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,
+        )  # fmt: skip
+
+    return Chart(
+        name=name,
+        title=title,
+        caption="Left of the line: the change cost accuracy.",
+        columns=("ablation", "base_change", "new_change", "hm_change", "base_source", "new_source",
+                 "hm_source"),
+        rows=[(row[0], *(n.value for n in row[1:]), *map(source, row[1:])) for row in rows],
+        draw=draw,
+        size=(WIDTH, max(2.2, 1.1 + 0.2 * len(rows))),
+    )  # fmt: skip

@@ -1,0 +1,205 @@
+"""A model under test: a run's learned tensors, on one part of its classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from yacs.config import CfgNode
+
+from anprompt.robustness.plan import Cell
+from anprompt.robustness.texts import Descriptions, noisy_prompts, noisy_words
+from anprompt.runs.trained import (
+    checkpoint_path,
+    fingerprint,
+    for_evaluation,
+    load_learned,
+    quiet,
+    relative,
+    trainer_class,
+    training_folder,
+)
+from dassl.utils import UsageError
+from noise.text import text_rate
+from trainers.base import PromptedCLIP
+
+# Augmentations of training and the kinds of image noise that they amount to.
+AUGMENTATIONS = {
+    "gaussian_noise": ("gaussian_noise",),
+    "gaussian_blur": ("blur",),
+    "colorjitter": ("brightness", "contrast"),
+    "cutout": ("occlusion",),
+    **dict.fromkeys(
+        ("randaugment", "randaugment2", "randaugment_fixmatch", "imagenet_policy"),
+        ("brightness", "contrast"),
+    ),
+}
+
+
+def noise_in_training(cfg: CfgNode) -> dict[str, list]:
+    """Kinds of noise and noise seeds that a run met in training."""
+    text_kinds, seeds = trainer_class(cfg).training_noise(cfg)
+    image_kinds = [kind for name in cfg.INPUT.TRANSFORMS for kind in AUGMENTATIONS.get(name, ())]
+    return {
+        "text_kinds": list(text_kinds),
+        "image_kinds": list(dict.fromkeys(image_kinds)),
+        "seeds": list(seeds),
+    }
+
+
+@dataclass
+class Subject:
+    """A trained model with the classes of one part, and the means to give it other prompts.
+
+    Attributes:
+        trainer: holds the model with its own prompts.
+        opener: the same trainer, set to take whole prompts.
+        template: what those prompts must say, ``{}`` for the class name.
+        checkpoint: relative to the run's folder; "" for a method that learns nothing.
+    """
+
+    folder: Path
+    cfg: CfgNode
+    classnames: list[str]
+    trainer: Any
+    opener: Any
+    template: str
+    clip_model: Any
+    epoch: int | None
+    checkpoint: str
+    fingerprint: str
+    _states: dict[Cell, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def build(
+        folder: Path,
+        cfg: CfgNode,
+        classnames: Sequence[str],
+        clip_model: Any,
+        epoch: int | None = None,
+    ) -> "Subject":
+        """Build and load the model of the run in ``folder`` for ``classnames``.
+
+        Raises:
+            ValueError: no checkpoint, or it does not fit.
+        """
+        trainer = for_evaluation(cfg, classnames, clip_model)
+        path = checkpoint_path(trainer, epoch)
+        load_learned(trainer, epoch)
+        opened = cfg.clone()
+        opened.defrost()
+        template = trainer_class(cfg).open_prompts(opened)
+        opener = for_evaluation(opened, classnames, clip_model)
+        # Training's folder may be another run's, when this run is an evaluation.
+        near = "" if path is None else relative(path, folder)
+        subject = Subject(
+            folder=folder,
+            cfg=cfg,
+            classnames=list(classnames),
+            trainer=trainer,
+            opener=opener,
+            template=template,
+            clip_model=clip_model,
+            epoch=epoch,
+            checkpoint=near,
+            fingerprint=fingerprint(cfg, path),
+        )
+        subject._check_opening()
+        return subject
+
+    @torch.no_grad()
+    def _check_opening(self) -> None:
+        """Whole prompts without noise must be the trainer's own, or text noise is no measure."""
+        own = self.model.class_state()
+        given = self._state_of(noisy_prompts(self.template, self.words, "char", 0, 0))
+        if isinstance(own, torch.Tensor) and not torch.allclose(own, given, atol=1e-2):
+            raise UsageError(
+                f"trainer {self.cfg.TRAINER.NAME}: open_prompts() says {self.template!r}, which "
+                "does not give its own prompts; it must return all words that are not learned"
+            )
+
+    @property
+    def model(self) -> PromptedCLIP:
+        return self.trainer.model
+
+    @property
+    def headline_rule(self) -> str:
+        return self.model.rule
+
+    @property
+    def words(self) -> list[str]:
+        """Class names as prompts say them."""
+        return [name.replace("_", " ") for name in self.classnames]
+
+    def prompts(self, cell: Cell, descriptions: Descriptions | None) -> list[str]:
+        """The words that the method does not learn, under a text cell's noise."""
+        return noisy_prompts(
+            self.template, self.words, cell.kind, cell.severity, cell.seed, descriptions
+        )
+
+    @torch.no_grad()
+    def text_state(self, cell: Cell, descriptions: Descriptions | None = None) -> Any:
+        """What the model makes of the classes when their prompts carry a text cell's noise."""
+        if cell not in self._states:
+            prompts = self.prompts(cell, descriptions)
+            if cell.kind == "embed":
+                rate = text_rate("embed", cell.severity)
+                with noisy_words(self.clip_model, rate, cell.seed):
+                    self._states[cell] = self._state_of(prompts)
+            else:
+                self._states[cell] = self._state_of(prompts)
+        return self._states[cell]
+
+    def _state_of(self, prompts: list[str]) -> Any:
+        opener = self.opener
+        with quiet():
+            model = opener.build_prompted_clip(self.clip_model, prompts)
+            opener.model = model.to(opener.device)
+            load_learned(opener, self.epoch)
+        return opener.model.class_state()
+
+    def encode(self, inputs: torch.Tensor, shared: dict[int, Any]) -> Any:
+        """What the model needs of images; frozen CLIP's features are kept in ``shared``.
+
+        Methods that leave the image tower as it is then compute them once between them.
+        """
+        model = self.model
+        kind = type(model)
+        if (
+            kind.encode is not PromptedCLIP.encode
+            or kind.image_features is not PromptedCLIP.image_features
+        ):
+            return model.encode(inputs)
+        key = id(self.clip_model)
+        if key not in shared:
+            shared[key] = model.encode(inputs)
+        return shared[key]
+
+
+def describe(subject: Subject) -> dict[str, Any]:
+    """What robustness.json says of the model."""
+    cfg = subject.cfg
+    config = subject.folder.parent.name
+    if subject.folder.parent.parent.name != cfg.TRAINER.NAME:
+        config = ""
+    return {
+        "trainer": cfg.TRAINER.NAME,
+        "config": config,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "dataset": cfg.DATASET.NAME,
+        "trained_on": cfg_part(training_folder(cfg), cfg),
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "seed": cfg.SEED,
+        "checkpoint": subject.checkpoint,
+        "fingerprint": subject.fingerprint,
+        "noise_in_training": noise_in_training(cfg),
+    }
+
+
+def cfg_part(folder: Path, cfg: CfgNode) -> str:
+    """The classes (all, base or new) that the training in ``folder`` had."""
+    from anprompt.runs.folder import recorded_config
+
+    recorded = recorded_config(folder) or {}
+    return recorded.get("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES)

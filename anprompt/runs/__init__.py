@@ -1,0 +1,1 @@
+"""One run: its configuration, its folder, and the trained model rebuilt from it."""

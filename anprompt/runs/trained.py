@@ -1,0 +1,221 @@
+"""A trained model, built again from its run's folder: for evaluation, and without its data set.
+
+What a run leaves behind (``config.yaml`` and a checkpoint of learned tensors) and the names of the
+classes are all it takes.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import yaml
+from yacs.config import CfgNode
+
+from anprompt.runs.config import default_cfg, methods_of, weights_digest
+from anprompt.runs.folder import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir, recorded_config
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import UsageError, check_availability
+from trainers.base import load_clip, resolve_precision
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow what building a model prints; many are built here, and nobody trains them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def read_cfg(folder: str | Path, root: str = "") -> CfgNode:
+    """The configuration of the run in ``folder``, wherever that folder is now.
+
+    Args:
+        root: the folder of the data sets, where it is another than the run's.
+
+    Raises:
+        UsageError: no run there, or one with settings that this version does not know.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise UsageError(
+            f"{folder}: no {CONFIG}; name the folder of a run, e.g. "
+            "output/base2new/train_base/shapes/shots_16/CoOp/CONFIG/seed1"
+        )
+    cfg = default_cfg()
+    try:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("TRAINER"), dict):
+            raise UsageError(f"{path}: not the settings of a run")
+        _forget_other_methods(content["TRAINER"], cfg.TRAINER)
+        cfg.merge_from_other_cfg(CfgNode(content))
+    except UsageError as error:
+        said = str(error).replace("the given configuration", str(path), 1)
+        raise UsageError(f"{said} (for a trainer or data set of your own: --plugin)") from None
+    cfg.OUTPUT_DIR = str(folder)
+    if root:
+        cfg.DATASET.ROOT = root
+    trainer_class(cfg)
+    return cfg
+
+
+def _forget_other_methods(recorded: dict, known: CfgNode) -> None:
+    """Drop what was recorded of other methods than the run's and is gone or renamed by now."""
+    name = recorded.get("NAME")
+    registered = name in TRAINER_REGISTRY.registered_names()
+    own = methods_of(TRAINER_REGISTRY.get(name)) if registered else []
+    if not own:
+        return
+    nodes = [key for key, value in recorded.items() if isinstance(value, dict)]
+    for node in [node for node in nodes if node not in own]:
+        if node not in known:
+            del recorded[node]
+            continue
+        for key in [key for key in recorded[node] if key not in known[node]]:
+            del recorded[node][key]
+
+
+def trainer_class(cfg: CfgNode) -> type:
+    """The run's trainer.
+
+    Raises:
+        UsageError: it is not registered, or cannot be given classes and prompts from outside.
+    """
+    name = cfg.TRAINER.NAME
+    check_availability(name, TRAINER_REGISTRY.registered_names(), kind="trainer (TRAINER.NAME)")
+    found = TRAINER_REGISTRY.get(name)
+    if not (hasattr(found, "build_prompted_clip") and hasattr(found, "open_prompts")):
+        raise UsageError(
+            f"trainer {name} does not build on trainers.base.PromptTrainer, which this tool needs"
+        )
+    return found
+
+
+def device_of(cfg: CfgNode) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+
+
+def load_backbone(cfg: CfgNode) -> Any:
+    """The frozen CLIP that a run was trained on, in its precision.
+
+    Raises:
+        UsageError: the backbone's file is not the one that the run used.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if cfg.RUN.WEIGHTS and weights_digest(name) != cfg.RUN.WEIGHTS:
+        raise UsageError(
+            f"{cfg.OUTPUT_DIR}: backbone {name!r} had other weights when this run was made than "
+            "are there now; run it anew, or put the old file back"
+        )
+    method = trainer_class(cfg).method
+    with quiet():
+        precision = resolve_precision(cfg.TRAINER[method].PREC, device_of(cfg))
+        return load_clip(cfg, precision, device_of(cfg))
+
+
+def for_evaluation(cfg: CfgNode, classnames: Sequence[str], clip_model: Any) -> Any:
+    """The run's trainer with an untrained model for ``classnames``: no data, no optimiser.
+
+    Args:
+        clip_model: what `load_backbone` gives; models may share one.
+    """
+    spaced = [name.replace("_", " ") for name in classnames]
+
+    class Evaluation(trainer_class(cfg)):
+        def build_data_loader(self) -> None:
+            self.lab2cname = dict(enumerate(classnames))
+            self.num_classes = len(classnames)
+            self.dm = SimpleNamespace(
+                dataset=SimpleNamespace(classnames=list(classnames)),
+                lab2cname=self.lab2cname,
+                num_classes=self.num_classes,
+            )
+            self.train_loader_x = self.train_loader_u = None
+            self.val_loader = self.test_loader = None
+
+        def build_model(self) -> None:
+            self.model = self.build_prompted_clip(clip_model, spaced).to(self.device)
+            if any(True for _ in self.model.prompt_learner.parameters()):
+                self.register_model(self.model_name, self.model.prompt_learner)
+
+    Evaluation.__name__ = cfg.TRAINER.NAME  # what error messages call it
+    with quiet():
+        return Evaluation(cfg)
+
+
+def training_folder(cfg: CfgNode) -> Path:
+    """Where the learned tensors are: the run's own folder, or that of the training it evaluated."""
+    return model_dir(cfg) if cfg.RUN.MODEL_DIR else Path(cfg.OUTPUT_DIR)
+
+
+def checkpoint_path(trainer: Any, epoch: int | None = None) -> Path | None:
+    """The checkpoint that `load_learned` reads; None for a method that learns nothing.
+
+    Raises:
+        ValueError: there is none, or training was not finished.
+    """
+    if not trainer.get_model_names():
+        return None
+    folder = training_folder(trainer.cfg)
+    if epoch is None:
+        epoch = epoch_to_load(str(folder), trainer.model_name, trainer.cfg.OPTIM.MAX_EPOCH)
+    file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+    return folder / trainer.model_name / file
+
+
+def load_learned(trainer: Any, epoch: int | None = None) -> None:
+    """Put what the run learned into ``trainer.model``, and that into evaluation mode.
+
+    Args:
+        epoch: which checkpoint; None as ``train.py --eval-only`` chooses.
+
+    Raises:
+        ValueError: there is none, or it does not fit.
+    """
+    path = checkpoint_path(trainer, epoch)
+    if path is not None:
+        if epoch is None and path.suffix != ".tar":
+            epoch = int(path.name.rpartition("-")[2])
+        with quiet():
+            trainer.load_model(str(training_folder(trainer.cfg)), epoch=epoch)
+    trainer.model.eval()
+
+
+def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:
+    """Names a model: another one after training anew or with other settings, not after a move.
+
+    Settings that the run did not know, a newer version's, do not count.
+    """
+    digest = hashlib.sha256()
+    settings = flatten(yaml.safe_load(cfg.dump()))
+    known = recorded_config(cfg.OUTPUT_DIR) or settings
+    places = {*NEUTRAL, "RUN.MODEL_DIR", "DATASET.SUBSAMPLE_CLASSES"}
+    kept = {key: x for key, x in settings.items() if key in known and key not in places}
+    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+    if checkpoint is not None:
+        digest.update(Path(checkpoint).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
+    import platform
+    from importlib import metadata
+
+    packages = ("torch", "torchvision", "numpy", "Pillow")
+    return {"python": platform.python_version()} | {
+        name.lower(): metadata.version(name) for name in packages
+    }
+
+
+def relative(path: str | Path, start: str | Path) -> str:
+    """A path seen from ``start``, with forward slashes."""
+    return Path(os.path.relpath(path, start)).as_posix()

@@ -1,0 +1,83 @@
+"""ANPrompt's ablations: every file says one difference to the whole method."""
+
+import os
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from anprompt.runs.config import build_cfg, default_cfg, merge_file
+from anprompt.runs.folder import flatten
+from dassl.utils import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL = ROOT / "configs/trainers/ANPrompt/vit_b16.yaml"
+ABLATIONS = sorted((FULL.parent / "ablations").glob("*.yaml"))
+
+
+def settings(path: Path) -> dict:
+    cfg = default_cfg()
+    merge_file(cfg, path)
+    return flatten(cfg)
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_changes_the_method_and_nothing_else(path):
+    full, ablated = settings(FULL), settings(path)
+    changed = {key for key in full if full[key] != ablated[key]}
+    assert changed
+    assert all(key.startswith("TRAINER.ANPROMPT.") for key in changed)
+
+
+def test_each_part_of_the_method_can_be_left_out():
+    changes = {
+        "no_noise_prompts": ("NOISE.PROMPTS", False),
+        "no_wa_loss": ("WA_WEIGHT", 0.0),
+        "no_sim_loss": ("SIM_WEIGHT", 0.0),
+        "no_nrvpp": ("ALPHA", 1.0),
+    }
+    for name, (key, value) in changes.items():
+        path = FULL.parent / "ablations" / f"{name}.yaml"
+        assert settings(path)[f"TRAINER.ANPROMPT.{key}"] == value
+
+
+def test_base_of_a_base_and_errors(tmp_path):
+    (tmp_path / "a.yaml").write_text("OPTIM:\n  LR: 0.5\n  MAX_EPOCH: 3\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.yaml").write_text("_BASE_: ../a.yaml\nOPTIM:\n  LR: 0.25\n")
+    (tmp_path / "c.yaml").write_text("_BASE_: sub/b.yaml\nSEED: 4\n")
+    found = settings(tmp_path / "c.yaml")
+    assert (found["OPTIM.LR"], found["OPTIM.MAX_EPOCH"], found["SEED"]) == (0.25, 3, 4)
+    (tmp_path / "circle.yaml").write_text("_BASE_: circle.yaml\n")
+    with pytest.raises(UsageError, match="circle"):
+        settings(tmp_path / "circle.yaml")
+    (tmp_path / "lost.yaml").write_text("_BASE_: nowhere.yaml\n")
+    with pytest.raises(UsageError, match="no such config file"):
+        settings(tmp_path / "lost.yaml")
+    (tmp_path / "wrong.yaml").write_text("_BASE_: a.yaml\nOPTIM:\n  LRR: 1\n")
+    with pytest.raises(UsageError, match=r"wrong\.yaml: unknown config key OPTIM\.LRR"):
+        settings(tmp_path / "wrong.yaml")
+
+
+def test_flags_and_options_come_after_the_file():
+    args = Namespace(
+        plugin=[], dataset_config_file="", config_file=str(ABLATIONS[0]), seed=None, root="",
+        output_dir="", resume="", source_domains=None, target_domains=None, transforms=None,
+        trainer="ANPrompt", backbone="", head="", eval_only=False, model_dir="", load_epoch=None,
+        opts=["INPUT.SIZE", "(64,64)", "OPTIM.MAX_EPOCH", "2"],
+    )  # fmt: skip
+    assert build_cfg(args).OPTIM.MAX_EPOCH == 2
+
+
+def test_script_refuses_unknown_ablations(tmp_path):
+    script = ROOT / "scripts/anprompt/ablations.sh"
+    run = subprocess.run(
+        ["bash", str(script), "shapes", "1", "no_such_thing"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OUTPUT": str(tmp_path / "output")},
+    )
+    assert run.returncode == 2
+    assert "no ablation 'no_such_thing'" in run.stderr and "no_wa_loss" in run.stderr
+    assert not (tmp_path / "output").exists()

@@ -1,0 +1,221 @@
+"""python -m anprompt predict and the Predictor: the trainer's own answers, odd folders, export."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs_of_tests import run_folder
+from safetensors.torch import load_file
+
+from anprompt.commands import predict
+from anprompt.runs.predictor import Predictor
+from anprompt.runs.trained import load_learned, quiet, read_cfg
+from dassl.engine import build_trainer
+from dassl.utils import UsageError
+
+BASE = [
+    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
+    "Industrial Buildings",
+]  # fmt: skip
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments):
+        capsys.readouterr()
+        try:
+            status = predict.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def images(fake_eurosat, tmp_path) -> Path:
+    """Good images in two folders, among them a text file and a broken JPEG."""
+    folder = tmp_path / "mine"
+    source = fake_eurosat / "eurosat/2750"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(source / "Forest/Forest_30.png", folder / "a.png")
+    Image.open(source / "River/River_31.png").save(folder / "more" / "b.JPG", "JPEG")
+    good = io.BytesIO()
+    Image.open(source / "River/River_32.png").save(good, "JPEG")
+    (folder / "broken.jpeg").write_bytes(good.getvalue()[:400])
+    (folder / "notes.txt").write_text("no image")
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "ANPrompt"])
+def test_answers_are_the_trainers(trained_output, trainer, images):
+    folder = run_folder(trained_output, trainer)
+    predictor = Predictor.load(folder)
+    assert predictor.classnames == BASE
+    (answers,) = predictor.predict_many([images / "a.png"], top=5)
+    cfg = read_cfg(folder)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    with quiet():
+        built = build_trainer(cfg)
+        load_learned(built)
+    dataset = built.test_loader.dataset
+    item = next(
+        dataset[i]
+        for i, datum in enumerate(dataset.data_source)
+        if datum.impath.endswith("Forest_30.png")
+    )
+    with torch.no_grad():
+        expected = built.model_inference(item["img"].unsqueeze(0)).softmax(dim=-1)[0]
+    assert {a.classname: a.probability for a in answers} == pytest.approx(
+        dict(zip(BASE, expected.tolist(), strict=True)), abs=1e-5
+    )
+    assert [a.probability for a in answers] == sorted(expected.tolist(), reverse=True)
+    assert predictor.predict(Image.open(images / "a.png"), top=2) == answers[:2]
+
+
+def test_folder_with_a_text_file_and_broken_images(trained_output, images, call):
+    run = run_folder(trained_output, "CoOp")
+    status, out, err = call("--model-dir", run, images, "--csv", "--top", 2)
+    assert status == 1
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(Path(row["image"]).name, row["rank"]) for row in rows] == [
+        ("a.png", "1"), ("a.png", "2"), ("b.JPG", "1"), ("b.JPG", "2"),
+    ]  # fmt: skip
+    lines = err.strip().splitlines()
+    assert sum(line.startswith("not read:") for line in lines) == 2
+    assert any("broken.jpeg" in line for line in lines)
+    assert any("empty.png" in line for line in lines)
+    assert any("notes.txt" in line and "left out: 1" in line for line in lines)
+
+    status, out, _ = call("--model-dir", run, images, "--json", "--top", 9)
+    content = json.loads(out)
+    assert status == 1
+    assert [sorted(entry) for entry in content] == [
+        ["image", "predictions"], ["error", "image"], ["error", "image"], ["image", "predictions"],
+    ]  # fmt: skip
+    assert len(content[0]["predictions"]) == len(BASE)
+    assert sum(p["probability"] for p in content[0]["predictions"]) == pytest.approx(1, abs=1e-4)
+
+    (images / "broken.jpeg").unlink()
+    (images / "empty.png").unlink()
+    status, out, _ = call("--model-dir", run, images)
+    assert status == 0 and "a.png" in out and "%" in out
+
+
+def test_pictures_are_seen_as_by_a_person(trained_output, tmp_path):
+    """Greys of 16 bits, a photograph held upright, and what is transparent."""
+    colours = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    plain = Image.fromarray(colours)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # is to be turned clockwise
+    plain.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    layer = plain.convert("RGBA")
+    layer.paste((0, 0, 0, 0), (0, 0, 30, 40))
+    layer.save(tmp_path / "layer.png")
+    white = plain.copy()
+    white.paste((255, 255, 255), (0, 0, 30, 40))
+    grey = plain.convert("L")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(np.asarray(grey).astype(np.float32)).save(tmp_path / "float.tiff")
+    predictor = Predictor.load(run_folder(trained_output, "CoOp"))
+    for name, seen in (("turned", plain), ("layer", white), ("deep", grey.convert("RGB"))):
+        found = predictor.prepare(tmp_path / f"{name}.png")
+        assert torch.equal(found, predictor.prepare(seen)), name
+    with pytest.raises(UsageError, match="float.tiff .*greys have no agreed range"):
+        predictor.prepare(tmp_path / "float.tiff")
+
+
+def test_the_order_of_names_changes_nothing(trained_output, images):
+    folder = run_folder(trained_output, "ANPrompt")
+    names = Predictor.load(folder).classnames
+    first, second = (
+        Predictor.load(folder, order).predict(images / "a.png") for order in (names, names[::-1])
+    )
+    assert [p.classname for p in first] == [p.classname for p in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=1e-6)
+
+
+def test_other_classes(trained_output, images, tmp_path, call):
+    names = tmp_path / "names.txt"
+    names.write_text("sea\n\n  desert \n")
+    run = run_folder(trained_output, "ANPrompt")
+    status, out, _ = call("--model-dir", run, images / "a.png", "--classes", names, "--json")
+    assert status == 0
+    found = {p["class"] for p in json.loads(out)[0]["predictions"]}
+    assert found == {"sea", "desert"}
+    (tmp_path / "names.json").write_text('["sea", "desert"]')
+    again = call(
+        "--model-dir", run, images / "a.png", "--classes", tmp_path / "names.json", "--json"
+    )
+    assert again[1] == out
+    # nobody trained on these: class logits alone answer
+    assert Predictor.load(run, ["sea", "desert"]).rule == "class"
+    assert Predictor.load(run).rule == "mix"
+
+
+@pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "MaPLe", "ANPrompt"])
+def test_export_answers_alike_without_run_or_data(trained_output, trainer, images, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder(trained_output, trainer), run)
+    before = Predictor.load(run)
+    before.export(tmp_path / "export")
+    expected = before.predict(images / "a.png")
+    shutil.rmtree(run)
+    after = Predictor.load(tmp_path / "export")
+    assert after.classnames == before.classnames and after.rule == before.rule
+    assert after.predict(images / "a.png") == expected
+    tensors = load_file(tmp_path / "export/model.safetensors")
+    features = tensors["class_features"]
+    assert features.shape == (len(BASE), before.trainer.model.clip.visual.output_dim)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(BASE)))
+    learned = {name for name in tensors if name.startswith("learned.")}
+    assert bool(learned) == (trainer != "ZeroshotCLIP")
+    description = json.loads((tmp_path / "export/model.json").read_text())
+    assert description["classnames"] == BASE
+    assert description["input"]["size"] == [64, 64]
+
+
+def test_evaluations_folder_leads_to_its_training(trained_output, images):
+    folder = run_folder(trained_output, "ANPrompt", "test_new")
+    predictor = Predictor.load(folder)
+    assert "River" in predictor.classnames and predictor.rule == "class"
+    learned = Predictor.load(run_folder(trained_output, "ANPrompt")).trainer.model.prompt_learner
+    own = predictor.trainer.model.prompt_learner
+    assert torch.equal(own.noise_prompts, learned.noise_prompts)
+    assert len(predictor.predict(images / "a.png")) == 5
+
+
+def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
+    run = run_folder(trained_output, "CoOp")
+    (tmp_path / "one.txt").write_text("alone\n")
+    (tmp_path / "twice.txt").write_text("cat\ncat\n")
+    (tmp_path / "bad.json").write_text('["a", 3]')
+    (tmp_path / "none").mkdir()
+    Predictor.load(run).export(tmp_path / "export")
+    (tmp_path / "export/model.safetensors").write_bytes(b"12345678")
+    for arguments, message in [
+        (["--model-dir", tmp_path / "none", images], "no config.yaml"),
+        (["--model-dir", run], "name an image"),
+        (["--model-dir", run, tmp_path / "missing.png"], "no such file or folder"),
+        (["--model-dir", run, tmp_path / "none"], "no image in this folder"),
+        (["--model-dir", run, images, "--top", "0"], "--top 0"),
+        (["--model-dir", run, images, "--classes", tmp_path / "no.txt"], "no such file"),
+        (["--model-dir", run, images, "--classes", tmp_path / "one.txt"], "two at least"),
+        (["--model-dir", run, images, "--classes", tmp_path / "twice.txt"], "named twice"),
+        (["--model-dir", run, images, "--classes", tmp_path / "bad.json"], "JSON list"),
+        (["--model-dir", run, images, "--json", "--csv"], "not allowed"),
+        (["--model-dir", tmp_path / "export", images], "not the tensors of this model"),
+        (["--model-dir", run, "--export", tmp_path / "one.txt"], "one.txt"),
+    ]:
+        status, _, err = call(*arguments)
+        assert status == 2, arguments
+        assert message in err and len(err.strip().splitlines()) == 1, err

@@ -1,0 +1,145 @@
+"""The file of published figures, and where they stand beside ours."""
+
+import statistics
+
+import pytest
+from test_results_protocols import means
+from written_runs import write_base_new, write_few_shot, write_source, write_target
+
+from anprompt.commands import table as results
+from anprompt.results.assign import place
+from anprompt.results.protocol_tables import make_tables
+from anprompt.results.published import add_published, load
+from anprompt.results.run import find_runs, harmonic_mean
+from anprompt.results.table import DATASETS, ELEVEN, IMAGENET_VARIANTS
+
+PROTOCOLS = ("base2new", "crossdata", "domaingen", "fewshot")
+ENTRIES = [(protocol, entry) for protocol in PROTOCOLS for entry in load()[protocol]]
+# Two figures and their mean are rounded to 0.005 each.
+ROUNDING = 0.0151
+
+
+def test_every_entry_has_a_source_and_none_is_of_anprompt():
+    for entry in [entry for _, entry in ENTRIES] + load()["cost"]:
+        assert entry["source"].strip(), entry
+        name = entry.get("method") or entry["what"]
+        assert name and "anprompt" not in name.lower()
+    methods = [(protocol, entry["method"]) for protocol, entry in ENTRIES]
+    assert len(set(methods)) == len(methods)
+
+
+def test_figures_are_accuracies_of_known_data_sets():
+    for protocol, entry in ENTRIES:
+        datasets = entry.get("datasets", {})
+        assert set(datasets) <= set(DATASETS), entry["method"]
+        if protocol == "domaingen":
+            assert set(datasets) == {"ImageNet", *IMAGENET_VARIANTS}
+        figures = [f for f in datasets.values() if not isinstance(f, dict)]
+        for row in [f for f in datasets.values() if isinstance(f, dict)]:
+            figures += [row["base"], row["new"], row["hm"]]
+        figures += entry.get("average_by_shots", {}).values()
+        assert all(10 < figure < 100 for figure in figures), entry["method"]
+
+
+@pytest.mark.parametrize("entry", load()["base2new"], ids=lambda entry: entry["method"])
+def test_harmonic_means_are_those_of_base_and_new(entry):
+    rows = {"average": entry["average"], **entry.get("datasets", {})}
+    differing = [
+        name
+        for name, row in rows.items()
+        if abs(harmonic_mean(row["base"], row["new"]) - row["hm"]) > ROUNDING
+    ]
+    assert differing == entry.get("hm_differs", [])
+    # Where printed differently, it is still the same row: no base and new exchanged, no typo.
+    for name in differing:
+        row = rows[name]
+        assert abs(harmonic_mean(row["base"], row["new"]) - row["hm"]) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "entry"),
+    [(p, e) for p, e in ENTRIES if "datasets" in e],
+    ids=lambda value: value if isinstance(value, str) else value["method"],
+)
+def test_averages_are_those_of_the_data_sets(protocol, entry):
+    datasets = entry["datasets"]
+    if protocol == "base2new":
+        assert set(datasets) == set(ELEVEN)
+        for half in ("base", "new"):
+            mean = statistics.fmean(row[half] for row in datasets.values())
+            assert mean == pytest.approx(entry["average"][half], abs=0.0101)
+        return
+    targets = [value for name, value in datasets.items() if name != entry["trained_on"]]
+    if targets and not entry.get("note", "").startswith("the row average prints"):
+        assert statistics.fmean(targets) == pytest.approx(entry["average"], abs=0.0101)
+
+
+def published_lines(tmp_path, protocol: str, number: int = -1, always: bool = False):
+    found = make_tables(protocol, place(find_runs([tmp_path])[0]))
+    table = add_published(found, always)[number]
+    return table, [line for line in table.lines if line.source]
+
+
+def test_beside_vit_b16_by_default_and_marked(tmp_path, capsys):
+    write_base_new(tmp_path / "b16", "CoOp", "EuroSAT", 90, 50, backbone="ViT-B/16")
+    assert results.main([str(tmp_path / "b16")]) == 0
+    printed = capsys.readouterr().out
+    assert "CoOp, published (ViT-B/16) [1]" in printed and "92.19" in printed
+    assert "[1] CoOp (arXiv:2109.01134): zhengli97/PromptKD" in printed
+    assert results.main([str(tmp_path / "b16"), "--no-published"]) == 0
+    assert "published" not in capsys.readouterr().out
+    write_base_new(tmp_path / "small", "CoOp", "EuroSAT", 70, 50)
+    assert results.main([str(tmp_path / "small")]) == 0
+    assert "published" not in capsys.readouterr().out.replace("nothing published", "")
+    assert results.main([str(tmp_path / "small"), "--published"]) == 0
+    assert "CoOp, published (ViT-B/16) [1]" in capsys.readouterr().out
+
+
+def test_averages_are_over_the_same_data_sets_as_ours(tmp_path):
+    for dataset in ("EuroSAT", "Caltech101"):
+        write_base_new(tmp_path, "CoOp", dataset, 90, 50)
+    table, (line,) = published_lines(tmp_path, "base2new", always=True)
+    base, new = (92.19 + 98.0) / 2, (54.74 + 89.81) / 2
+    assert [figure and figure.mean for figure in line.figures] == [
+        pytest.approx(base), pytest.approx(new), pytest.approx(harmonic_mean(base, new)), None,
+    ]  # fmt: skip
+    assert any("computed here" in note for note in table.notes)
+    write_base_new(tmp_path, "CoOp", "Shapes", 90, 50)
+    assert published_lines(tmp_path, "base2new", always=True)[1] == []
+
+
+def test_all_eleven_data_sets_have_the_printed_average(tmp_path):
+    for dataset in ELEVEN:
+        write_base_new(tmp_path, "IVLP", dataset, 90, 50)
+        for shots in (1, 16):
+            write_few_shot(tmp_path, "MaPLe", dataset, shots, 60)
+    _, (line,) = published_lines(tmp_path, "base2new", always=True)
+    ivlp = next(e for e in load()["base2new"] if e["method"] == "IVLP")["average"]
+    assert [figure.mean for figure in line.figures[:3]] == [ivlp["base"], ivlp["new"], ivlp["hm"]]
+    _, (line,) = published_lines(tmp_path, "fewshot", always=True)
+    assert [figure.mean for figure in line.figures] == [69.27, 81.79]
+
+
+def test_transfer_from_imagenet_only(tmp_path):
+    for source in ("ImageNet", "Caltech101"):
+        write_source(tmp_path, "CoOp", source, 70)
+        write_target(tmp_path, "CoOp", source, "EuroSAT", 45)
+        write_target(tmp_path, "CoOp", source, "UCF101", 60)
+    tables = add_published(make_tables("crossdata", place(find_runs([tmp_path])[0])), True)
+    by_source = {table.subject: table for table in tables}
+    assert [line.source for line in by_source["Caltech101"].lines] == [""]
+    shown = means(by_source["ImageNet"])["CoOp, published (ViT-B/16) [1]"]
+    assert shown == {
+        "ImageNet (source)": 71.51,
+        "EuroSAT": 46.39,
+        "UCF101": 66.55,
+        "average of 2": pytest.approx((46.39 + 66.55) / 2),
+    }
+
+
+def test_the_authors_figures_before_those_of_re_runs(tmp_path):
+    write_base_new(tmp_path, "MMRL", "EuroSAT", 90, 50)
+    write_base_new(tmp_path, "MMRLpp", "EuroSAT", 90, 50)
+    _, lines = published_lines(tmp_path, "base2new", always=True)
+    assert lines[0].method.startswith("MMRL, published")
+    assert lines[1].method.startswith("MMRL++ (independent re-run, PyTorch AMP), published")

@@ -1,0 +1,508 @@
+"""python -m anprompt robustness on real runs: its figures against slow ones, resuming, refusals."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs_of_tests import ROOT, run_folder
+
+from anprompt.commands import robustness
+from anprompt.robustness.attacks import autoattack, check_autoattack
+from anprompt.robustness.images import image_key, select, split_transform
+from anprompt.robustness.store import Store
+from anprompt.robustness.summary import (
+    common_keys,
+    mean_of,
+    read_evaluations,
+    seen_by_any,
+    summarise,
+    unseen_in_training,
+)
+from anprompt.robustness.table import compare
+from anprompt.robustness.texts import noisy_prompts
+from anprompt.runs.trained import fingerprint, load_learned, quiet, read_cfg
+from dassl.data.datasets import build_dataset
+from dassl.engine import build_trainer
+from dassl.utils import read_image
+from noise.image import corrupt
+from noise.measures import expected_calibration_error
+from noise.seeding import rng_for
+from noise.text import perturb_prompt, text_rate
+
+SMALL = ["--noise", "char,embed,gaussian_noise,blur,both,learned,pgd", "--severities", "1,4",
+         "--seeds", "1", "--images", "20", "--eps", "4"]  # fmt: skip
+
+
+def call(capsys, *arguments):
+    capsys.readouterr()
+    try:
+        status = robustness.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = end.code
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def content(folder: Path) -> dict:
+    return json.loads((folder / "robustness.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def output(trained_output, tmp_path_factory) -> Path:
+    """A copy of the trained runs, all four evaluated in one call."""
+    folder = tmp_path_factory.mktemp("evaluated") / "output"
+    shutil.copytree(trained_output, folder)
+    assert robustness.main(["--model-dir", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(trained_output, tmp_path) -> Path:
+    """An own copy of the trained runs, not evaluated."""
+    shutil.copytree(trained_output, tmp_path / "output")
+    return tmp_path / "output"
+
+
+# Figures ---------------------------------------------------------------------------------------
+
+
+def reference(folder: Path, part: str, classnames=None, corrupted=None, images=20):
+    """Labels and probabilities (by rule) of a run, by way of the ordinary trainer and loops."""
+    cfg = read_cfg(folder)
+    cfg.DATASET.SUBSAMPLE_CLASSES = part
+    cfg.DATALOADER.NUM_WORKERS = 0
+    with quiet():
+        dataset = build_dataset(cfg)
+        trainer = build_trainer(cfg)
+        if classnames is not None:
+            trainer.model = trainer.build_prompted_clip(trainer.model.clip, classnames)
+        load_learned(trainer)
+    crop, after = split_transform(cfg)
+    used = {e.part_name: e.part for e in read_evaluations(folder)}[part]["images"]["used"]
+    assert used == images
+    keys = [image_key(item.impath, dataset, cfg.DATASET.ROOT) for item in dataset.test]
+    labels = [item.label for item in dataset.test]
+    chosen = select(keys, labels, images)
+    pixels = []
+    for index in chosen:
+        picture = crop(read_image(dataset.test[index].impath))
+        if corrupted is not None:
+            picture = corrupted(picture, keys[index])
+        pixels.append(after(torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255))
+    with torch.no_grad():
+        rules = trainer.model_inference_rules(torch.stack(pixels))
+        if rules is None:
+            rules = {"class": trainer.model_inference(torch.stack(pixels))}
+    probabilities = {rule: values.softmax(dim=-1).numpy() for rule, values in rules.items()}
+    return np.array([labels[i] for i in chosen]), probabilities, dataset.classnames
+
+
+def check_cell(folder, part, key, labels, noisy, clean):
+    found = content(folder)["parts"][part]["cells"][key]
+    assert set(found) == set(noisy)
+    for rule, probabilities in noisy.items():
+        answers = probabilities.argmax(axis=1)
+        assert found[rule]["accuracy"] == pytest.approx(100 * np.mean(answers == labels))
+        assert found[rule]["consistency"] == pytest.approx(
+            100 * np.mean(answers == clean[rule].argmax(axis=1))
+        )
+        error = 100 * expected_calibration_error(probabilities, labels)
+        assert found[rule]["ece"] == pytest.approx(error, abs=0.01)
+
+
+@pytest.mark.parametrize(("trainer", "part"), [("ANPrompt", "base"), ("MaPLe", "new")])
+def test_image_noise_is_what_a_plain_loop_gives(output, trainer, part):
+    folder = run_folder(output, trainer)
+    labels, clean, _ = reference(folder, part)
+
+    def noise(picture, key):
+        return corrupt(picture, "gaussian_noise", 4, rng_for(1, "image", key, "gaussian_noise"))
+
+    _, noisy, _ = reference(folder, part, corrupted=noise)
+    check_cell(folder, part, "image/gaussian_noise/4/1", labels, noisy, clean)
+    recorded = content(folder)["parts"][part]["clean"]
+    for rule, probabilities in clean.items():
+        accuracy = 100 * np.mean(probabilities.argmax(axis=1) == labels)
+        assert recorded[rule]["accuracy"] == pytest.approx(accuracy)
+
+
+def test_text_noise_is_what_perturbed_class_names_give(output):
+    folder = run_folder(output, "CoOp")
+    labels, clean, classnames = reference(folder, "base")
+    rate = text_rate("char", 4)
+    perturbed = [
+        perturb_prompt("{}", name, "char", rate, rng_for(1, "text", "char", name))
+        for name in classnames
+    ]
+    assert perturbed != classnames
+    _, noisy, _ = reference(folder, "base", classnames=[name.rstrip(".") for name in perturbed])
+    check_cell(folder, "base", "text/char/4/1", labels, noisy, clean)
+
+
+def test_one_call_for_all_equals_one_call_each(output, fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    assert call(capsys, "--model-dir", folder, *SMALL, "--batch-size", 7)[0] == 0
+    together, alone = content(run_folder(output, "CoOp")), content(folder)
+    assert alone["parts"]["new"]["classnames"] == together["parts"]["new"]["classnames"]
+    for part in ("base", "new"):
+        a, b = together["parts"][part], alone["parts"][part]
+        assert a["cells"].keys() == b["cells"].keys()
+        for key in a["cells"]:
+            for rule, figures in a["cells"][key].items():
+                assert b["cells"][key][rule] == pytest.approx(figures, abs=1e-3)
+        assert [e["image"] for e in a["examples"]] == [e["image"] for e in b["examples"]]
+
+
+def test_adversarial_images_mislead(output):
+    for trainer in ("CoOp", "ANPrompt"):
+        part = content(run_folder(output, trainer))["parts"]["base"]
+        rule = part["headline_rule"]
+        attacked = part["cells"]["adversarial/pgd/4/1"][rule]["accuracy"]
+        assert attacked <= part["clean"][rule]["accuracy"]
+        assert attacked < 100
+
+
+def test_a_method_without_tokens_has_no_noise_on_them(output):
+    parts = content(run_folder(output, "ZeroshotCLIP"))["parts"]
+    assert not any(key.startswith("learned") for key in parts["base"]["cells"])
+    learning = content(run_folder(output, "MaPLe"))["parts"]["base"]["cells"]
+    assert "learned/tokens/4/1" in learning
+
+
+# What was seen in training ---------------------------------------------------------------------
+
+
+def test_headline_leaves_out_what_training_met(output):
+    header = content(run_folder(output, "ANPrompt"))
+    assert header["noise_in_training"] == {
+        "text_kinds": ["char", "word", "template"],
+        "image_kinds": [],
+        "seeds": [0],
+    }
+    summary = header["parts"]["base"]["summary"]
+    assert summary["unseen_in_training"]["text"]["kinds"] == ["embed"]
+    assert summary["all"]["text"]["kinds"] == ["char", "embed"]
+    folders = [run_folder(output, trainer) for trainer in ("CoOp", "ANPrompt")]
+    evaluations = [e for folder in folders for e in read_evaluations(folder)]
+    for comparison in compare(evaluations):
+        for row in comparison.rows:  # the same kinds for all, also for those that saw none
+            assert row.means[0]["text"].kinds == ("embed",)
+            assert all("char" not in kind for kind in row.means[0]["both"].kinds)
+    alone = compare([e for e in evaluations if e.header["trainer"] == "CoOp"])
+    assert alone[0].rows[0].means[0]["text"].kinds == ("char", "embed")
+
+
+def test_seed_of_training_is_left_out_of_text_noise_only(output):
+    evaluation = read_evaluations(run_folder(output, "ANPrompt"))[0]
+    seen = {"text_kinds": [], "image_kinds": [], "seeds": [1]}
+    assert seen_by_any([{"noise_in_training": seen}]) == seen
+    means = summarise(evaluation.cells(), unseen_in_training(seen))
+    assert "image" in means and "text" not in means and "both" not in means
+
+
+def test_means_give_kinds_the_same_weight(output):
+    evaluation = read_evaluations(run_folder(output, "ANPrompt"))[0]
+    cells = [c for c in evaluation.cells() if c.group == "image"]
+    one_less = [c for c in cells if (c.kind, c.severity) != ("blur", 4)]
+    by_kind = {
+        kind: np.mean([c.accuracy for c in one_less if c.kind == kind])
+        for kind in ("gaussian_noise", "blur")
+    }
+    assert mean_of(one_less).accuracy == pytest.approx(np.mean(list(by_kind.values())))
+    assert mean_of([]) is None
+
+
+# Going on --------------------------------------------------------------------------------------
+
+
+def test_more_kinds_leave_what_is_there_alone(fresh, capsys, monkeypatch):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--noise", "char,blur", "--severities", "1", "--seeds", "1", "--images", "10"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    before = content(folder)["parts"]["base"]["cells"]
+    added = []
+    original = Store.add
+    monkeypatch.setattr(
+        Store,
+        "add",
+        lambda s, name, new: (added.extend(c.key for c in new), original(s, name, new)),
+    )
+    more = ["--noise", "char,blur", "--severities", "1,5", "--seeds", "1", "--images", "10"]
+    assert call(capsys, "--model-dir", folder, *more)[0] == 0
+    after = content(folder)["parts"]["base"]["cells"]
+    assert set(after) == {*before, "text/char/5/1", "image/blur/5/-"}
+    assert {key: after[key] for key in before} == before
+    assert not set(added) & set(before)
+    added.clear()
+    stamp = (folder / "robustness.json").stat().st_mtime_ns
+    assert call(capsys, "--model-dir", folder, *more)[0] == 0
+    assert not added and (folder / "robustness.json").stat().st_mtime_ns >= stamp
+
+
+def test_stopped_and_taken_up_equals_undisturbed(output, fresh, capsys, monkeypatch):
+    folder = run_folder(fresh, "ANPrompt")
+    original, calls = Store.save, []
+
+    def save(store):
+        original(store)
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", save)
+        status, _, err = call(capsys, "--model-dir", folder, *SMALL)
+    assert status == 130 and "goes on from here" in err
+    half = content(folder)["parts"]["base"]["cells"]
+    whole = content(run_folder(output, "ANPrompt"))["parts"]["base"]["cells"]
+    assert 0 < len(half) < len(whole)
+    assert call(capsys, "--model-dir", folder, *SMALL)[0] == 0
+    for part, expected in content(run_folder(output, "ANPrompt"))["parts"].items():
+        found = content(folder)["parts"][part]
+        assert list(found["cells"]) == list(expected["cells"])
+        assert found["summary"].keys() == expected["summary"].keys()
+        for key, rules in expected["cells"].items():
+            for rule, figures in rules.items():
+                assert found["cells"][key][rule] == pytest.approx(figures, abs=1e-3)
+
+
+def test_a_model_trained_anew_starts_over(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--noise", "blur", "--severities", "1", "--images", "10", "--classes", "base"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    path = folder / "prompt_learner/model.pth.tar-2"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["ctx"] += 1
+    torch.save(checkpoint, path)
+    marked = content(folder)
+    marked["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] = -1
+    (folder / "robustness.json").write_text(json.dumps(marked))
+    status, out, _ = call(capsys, "--model-dir", folder, *few)
+    assert status == 0 and "starting over" in out
+    assert content(folder)["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] >= 0
+
+
+def test_redo_leaves_other_classes_alone(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--model-dir", folder]
+    assert call(capsys, *few, "--noise", "blur,jpeg")[0] == 0
+    before = content(folder)["parts"]
+    assert call(capsys, *few, "--noise", "jpeg", "--classes", "base", "--redo")[0] == 0
+    after = content(folder)["parts"]
+    assert list(after["base"]["cells"]) == ["image/jpeg/1/-"]
+    assert after["new"] == before["new"]
+
+
+def test_settings_of_a_newer_version_make_no_other_model(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    settings = folder / "config.yaml"
+    lines = settings.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "CLASSES_AT_ONCE" not in line]
+    assert len(older) == len(lines) - 1
+    settings.write_text("".join(older))
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    before = content(folder)
+    settings.write_text("".join(older))
+    status, printed, _ = call(capsys, "--model-dir", folder, *few)
+    assert status == 0 and "starting over" not in printed
+    assert content(folder)["fingerprint"] == before["fingerprint"]
+    other = fingerprint_of(folder, "MODEL.CLASSES_AT_ONCE", 7)
+    assert other == before["fingerprint"] != fingerprint_of(folder, "OPTIM.LR", 7.0)
+
+
+def fingerprint_of(folder: Path, key: str, value) -> str:
+    cfg = read_cfg(folder)
+    cfg.merge_from_list([key, value])
+    checkpoint = next((folder / "prompt_learner").glob("model.pth.tar-*"))
+    return fingerprint(cfg, checkpoint)
+
+
+def test_unlike_models_are_no_seeds_of_one(output, tmp_path, capsys):
+    """Copies of a run in folders that say nothing: the same model twice, and one of all classes."""
+    source = run_folder(output, "CoOp")
+    for name in ("a", "b"):
+        shutil.copytree(source, tmp_path / name)
+    evaluations = [e for name in ("a", "b") for e in read_evaluations(tmp_path / name)]
+    with pytest.raises(ValueError, match="are the same method, data set and seed"):
+        compare(evaluations)
+    path = tmp_path / "b/robustness.json"
+    path.write_text(json.dumps(content(tmp_path / "b") | {"trained_on": "all"}))
+    evaluations = [e for name in ("a", "b") for e in read_evaluations(tmp_path / name)]
+    names = {row.method for comparison in compare(evaluations) for row in comparison.rows}
+    assert len(names) == 2 and any("trained on all classes" in name for name in names)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+def test_shared_words_have_the_same_noise_in_every_method(severity):
+    names = ["red apple", "green leaf", "highway or road"]
+    whole = noisy_prompts("a photo of a {}.", names, "char", severity, 1)
+    bare = noisy_prompts("{}", names, "char", severity, 1)
+    some = noisy_prompts("of a {}", names, "char", severity, 1)
+    for long, short, middle in zip(whole, bare, some, strict=True):
+        assert long.endswith(f" {short}.") and long.endswith(f" {middle}.")
+    assert severity < 5 or whole != [f"a photo of a {name}." for name in names]
+    phrasings = noisy_prompts("a photo of a {}.", names, "template", severity, 1)
+    others = noisy_prompts("a centered satellite photo of {}.", names, "template", severity, 1)
+    pairs = zip(phrasings, others, names, strict=True)
+    replaced = [(a, b) for a, b, name in pairs if a != f"a photo of a {name}."]
+    assert all(a == b for a, b in replaced)
+    assert severity < 5 or len(replaced) == len(names)
+
+
+def test_common_cells_are_compared(output, fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--noise", "blur", "--severities", "1", "--images", "20", "--seeds", "1"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    evaluations = read_evaluations(folder) + read_evaluations(run_folder(output, "MaPLe"))
+    base = [e for e in evaluations if e.part_name == "base"]
+    assert {k for k in common_keys(base) if k.startswith("image")} == {"image/blur/1/-"}
+    comparison = compare(base)[0]
+    assert comparison.left_out > 0
+    assert all(row.means[0]["image"].kinds == ("blur",) for row in comparison.rows)
+
+
+# The table -------------------------------------------------------------------------------------
+
+
+def test_table_names_every_method_and_what_is_left_out(output, capsys):
+    status, out, err = call(capsys, "--model-dir", output, *SMALL)
+    assert status == 0
+    for name in ("ZeroshotCLIP", "CoOp", "MaPLe", "ANPrompt"):
+        assert out.count(name) >= 4  # two tables for each of two parts
+    assert "EuroSAT, base classes, 20 images" in out and "EuroSAT, new classes" in out
+    assert "met it in training: char, word, template (noise seed 0)" in out
+    part = content(run_folder(output, "CoOp"))["parts"]["base"]
+    line = next(line for line in out.splitlines() if line.startswith("CoOp"))
+    assert f"{part['clean']['class']['accuracy']:.1f}" in line.split()
+
+
+# Refusals --------------------------------------------------------------------------------------
+
+
+def refused(capsys, *arguments) -> str:
+    status, _, err = call(capsys, *arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_bad_input_is_one_line_and_leaves_results_alone(output, capsys):
+    folder = run_folder(output, "CoOp")
+    before = (folder / "robustness.json").read_bytes()
+    for arguments, message in [
+        (["--noise", "blurr"], "Did you mean blur"),
+        (["--severities", "6"], "--severities 6: there is no such severity"),
+        (["--severities", "0-2"], "give 1 to 5"),
+        (["--seeds", "x"], "whole numbers"),
+        (["--images", "0"], "give 1 or more"),
+        (["--images", "15", "--noise", "blur"], "--redo"),
+        (["--classes", "old"], "choose from"),
+        (["--noise", "description"], "--descriptions"),
+        (["--descriptions", output / "none.json"], "none.json"),
+        (["--load-epoch", "7"], "model.pth.tar-7"),
+        (["--root", output / "nowhere"], "nowhere"),
+        (["--noise", "autoattack", "--images", "20"], "pyautoattack"),
+        (["--plugin", "none.py"], "none.py"),
+        (["--nois", "x", "--wrong"], "--wrong"),
+    ]:
+        if "autoattack" in arguments:
+            try:
+                import pyautoattack  # noqa: F401
+
+                continue
+            except ImportError:
+                pass
+        assert message in refused(capsys, "--model-dir", folder, *arguments), arguments
+    assert (folder / "robustness.json").read_bytes() == before
+
+
+HOLD = """
+import sys
+from common.lock import FolderLock
+from anprompt.robustness.prepare import ROBUSTNESS_LOCK
+lock = FolderLock(sys.argv[1], ROBUSTNESS_LOCK)
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_evaluations_of_one_run_are_not_mixed(fresh, capsys):
+    """Each writes its file as a whole; the later would drop what the earlier measured."""
+    folder = run_folder(fresh, "CoOp")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "held\n"
+        assert "in use by another process" in refused(capsys, "--model-dir", folder, *SMALL)
+        other.communicate("")
+    assert not (folder / "robustness.json").exists()
+    assert robustness.main(["--model-dir", str(folder), "--noise", "blur", "--images", "4"]) == 0
+
+
+def test_another_backbones_file_is_noticed_for_every_run(fresh, capsys):
+    """Runs share a loaded backbone only if it was the same file for both."""
+    folders = [run_folder(fresh, name) for name in ("CoOp", "MaPLe")]
+    settings = folders[1] / "config.yaml"
+    changed = re.sub(r"(WEIGHTS: '?)\w{16}", r"\g<1>" + "f" * 16, settings.read_text())
+    assert changed != settings.read_text()
+    settings.write_text(changed)
+    assert "other weights" in refused(capsys, "--model-dir", *folders, *SMALL)
+
+
+def test_runs_that_are_none_or_not_alike_are_refused(output, fresh, tmp_path, capsys):
+    folder = run_folder(fresh, "CoOp")
+    assert "no such folder" in refused(capsys, "--model-dir", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "no trained model" in refused(capsys, "--model-dir", tmp_path / "empty")
+    # another half of the classes
+    assert "different class sets" in refused(
+        capsys, "--model-dir", folder, run_folder(fresh, "ZeroshotCLIP", "test_new")
+    )
+    # another data set
+    other = run_folder(fresh, "MaPLe")
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("NAME: EuroSAT", "NAME: DescribableTextures"))
+    assert "different class sets" in refused(capsys, "--model-dir", folder, other)
+    # no checkpoint
+    shutil.rmtree(folder / "prompt_learner")
+    assert "no checkpoint" in refused(capsys, "--model-dir", folder)
+    assert not list(fresh.rglob("robustness.json"))
+
+
+def test_a_class_without_description_is_named(fresh, tmp_path, capsys):
+    path = tmp_path / "descriptions.json"
+    path.write_text(json.dumps({"River": ["Water between banks."]}))
+    folder = run_folder(fresh, "CoOp")
+    arguments = ["--noise", "description", "--descriptions", path]
+    assert "no entry for class" in refused(capsys, "--model-dir", folder, *arguments)
+
+
+# AutoAttack ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_autoattack_refuses_two_and_three_classes(classes):
+    with pytest.raises(ValueError, match=f"fails with {classes} classes"):
+        check_autoattack(classes)
+
+
+def test_autoattack_stays_in_the_ball_and_misleads():
+    pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
+    torch.manual_seed(0)
+    weights = torch.randn(3 * 8 * 8, 4)
+    images = torch.rand(6, 3, 8, 8)
+    labels = (images.flatten(1) @ weights).argmax(dim=1)
+    state = torch.get_rng_state()
+    changed = autoattack(lambda x: x.flatten(1) @ weights, images, labels, 0.2, 1, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (changed - images).abs().max() <= 0.2 + 1e-6
+    assert ((changed.flatten(1) @ weights).argmax(dim=1) != labels).all()

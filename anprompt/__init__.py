@@ -1,1 +1,3 @@
-"""What runs around training: configuration of runs, their folders, tables of their results."""
+"""What stands around training: runs, protocols, sweeps, tables, the report, evaluation under noise."""
+
+__version__ = "0.2.0"

@@ -1,3 +1,3 @@
-"""What stands around training: runs, protocols, sweeps, tables, the report, evaluation under noise."""
+"""Runs, protocols, sweeps, tables, the report, and evaluation under noise."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Run what stands around training: ``python -m anprompt COMMAND`` (``anprompt COMMAND`` if installed).
+"""The commands around training: ``python -m anprompt COMMAND``, once installed ``anprompt COMMAND``.
 
 Each command is a module of ``anprompt/commands`` with ``main(argv) -> exit status``; it is imported
 only when it is called.
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from common import cli
+from common.errors import UsageError
 from common.names import nearest
 
 COMMANDS = {
@@ -35,26 +36,21 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        cli.prepare_streams()
-        print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    name, *rest = argv
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or [""]
+    return cli.run(lambda rest: _dispatch(name, rest), f"anprompt {name}".strip(), rest)
+
+
+def _dispatch(name: str, arguments: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
     if name not in COMMANDS:
-        cli.prepare_streams()
         near = nearest(name, COMMANDS)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(
-            f"anprompt: error: no command {name!r}{hint} (--help lists the commands)",
-            file=sys.stderr,
-        )
-        return 2
-
-    def command(arguments: list[str]) -> int:
-        return importlib.import_module(f"anprompt.commands.{name}").main(arguments)
-
-    return cli.run(command, f"anprompt {name}", rest)
+        what = f"no command {name!r}" if name else "name a command"
+        raise UsageError(f"{what}{hint} (--help lists the commands)")
+    status: int = importlib.import_module(f"anprompt.commands.{name}").main(arguments)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The commands around training: ``python -m anprompt COMMAND``, once installed ``anprompt COMMAND``.
+"""The commands around training: ``python -m anprompt COMMAND``, or ``anprompt COMMAND`` installed.
 
 Each command is a module of ``anprompt/commands`` with ``main(argv) -> exit status``; it is imported
 only when it is called.

@@ -85,7 +85,9 @@ def read_json(path: str | Path, limit: int = MAX_BYTES) -> Any:
     """
     text = read_text(path, limit)
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant)
+        _check_json_depth(content)
+        return content
     except (ValueError, RecursionError) as error:  # also integers of thousands of digits
         reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise UsageError(f"{path}: not valid JSON ({reason})") from error
@@ -93,6 +95,21 @@ def read_json(path: str | Path, limit: int = MAX_BYTES) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a finite number")
+
+
+def _check_json_depth(content: Any) -> None:
+    """Refuse what is nested so deeply that whoever walks through it may run out of stack."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for node in level
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+            if isinstance(item, dict | list)
+        ]
+    if level:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
 
 
 def read_yaml(path: str | Path, limit: int = MAX_YAML_BYTES) -> Any:

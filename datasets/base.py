@@ -1,79 +1,78 @@
-"""What every data set shares: its split, its few-shot set, its base and new halves.
+"""What every data set shares: its folder, its split, its few-shot set, its base and new classes.
 
 A data set says where it lives and, if it has no split file, how to read its lists::
 
     @DATASET_REGISTRY.register()
-    class EuroSAT(FewShotDataset):
-        dataset_dir = "eurosat"                  # under DATA
-        image_folder = "2750"                    # what split paths are relative to
-        split_file = "split_zhou_EuroSAT.json"
+    class Birds(FewShotDataset):
+        dataset_dir = "birds"                    # under DATA
+        image_folder = "images"                  # what split paths are relative to
+        split_file = "split_zhou_Birds.json"
+
+``Birds(cfg)`` is the data set of a run. ``Birds.reader(root)`` is the same class placed on its
+folder alone, for whoever wants its lists without a configuration.
 """
 
+import functools
 import json
-import math
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from common.errors import UsageError
 from dassl.data.datasets import DatasetBase, Datum
 from datasets.fewshot import FewShotCache
-from datasets.splits import Entry, Split, check_labels, missing_images, read_split
+from datasets.splits import Entry, Split, check_split, halve, missing_images, read_split
 
-SUBSAMPLE_CHOICES = ("all", "base", "new")
+log = logging.getLogger(__name__)
 
 
-class FewShotDataset(DatasetBase):
-    """A data set in CoOp's layout.
+class Reader:
+    """Finds a data set below a root folder and reads its lists; needs no PyTorch.
 
     Class attributes:
-        dataset_dir: folder under ``cfg.DATASET.ROOT``.
+        dataset_dir: folder under the root.
         image_folder: folder inside it that the split's paths are relative to; "" for itself.
         split_file: split file's name, or "" where ``read_data`` reads something else.
         val_is_test: validate on the test images (ImageNet has no others).
+        test_is_train: there are test images only, which stand in for training images too.
+        reading: how image files are read, one of ``dassl.utils.images.READINGS``.
 
-    Reads ``cfg.DATASET.{ROOT, NUM_SHOTS, SUBSAMPLE_CLASSES}`` and ``cfg.SEED``. With NUM_SHOTS >= 1
-    the few-shot set is drawn over *all* classes before base or new classes are taken, so that both
-    halves of a seed share one draw (upstream's order). NUM_SHOTS < 1 is the full training set.
-    The test images do not depend on shots or seed.
+    Args:
+        root: folder that holds the data sets.
+        options: what a subclass reads beside it (see ``options_of``).
     """
 
     dataset_dir = ""
     image_folder = ""
     split_file = ""
     val_is_test = False
+    test_is_train = False
+    reading = "as_seen"
 
-    @staticmethod
-    def extend_cfg(cfg) -> None:
-        """Declare the keys that data sets read beside Dassl's own."""
-        if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
-            cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-            cfg.DATASET.TEMPLATE = ""  # your own prompt, {} for the class name; "": the data set's
+    def __init__(self, root: str | os.PathLike, **options: Any):
+        self.options = options
+        self.locate(os.fspath(root))
 
-    def __init__(self, cfg):
-        self.locate(cfg)
-        train, val, test = self.read_data()
-        check_labels((train, val, test), self.name)
-        self.check_images(train, val, test)
-
-        if cfg.DATASET.NUM_SHOTS >= 1:
-            train, val = self.few_shot_cache().get(train, val, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        lists = [self.to_datums(entries) for entries in (train, val, test)]
-        train, val, test = self.subsample_classes(*lists, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        if self.val_is_test:
-            val = test
-        self.check_class_count(train, cfg.DATASET.SUBSAMPLE_CLASSES)
-        super().__init__(train_x=train, val=val, test=test)
+    @classmethod
+    def options_of(cls, cfg: Any) -> dict[str, Any]:
+        """Return the options that a configuration gives."""
+        return {}
 
     @property
     def name(self) -> str:
         """The registered name, for messages."""
         return type(self).__name__
 
-    def locate(self, cfg) -> None:
-        """Set ``dataset_dir``, ``image_dir`` and ``split_path`` from ``cfg.DATASET.ROOT``."""
-        if not cfg.DATASET.ROOT:
+    def locate(self, root: str) -> None:
+        """Set ``dataset_dir``, ``image_dir`` and ``split_path``.
+
+        Raises:
+            UsageError: there is no such folder.
+        """
+        if not root:
             raise UsageError(f"{self.name}: no data folder; name it with --root (scripts: DATA)")
-        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        root = os.path.abspath(os.path.expanduser(root))
         self.dataset_dir = os.path.join(root, type(self).dataset_dir)
         self.image_dir = os.path.join(self.dataset_dir, self.image_folder)
         self.split_path = os.path.join(self.dataset_dir, self.split_file) if self.split_file else ""
@@ -81,10 +80,21 @@ class FewShotDataset(DatasetBase):
             raise UsageError(f"{self.name}: no folder {self.dataset_dir}. {self.help_line()}")
 
     def read_data(self) -> Split:
-        """The full train, val and test lists: the split file's unless a subclass reads others."""
+        """Return the full train, val and test lists: the split file's unless overridden."""
         if not os.path.isfile(self.split_path):
             raise UsageError(f"{self.name}: no split file {self.split_path}. {self.help_line()}")
         return read_split(self.split_path)
+
+    def read(self) -> Split:
+        """Return the full lists, checked: labels, images that are there, none in train and test.
+
+        Raises:
+            UsageError: naming the first image or label that is wrong.
+        """
+        split = self.read_data()
+        check_split(split, self.name)
+        self.check_images(*split)
+        return split
 
     def draw_split(self) -> Split:
         """Draw a split from the data set's own files (``python -m anprompt data --make-split``)."""
@@ -102,60 +112,81 @@ class FewShotDataset(DatasetBase):
             )
 
     def few_shot_cache(self) -> FewShotCache:
-        """Where this data set's few-shot sets are kept."""
+        """Return where this data set's few-shot sets are kept."""
         return FewShotCache(self.dataset_dir, self.name, key=self.dataset_dir)
-
-    def to_datums(self, entries: list[Entry]) -> list[Datum]:
-        """Entries as Dassl's Datum objects with absolute paths."""
-        return [
-            Datum(impath=os.path.join(self.image_dir, path), label=label, classname=classname)
-            for path, label, classname in entries
-        ]
 
     @classmethod
     def help_line(cls) -> str:
-        """How to get what is missing: one sentence."""
-        catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
-        for key, entry in catalogue["datasets"].items():
-            if entry["name"] == cls.__name__:
-                return f"Run python -m anprompt data {key}"
-        return "See docs/DATASETS.md"
+        """Return how to get what is missing: one sentence."""
+        key = _catalogue_keys().get(cls.__name__)
+        return f"Run python -m anprompt data {key}" if key else "See docs/DATASETS.md"
 
-    def check_class_count(self, train: list[Datum], subsample: str) -> None:
-        """Refuse fewer than two classes: there would be nothing to tell apart."""
-        n_classes = len({item.label for item in train})
+
+@functools.cache
+def _catalogue_keys() -> dict[str, str]:
+    """Return {registered name: name of the configuration} of the published data sets."""
+    catalogue = json.loads(Path(__file__).with_name("catalogue.json").read_text("utf-8"))
+    return {entry["name"]: key for key, entry in catalogue["datasets"].items()}
+
+
+class FewShotDataset(Reader, DatasetBase):
+    """A data set in CoOp's layout.
+
+    Reads ``cfg.DATASET.{ROOT, NUM_SHOTS, SUBSAMPLE_CLASSES}`` and ``cfg.SEED``. With NUM_SHOTS >= 1
+    the few-shot set is drawn over *all* classes before base or new classes are taken, so that both
+    halves of a seed share one draw (upstream's order). NUM_SHOTS < 1 is the full training set.
+    The test images do not depend on shots or seed.
+    """
+
+    is_checked = True  # labels and images, in `read`
+
+    @staticmethod
+    def extend_cfg(cfg) -> None:
+        """Declare the keys that data sets read beside Dassl's own."""
+        if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
+            cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+            cfg.DATASET.TEMPLATE = ""  # your own prompt, {} for the class name; "": the data set's
+
+    @classmethod
+    def reader(cls, root: str | os.PathLike, **options: Any) -> Reader:
+        """Return this data set's reader; no list is read yet."""
+        reader = cls.__new__(cls)
+        Reader.__init__(reader, root, **options)
+        return reader
+
+    def __init__(self, cfg: Any):
+        Reader.__init__(self, cfg.DATASET.ROOT, **self.options_of(cfg))
+        shots, subsample = cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES
+        if self.test_is_train and subsample != "all":
+            raise UsageError(
+                f"{self.name} is for testing on all its classes; "
+                "leave DATASET.SUBSAMPLE_CLASSES at all"
+            )
+        train, val, test = self.read()
+        if shots >= 1 and not self.test_is_train:
+            train, val = self.few_shot_cache().get(train, val, shots, cfg.SEED)
+        train, val, test = halve((train, val, test), subsample)
+        n_classes = len({label for _, label, _ in train})
         if n_classes < 2:
             raise UsageError(
                 f"{self.name}: {n_classes} class(es) with SUBSAMPLE_CLASSES {subsample}; "
                 "classification takes two at least"
             )
+        train_x, test_x = self.to_datums(train), self.to_datums(test)
+        val_x = test_x if self.val_is_test else self.to_datums(val)
+        DatasetBase.__init__(self, train_x=train_x, val=val_x, test=test_x)
 
-    @staticmethod
-    def subsample_classes(*lists: list[Datum], subsample: str = "all") -> list[list[Datum]]:
-        """Keep the base (first) or new (second) half of the classes, relabelled from 0 in order.
-
-        Halves go by label number over the labels of the first list; an odd one belongs to base
-        (CoCoOp's protocol). ``all`` changes nothing.
-
-        Raises:
-            UsageError: unknown ``subsample``.
-        """
-        if subsample not in SUBSAMPLE_CHOICES:
-            raise UsageError(
-                f"DATASET.SUBSAMPLE_CLASSES {subsample!r}: "
-                f"choose from {', '.join(SUBSAMPLE_CHOICES)}"
-            )
-        if subsample == "all":
-            return list(lists)
-        labels = sorted({item.label for item in lists[0]})
-        half = math.ceil(len(labels) / 2)
-        selected = labels[:half] if subsample == "base" else labels[half:]
-        new_label = {label: number for number, label in enumerate(selected)}
+    def to_datums(self, entries: list[Entry]) -> list[Datum]:
+        """Return entries as Dassl's Datum objects with absolute paths."""
+        # Dassl.pytorch's own Datum has no such field, and reads images its own way.
+        how: dict[str, Any] = {"reading": self.reading} if hasattr(Datum, "reading") else {}
         return [
-            [
-                Datum(impath=item.impath, label=new_label[item.label], classname=item.classname)
-                for item in items
-                if item.label in new_label
-            ]
-            for items in lists
+            Datum(impath=os.path.join(self.image_dir, path), label=label, classname=name, **how)
+            for path, label, name in entries
         ]
+
+
+class PublishedDataset(FewShotDataset):
+    """A data set that results were published on: its images are read as upstream reads them."""
+
+    reading = "upstream"

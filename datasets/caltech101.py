@@ -1,7 +1,7 @@
 """Caltech-101: objects (Fei-Fei et al., 2004), 100 classes (no background, no "Faces_easy")."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Split, split_of_folders
 
 IGNORED = ("BACKGROUND_Google", "Faces_easy")
@@ -14,7 +14,7 @@ CLASSNAMES = {
 
 
 @DATASET_REGISTRY.register()
-class Caltech101(FewShotDataset):
+class Caltech101(PublishedDataset):
     dataset_dir = "caltech-101"
     image_folder = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"

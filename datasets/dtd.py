@@ -1,12 +1,12 @@
 """Describable Textures (Cimpoi et al., 2014), 47 classes."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Split, split_of_folders
 
 
 @DATASET_REGISTRY.register()
-class DescribableTextures(FewShotDataset):
+class DescribableTextures(PublishedDataset):
     dataset_dir = "dtd"
     image_folder = "images"
     split_file = "split_zhou_DescribableTextures.json"

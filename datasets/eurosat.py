@@ -1,7 +1,7 @@
 """EuroSAT: land use in Sentinel-2 satellite images (Helber et al., 2019), 10 classes."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Split, split_of_folders
 
 # Folder names read as words; the official split file has them already.
@@ -20,7 +20,7 @@ CLASSNAMES = {
 
 
 @DATASET_REGISTRY.register()
-class EuroSAT(FewShotDataset):
+class EuroSAT(PublishedDataset):
     dataset_dir = "eurosat"
     image_folder = "2750"
     split_file = "split_zhou_EuroSAT.json"

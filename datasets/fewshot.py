@@ -6,7 +6,7 @@ gives the same images, and does not care what ran before.
 """
 
 import hashlib
-import json
+import logging
 import os
 import pickle
 import random
@@ -17,9 +17,12 @@ from pathlib import Path
 
 from common.errors import UsageError
 from common.files import write_json
+from common.reading import MissingFile, read_json
 from datasets.splits import Entry, split_digest
 
-FORMAT = 1
+FORMAT = 2  # 1 had no digest of its own content
+
+log = logging.getLogger(__name__)
 
 
 def sample(entries: list[Entry], shots: int, rng: random.Random) -> list[Entry]:
@@ -93,7 +96,8 @@ class FewShotCache:
 
     ``shot_{k}-seed_{s}.json`` is ours; one of another split, or a damaged one, is drawn anew.
     ``shot_{k}-seed_{s}.pkl`` is upstream's: where one is present it is used, so that published
-    few-shot sets carry over. A file that asks for other images than the split's is refused.
+    few-shot sets carry over. A file that asks for other images than the split's, or one of ours
+    that was changed since it was drawn, is refused.
 
     Args:
         dataset_dir: the data set's folder, or None to use the user's cache folder only.
@@ -107,79 +111,114 @@ class FewShotCache:
         tag = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
         self.fallback = user_cache() / "split_fewshot" / f"{name}-{tag}"
 
+    def holds(self, shots: int, seed: int) -> bool:
+        """Return whether a set is kept."""
+        stem = f"shot_{shots}-seed_{seed}"
+        beside = [self.beside / f"{stem}{end}" for end in (".pkl", ".json")] if self.beside else []
+        return any(path.is_file() for path in (*beside, self.fallback / f"{stem}.json"))
+
     def get(
-        self, train: list[Entry], val: list[Entry], shots: int, seed: int
+        self, train: list[Entry], val: list[Entry], shots: int, seed: int, keep: bool = True
     ) -> tuple[list[Entry], list[Entry]]:
-        """The few-shot train and val lists: from upstream's cache, from ours, or drawn and kept.
+        """Return the few-shot train and val lists: from upstream's cache, from ours, or drawn.
+
+        Args:
+            train, val: the full lists.
+            shots: images a class; of val at most 4.
+            seed: negative: drawn at random.
+            keep: keep what is drawn, and say where. Otherwise nothing is written or said.
 
         Raises:
             UsageError: a cache names an image that the split does not have, or is not a set of
-                ``shots`` images a class (val: at most 4); the first offender is named.
+                ``shots`` images a class (val: at most 4; the first offender is named), or was
+                changed since it was drawn.
         """
+        say = log.info if keep else log.debug
         stem = f"shot_{shots}-seed_{seed}"
         digest = split_digest((train, val))
         files = [self.beside / f"{stem}.pkl"] if self.beside else []
         files += [folder / f"{stem}.json" for folder in filter(None, (self.beside, self.fallback))]
         for path in files:
-            if path.suffix == ".pkl":
+            is_upstreams = path.suffix == ".pkl"
+            if is_upstreams:
                 found = self._from_upstream(path, train, val)
             else:
-                found = self._from_json(path, train, val, digest)
-            if found:
-                check_set(found[0], train, shots, path)
-                if found[1]:  # upstream keeps none where validation images are not few-shot
-                    check_set(found[1], val, min(shots, 4), path, "validation")
-                print(f"Few-shot set{' of upstream' if path.suffix == '.pkl' else ''}: {path}")
-                return found
+                found = self._from_json(path, train, val, digest, keep)
+            if found is None:
+                continue
+            chosen, own_digest = found
+            check_set(chosen[0], train, shots, path)
+            if chosen[1]:  # upstream keeps none where validation images are not few-shot
+                check_set(chosen[1], val, min(shots, 4), path, "validation")
+            if not is_upstreams:
+                if own_digest is None and seed >= 0:
+                    own_digest = split_digest(draw(train, val, shots, seed))
+                if own_digest not in (None, split_digest(chosen)):
+                    raise UsageError(
+                        f"{path} was changed since it was drawn; remove it to draw the set here"
+                    )
+            say("Few-shot set%s: %s", " of upstream" if is_upstreams else "", path)
+            return chosen
         chosen = draw(train, val, shots, seed)
-        self._keep(f"{stem}.json", shots, seed, digest, chosen)
+        if keep:
+            self._keep(f"{stem}.json", shots, seed, digest, chosen)
         return chosen
 
-    def _from_json(self, path: Path, train: list, val: list, digest: str):
+    def _from_json(
+        self, path: Path, train: list[Entry], val: list[Entry], digest: str, keep: bool
+    ) -> tuple[tuple[list[Entry], list[Entry]], str | None] | None:
+        """Return the set that a file of ours holds and the digest that it says it has."""
+        problem = ""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                return None
-            chosen = [[(p, k, c) for p, k, c in content[part]] for part in ("train", "val")]
-            of_this_split = content["split_sha256"] == digest
-            own = [{entry: entry for entry in entries} for entries in (train, val)]
-            found = [[own[i].get(entry) for entry in chosen[i]] for i in range(2)]
-        except FileNotFoundError:
+            content = read_json(path)
+            if content["format"] not in (1, FORMAT):
+                problem = "is of another version"
+            elif content["split_sha256"] != digest:
+                problem = "is of another split"
+            asked = [[(p, k, c) for p, k, c in content[part]] for part in ("train", "val")]
+            known = [{entry: entry for entry in entries} for entries in (train, val)]
+            found = [[known[i].get(entry) for entry in asked[i]] for i in range(2)]
+            own_digest = content["sha256"] if content["format"] == FORMAT else None
+        except MissingFile:
             return None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            print(f"{path} is damaged: drawn anew")
+        except (UsageError, KeyError, TypeError, ValueError):
+            problem = problem or "is damaged"
+        if problem:
+            if keep:
+                log.warning("%s %s: drawn anew", path, problem)
             return None
-        if not of_this_split:
-            print(f"{path} is of another split: drawn anew")
-            return None
-        for asked, entries in zip(chosen, found, strict=True):
-            if None in entries:
-                raise _foreign(path, *asked[entries.index(None)][:2])
-        return tuple(found)
+        for entries, got in zip(asked, found, strict=True):
+            if None in got:
+                raise _foreign(path, *entries[got.index(None)][:2])
+        chosen_train, chosen_val = ([entry for entry in got if entry] for got in found)
+        return (chosen_train, chosen_val), own_digest
 
-    def _from_upstream(self, path: Path, train: list, val: list):
+    def _from_upstream(
+        self, path: Path, train: list[Entry], val: list[Entry]
+    ) -> tuple[tuple[list[Entry], list[Entry]], None] | None:
         if not path.is_file():
             return None
         content = read_upstream_cache(path)
-        chosen = []
-        for part, known in (("train", train), ("val", val)):
+        chosen: tuple[list[Entry], list[Entry]] = ([], [])
+        for part, known, entries in zip(("train", "val"), (train, val), chosen, strict=True):
             by_path = {entry[0]: entry for entry in known}
-            entries = []
             for impath, label, classname in content.get(part, []):
-                entry = by_path.get(_reroot(impath, by_path))
+                entry = by_path.get(_reroot(impath, by_path) or "")
                 if entry is None or entry[1:] != (label, classname):
                     raise _foreign(path, impath, label)
                 entries.append(entry)
-            chosen.append(entries)
-        return tuple(chosen)
+        return chosen, None
 
-    def _keep(self, name: str, shots: int, seed: int, digest: str, chosen: tuple) -> None:
+    def _keep(
+        self, name: str, shots: int, seed: int, digest: str, chosen: tuple[list, list]
+    ) -> None:
         content = {
             "format": FORMAT,
             "dataset": self.name,
             "shots": shots,
             "seed": seed,
             "split_sha256": digest,
+            "sha256": split_digest(chosen),
             "train": chosen[0],
             "val": chosen[1],
         }
@@ -191,9 +230,9 @@ class FewShotCache:
                 write_json(content, str(folder / name))
             except OSError:
                 continue
-            print(f"Few-shot set drawn and kept: {folder / name}")
+            log.info("Few-shot set drawn and kept: %s", folder / name)
             return
-        print(f"Few-shot set drawn; no folder to keep {name} in")
+        log.info("Few-shot set drawn; no folder to keep %s in", name)
 
 
 class _Record:

@@ -5,13 +5,13 @@ from itertools import pairwise
 
 from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
 from datasets.splits import PARTS, Entry, Split
 
 
 @DATASET_REGISTRY.register()
-class FGVCAircraft(FewShotDataset):
+class FGVCAircraft(PublishedDataset):
     dataset_dir = "fgvc_aircraft"
     image_folder = "images"
 

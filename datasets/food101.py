@@ -1,12 +1,12 @@
 """Food-101: dishes (Bossard et al., 2014), 101 classes."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Split, split_of_folders
 
 
 @DATASET_REGISTRY.register()
-class Food101(FewShotDataset):
+class Food101(PublishedDataset):
     dataset_dir = "food-101"
     image_folder = "images"
     split_file = "split_zhou_Food101.json"

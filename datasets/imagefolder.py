@@ -46,15 +46,24 @@ class ImageFolder(FewShotDataset):
         cfg.DATASET.CSV = ""  # table of path,label[,split]
         cfg.DATASET.CLASSNAMES_FILE = ""  # class names in label order
 
-    def locate(self, cfg) -> None:
-        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+    @classmethod
+    def options_of(cls, cfg) -> dict[str, str]:
+        return {
+            "image_dir": cfg.DATASET.IMAGE_DIR,
+            "csv": cfg.DATASET.CSV,
+            "classnames_file": cfg.DATASET.CLASSNAMES_FILE,
+        }
 
-        def place(value: str) -> str:
+    def locate(self, root: str) -> None:
+        root = os.path.abspath(os.path.expanduser(root))
+
+        def place(name: str) -> str:
+            value = self.options.get(name, "")
             return os.path.join(root, os.path.expanduser(value)) if value else ""
 
-        self.csv_path = place(cfg.DATASET.CSV)
-        self.names_path = place(cfg.DATASET.CLASSNAMES_FILE)
-        self.image_dir = place(cfg.DATASET.IMAGE_DIR) or os.path.dirname(self.csv_path)
+        self.csv_path = place("csv")
+        self.names_path = place("classnames_file")
+        self.image_dir = place("image_dir") or os.path.dirname(self.csv_path)
         self.dataset_dir = self.image_dir
         if not self.image_dir:
             raise UsageError(

@@ -1,25 +1,22 @@
 """ImageNet (Deng et al., 2009), 1000 classes; its validation images are the test set."""
 
-import json
 import os
 
 from common.errors import UsageError
-from common.files import atomic_write
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from datasets.base import FewShotDataset
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import PublishedDataset
 from datasets.classnames import read_classnames
-from datasets.fewshot import is_writable
 from datasets.splits import Entry, Split, list_folder
 
 
-class ImageNetFamily(FewShotDataset):
+class ImageNetFamily(PublishedDataset):
     """Class folders named by WordNet id, named in words by CoOp's ``classnames.txt``.
 
     The names file may stand in the data set's own folder or, once for all, in ``imagenet/``.
     """
 
-    def locate(self, cfg) -> None:
-        super().locate(cfg)
+    def locate(self, root: str) -> None:
+        super().locate(root)
         root = os.path.dirname(self.dataset_dir)
         choices = [os.path.join(root, folder) for folder in (self.dataset_dir, "imagenet")]
         paths = [os.path.join(folder, "classnames.txt") for folder in choices]
@@ -41,10 +38,18 @@ class ImageNetFamily(FewShotDataset):
                 )
         return names
 
+    def list_images(self, part: str) -> dict[str, list[str]]:
+        """Return {class folder: sorted file names} below a folder of the image folder."""
+        base = os.path.join(self.image_dir, part)
+        return {
+            folder: list_folder(os.path.join(base, folder))
+            for folder in list_folder(base, folders=True)
+        }
+
     def entries_of(self, images: dict[str, list[str]], prefix: str = "") -> list[Entry]:
         """Entries of {class folder: file names}; labels in order of the folders."""
         names = self.read_names()
-        entries = []
+        entries: list[Entry] = []
         for label, (folder, files) in enumerate(images.items()):
             if folder not in names:
                 raise UsageError(f"{self.name}: {self.names_path} has no name for folder {folder}")
@@ -64,16 +69,11 @@ class ImageNet(ImageNetFamily):
     val_is_test = True
 
     def read_data(self) -> Split:
-        index = FolderIndex(os.path.join(self.dataset_dir, "index.json"))
-        lists = []
         for part in ("train", "val"):
             folder = os.path.join(self.image_dir, part)
             if not os.path.isdir(folder):
                 raise UsageError(f"{self.name}: no folder {folder}. {self.help_line()}")
-            classes = list_folder(folder, folders=True)
-            lists.append({name: index.names(folder, name) for name in classes})
-        index.save()
-        train, test = lists
+        train, test = (self.list_images(part) for part in ("train", "val"))
         for folder in sorted(set(train) ^ set(test)):
             parts = "train but not in val" if folder in train else "val but not in train"
             raise UsageError(f"{self.name}: class folder {folder} is in {parts}")
@@ -83,70 +83,12 @@ class ImageNet(ImageNetFamily):
 class ImageNetVariant(ImageNetFamily):
     """Test images alone: they stand in for training images too, which gives the class names."""
 
-    def __init__(self, cfg):
-        self.locate(cfg)
-        if cfg.DATASET.SUBSAMPLE_CLASSES != "all":
-            raise UsageError(
-                f"{self.name} is for testing on all its classes; "
-                "leave DATASET.SUBSAMPLE_CLASSES at all"
-            )
-        _, _, test = self.read_data()
-        test = self.to_datums(test)
-        self.check_class_count(test, "all")
-        DatasetBase.__init__(self, train_x=test, test=test)
+    test_is_train = True
 
     def read_data(self) -> Split:
         test = self.read_test()
         return test, [], test
 
     def read_test(self) -> list[Entry]:
-        """The test images; labels in order of the class folders."""
-        folders = list_folder(self.image_dir, folders=True)
-        images = {name: list_folder(os.path.join(self.image_dir, name)) for name in folders}
-        return self.entries_of(images)
-
-
-class FolderIndex:
-    """File names by folder, kept as JSON: listing 1.3 million files is slow on network disks.
-
-    A folder is listed anew when its modification time is not the recorded one.
-    """
-
-    def __init__(self, path: str):
-        self.path = path
-        self.changed = False
-        self.folders: dict[str, list] = {}
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
-            self.folders = dict(content["folders"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            pass  # no index, or not one of ours: list the folders
-
-    def names(self, base: str, folder: str) -> list[str]:
-        """Sorted image file names in ``base/folder``."""
-        key = f"{os.path.basename(base)}/{folder}"
-        path = os.path.join(base, folder)
-        modified = os.stat(path).st_mtime_ns
-        known = self.folders.get(key)
-        if isinstance(known, list) and known[:1] == [modified] and is_names(known[1:]):
-            return known[1:]
-        names = list_folder(path)
-        self.folders[key] = [modified, *names]
-        self.changed = True
-        return names
-
-    def save(self) -> None:
-        """Write the index where it changed and can be written."""
-        folder = os.path.dirname(self.path)
-        if self.changed and is_writable(folder):
-            try:
-                with atomic_write(self.path) as file:
-                    json.dump({"folders": self.folders}, file)
-            except OSError:
-                pass  # it saves time, nothing depends on it
-
-
-def is_names(values: list) -> bool:
-    """Whether these are plain file names: an index must not lead out of its folder."""
-    return all(isinstance(value, str) and os.path.basename(value) == value for value in values)
+        """Return the test images; labels in order of the class folders."""
+        return self.entries_of(self.list_images(""))

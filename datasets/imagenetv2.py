@@ -15,7 +15,8 @@ class ImageNetV2(ImageNetVariant):
 
     def read_test(self) -> list[Entry]:
         """Folders are the labels themselves: 0, 1, 2, ... in the order of classnames.txt."""
-        entries, names = [], self.read_names()
+        entries: list[Entry] = []
+        names = self.read_names()
         for label, classname in enumerate(names.values()):
             folder = os.path.join(self.image_dir, str(label))
             files = list_folder(folder) if os.path.isdir(folder) else []

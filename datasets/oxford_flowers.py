@@ -4,12 +4,12 @@ import os
 
 from common.files import read_json
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Split, draw_split
 
 
 @DATASET_REGISTRY.register()
-class OxfordFlowers(FewShotDataset):
+class OxfordFlowers(PublishedDataset):
     dataset_dir = "oxford_flowers"
     image_folder = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"

@@ -3,13 +3,13 @@
 import os
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
 from datasets.splits import Entry, Split, draw_val
 
 
 @DATASET_REGISTRY.register()
-class OxfordPets(FewShotDataset):
+class OxfordPets(PublishedDataset):
     dataset_dir = "oxford_pets"
     image_folder = "images"
     split_file = "split_zhou_OxfordPets.json"

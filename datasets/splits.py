@@ -5,19 +5,20 @@ relative to the data set's image folder, with forward slashes: a split means the
 """
 
 import hashlib
-import json
+import math
 import os
 import random
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 from common.errors import UsageError
+from common.reading import read_json
 
 Entry = tuple[str, int, str]
 Split = tuple[list[Entry], list[Entry], list[Entry]]
 
 PARTS = ("train", "val", "test")
+SUBSETS = ("all", "base", "new")  # of the classes
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
 
 # Splits drawn here never depend on a run's seed: every seed is tested on the same images.
@@ -60,13 +61,10 @@ def read_split(path: str | os.PathLike) -> Split:
     """Read a ``split_zhou_*.json`` file: ``{"train", "val", "test"}`` of [path, label, class name].
 
     Raises:
-        UsageError: not JSON, a part missing, or an unusable entry, also one that gives an image
-            another label than an earlier one does (the first is named).
+        UsageError: not a readable JSON file, a part missing, or an unusable entry, also one that
+            gives an image another label than an earlier one does (the first is named).
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a JSON file ({error}); fetch it again") from None
+    content = read_json(path)
     if not isinstance(content, dict) or any(part not in content for part in PARTS):
         raise UsageError(f"{path}: a split file holds the lists train, val and test")
     train, val, test = (check_entries(content[part], f"{path}: {part}") for part in PARTS)
@@ -111,6 +109,55 @@ def check_labels(split: Split, where: str) -> list[str]:
     return [names[label] for label in sorted(names)]
 
 
+def check_split(split: Split, where: str) -> list[str]:
+    """Check labels as `check_labels` does, and that no training image is a test image.
+
+    A data set of test images alone has them as training images too, as one and the same list.
+
+    Raises:
+        UsageError: naming the first label or image that is wrong.
+    """
+    names = check_labels(split, where)
+    train, _, test = split
+    if train is not test:
+        shared = shared_images(train, test)
+        if shared:
+            raise UsageError(
+                f"{where}: {len(shared):,} test images are training images too, such as "
+                f"{shared[0]}; list each in one of them"
+            )
+    return names
+
+
+def shared_images(some: list[Entry], others: list[Entry]) -> list[str]:
+    """Return the paths of ``others`` that ``some`` has too, in their order."""
+    known = {path for path, _, _ in some}
+    return [path for path, _, _ in others if path in known]
+
+
+def halve(lists: Sequence[list[Entry]], subset: str) -> list[list[Entry]]:
+    """Keep the base (first) or new (second) half of the classes, relabelled from 0 in order.
+
+    Halves go by label number over the labels of the first list; an odd one belongs to base
+    (CoCoOp's protocol). ``all`` changes nothing.
+
+    Raises:
+        UsageError: unknown ``subset``.
+    """
+    if subset not in SUBSETS:
+        raise UsageError(f"DATASET.SUBSAMPLE_CLASSES {subset!r}: choose from {', '.join(SUBSETS)}")
+    if subset == "all":
+        return list(lists)
+    labels = sorted({label for _, label, _ in lists[0]})
+    half = math.ceil(len(labels) / 2)
+    chosen = labels[:half] if subset == "base" else labels[half:]
+    new_label = {label: number for number, label in enumerate(chosen)}
+    return [
+        [(path, new_label[label], name) for path, label, name in entries if label in new_label]
+        for entries in lists
+    ]
+
+
 def split_digest(lists: Iterable[list[Entry]]) -> str:
     """sha256 over paths, labels, names and their order: the same for files that say the same."""
     digest = hashlib.sha256()
@@ -122,24 +169,32 @@ def split_digest(lists: Iterable[list[Entry]]) -> str:
 
 
 def missing_images(image_dir: str | os.PathLike, paths: Iterable[str]) -> list[str]:
-    """Those of the relative ``paths`` that are not under ``image_dir``, in their order.
+    """Those of the relative ``paths`` that are not files under ``image_dir``, in their order.
 
     Lists each folder once instead of asking for every file, which is what makes it bearable on
     network disks.
+
+    Raises:
+        OSError: a folder that is there cannot be listed.
     """
     listings: dict[str, set[str]] = {}
     missing = []
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in listings:
-            try:
-                listings[folder] = set(os.listdir(os.path.join(image_dir, folder)))
-            except OSError:
-                listings[folder] = set()
+            listings[folder] = _file_names(os.path.join(image_dir, folder))
         # A second look for file systems that compare names more loosely than we do.
         if name not in listings[folder] and not os.path.isfile(os.path.join(image_dir, path)):
             missing.append(path)
     return missing
+
+
+def _file_names(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as found:
+            return {item.name for item in found if item.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def list_folder(folder: str | os.PathLike, *, folders: bool = False) -> list[str]:

@@ -3,12 +3,12 @@
 import os
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.splits import Entry, Split, draw_val
 
 
 @DATASET_REGISTRY.register()
-class StanfordCars(FewShotDataset):
+class StanfordCars(PublishedDataset):
     dataset_dir = "stanford_cars"
     image_folder = ""  # split paths begin with cars_train/ or cars_test/
     split_file = "split_zhou_StanfordCars.json"

@@ -3,13 +3,13 @@
 import os
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
 from datasets.splits import Entry, Split, draw_val
 
 
 @DATASET_REGISTRY.register()
-class SUN397(FewShotDataset):
+class SUN397(PublishedDataset):
     dataset_dir = "sun397"
     image_folder = "SUN397"
     split_file = "split_zhou_SUN397.json"

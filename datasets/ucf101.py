@@ -4,13 +4,13 @@ import os
 import re
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
+from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
 from datasets.splits import Entry, Split, draw_val
 
 
 @DATASET_REGISTRY.register()
-class UCF101(FewShotDataset):
+class UCF101(PublishedDataset):
     dataset_dir = "ucf101"
     image_folder = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"

@@ -19,7 +19,6 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 from common.cli import CommandParser
 from common.paths import ROOT
@@ -174,14 +173,11 @@ def prepare(key: str, entry: dict, root: Path, dry_run: bool = False) -> list[st
 
 
 def open_dataset(entry: dict, root: Path):
-    """The data set's reader, placed on its folder; reading is ``__init__``'s work, not done."""
+    """The data set's reader, placed on its folder."""
     import datasets  # noqa: F401 - registers
     from dassl.data.datasets import DATASET_REGISTRY
 
-    dataset_class = DATASET_REGISTRY.get(entry["name"])
-    dataset = dataset_class.__new__(dataset_class)
-    dataset.locate(SimpleNamespace(DATASET=SimpleNamespace(ROOT=str(root))))
-    return dataset
+    return DATASET_REGISTRY.get(entry["name"]).reader(root)
 
 
 def count(split: tuple) -> dict[str, int]:

@@ -73,24 +73,25 @@ class TestImages(Dataset):
     __test__ = False  # pytest: not a test
 
     def __init__(self, items: Sequence[Any], keys: Sequence[str], crop: Callable):
-        self.paths = [item.impath for item in items]
+        self.items = list(items)
         self.labels = np.array([item.label for item in items])
         self.keys = list(keys)
         self.crop = crop
         self._cache: list[np.ndarray] | None = None
         first = np.asarray(self.picture(0))
-        if first.nbytes * len(self.paths) <= CACHE_BYTES:
-            self._cache = [first] + [np.asarray(self.picture(i)) for i in range(1, len(self.paths))]
+        if first.nbytes * len(self.items) <= CACHE_BYTES:
+            self._cache = [first] + [np.asarray(self.picture(i)) for i in range(1, len(self.items))]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.items)
 
     def picture(self, index: int, cell: Cell | None = None) -> Image.Image:
         """What the model sees of an image, clean or under an image cell's noise."""
         if self._cache is not None:
             image = Image.fromarray(self._cache[index])
         else:
-            image = self.crop(read_image(self.paths[index]))
+            item = self.items[index]
+            image = self.crop(read_image(item.impath, item.reading))
         if cell is None:
             return image
         # Not seeded by the severity: more of it is more of the same noise.

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from yacs.config import CfgNode
@@ -34,9 +33,10 @@ from anprompt.runs.trained import (
     training_folder,
     versions,
 )
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import build_dataset, reading_of
 from dassl.data.transforms import build_transform
 from dassl.utils import UsageError, atomic_write, load_checkpoint, read_image, read_json, write_json
+from dassl.utils.images import convert
 
 EXPORT = "model.json"
 TENSORS = "model.safetensors"
@@ -66,6 +66,7 @@ class Predictor:
         self._source = source  # what a checkpoint says of its training
         with quiet():
             self._transform = build_transform(trainer.cfg, is_train=False)
+        self._reading = reading_of(trainer.cfg.DATASET.NAME)
 
     @property
     def rule(self) -> str:
@@ -112,14 +113,14 @@ class Predictor:
         return self.classify([self.prepare(image) for image in images], top)
 
     def prepare(self, image: str | Path | Image.Image) -> torch.Tensor:
-        """The model's input (3, H, W) for an image, as a person sees it (see `as_seen`).
+        """The model's input (3, H, W) for an image, read as the run's data set is.
 
         Raises:
             UsageError: the file does not decode.
         """
         if isinstance(image, Image.Image):
-            return self._transform(as_seen(image))
-        return self._transform(read_image(str(image), as_seen))
+            return self._transform(convert(image, self._reading))
+        return self._transform(read_image(image, self._reading))
 
     @torch.no_grad()
     def classify(self, inputs: Sequence[torch.Tensor], top: int = 5) -> list[list[Prediction]]:
@@ -172,25 +173,6 @@ class Predictor:
         with atomic_write(str(Path(folder) / TENSORS), "wb") as file:
             file.write(save_safetensors(tensors))
         write_json(description, str(Path(folder) / EXPORT))
-
-
-def as_seen(image: Image.Image) -> Image.Image:
-    """An RGB image as viewers show it: turned as EXIF says, on white where it is transparent, and
-    with 16-bit greys brought to 8 bits.
-
-    Raises:
-        ValueError: its greys have no agreed range (floating point, more than 16 bits).
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        grey = np.asarray(image)
-        if image.mode == "F" or grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError("its greys have no agreed range; save it with 8 bits a channel")
-        image = Image.fromarray((grey / 257 + 0.5).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return image.convert("RGB")
 
 
 def _from_run(

@@ -17,7 +17,7 @@ from .transforms import build_transform
 if TYPE_CHECKING:
     from dassl.config import Config
 
-    from .datasets import Datum
+    from .datasets import DatasetBase, Datum
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
@@ -210,7 +210,7 @@ class DataManager:
         print("\n".join([rule, *lines, rule]))
 
 
-def _check(cfg: "Config", dataset: object) -> None:
+def _check(cfg: "Config", dataset: "DatasetBase") -> None:
     """Refuse what would otherwise fail later, less clearly."""
     name = cfg.DATASET.NAME
     if dataset.num_classes < 2:
@@ -219,6 +219,8 @@ def _check(cfg: "Config", dataset: object) -> None:
         )
     if not dataset.test:
         raise UsageError(f"{name} has no test images")
+    if dataset.is_checked:
+        return
     splits = [("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test)]
     for split, items in splits:
         missing = [item.impath for item in items or () if not os.path.isfile(item.impath)]

@@ -4,12 +4,16 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import common.torchvision_compat  # noqa: F401
+
+# isort: split
 import torch
 import torchvision.transforms as T
 from PIL import Image
 from torch.utils.data import Dataset
 
 from dassl.utils import read_image, seeded
+from dassl.utils.images import UPSTREAM
 
 from .transforms import INTERPOLATION_MODES
 
@@ -34,11 +38,11 @@ class ImageCache:
         self.used = 0
         self._images: dict[str, Image.Image] = {}
 
-    def read(self, path: str) -> Image.Image:
-        """The decoded RGB image; the caller may change it."""
+    def read(self, path: str, reading: str = UPSTREAM) -> Image.Image:
+        """The decoded RGB image (see ``read_image``); the caller may change it."""
         if path in self._images:
             return self._images[path].copy()
-        image = read_image(path)
+        image = read_image(path, reading)
         size = 3 * image.width * image.height
         if self.used + size <= self.capacity:
             self._images[path] = image.copy()
@@ -112,7 +116,7 @@ class DatasetWrapper(Dataset):
             "impath": item.impath,
             "index": int(idx),
         }
-        img0 = self._cache.read(item.impath)
+        img0 = self._cache.read(item.impath, item.reading)
         with contextlib.nullcontext() if seed is None else seeded(seed):
             output.update(self._views(img0))
         return output

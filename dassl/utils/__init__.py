@@ -1,11 +1,16 @@
-"""Helpers with upstream's names, all importable from here."""
+"""Helpers with upstream's names, all importable from here.
+
+What needs PyTorch or Pillow is imported when it is first asked for: data sets are found and
+compared without them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UsageError
 
 from .logger import Logger, setup_logger
-from .meters import AverageMeter, MetricMeter
 from .registry import Registry
-from .rng import get_rng_state, seeded, set_rng_state
 from .tools import (
     atomic_write,
     check_availability,
@@ -15,21 +20,40 @@ from .tools import (
     listdir_nohidden,
     mkdir_if_missing,
     nearest_names,
-    read_image,
     read_json,
     set_random_seed,
     tolist_if_not,
     write_json,
 )
-from .torchtools import (
-    count_num_param,
-    load_checkpoint,
-    load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
-    resume_from_checkpoint,
-    save_checkpoint,
-)
+
+if TYPE_CHECKING:
+    from .images import read_image
+    from .meters import AverageMeter, MetricMeter
+    from .rng import get_rng_state, seeded, set_rng_state
+    from .torchtools import (
+        count_num_param,
+        load_checkpoint,
+        load_pretrained_weights,
+        open_all_layers,
+        open_specified_layers,
+        resume_from_checkpoint,
+        save_checkpoint,
+    )
+
+_ON_DEMAND = {
+    "images": ("read_image",),
+    "meters": ("AverageMeter", "MetricMeter"),
+    "rng": ("get_rng_state", "seeded", "set_rng_state"),
+    "torchtools": (
+        "count_num_param",
+        "load_checkpoint",
+        "load_pretrained_weights",
+        "open_all_layers",
+        "open_specified_layers",
+        "resume_from_checkpoint",
+        "save_checkpoint",
+    ),
+}
 
 __all__ = [
     "AverageMeter",
@@ -62,3 +86,10 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _ON_DEMAND.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

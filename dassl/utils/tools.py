@@ -1,17 +1,12 @@
-"""Files, names, images and seeds: the small helpers everything else uses."""
+"""Files, names and seeds: the small helpers everything else uses."""
 
 import difflib
 import os
 import platform
 import random
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
-
-import numpy as np
-import PIL
-import torch
-from PIL import Image
 
 from common.errors import UsageError
 from common.files import atomic_write, read_json, write_json
@@ -25,7 +20,6 @@ __all__ = [
     "listdir_nohidden",
     "mkdir_if_missing",
     "nearest_names",
-    "read_image",
     "read_json",
     "set_random_seed",
     "tolist_if_not",
@@ -66,35 +60,13 @@ def set_random_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise UsageError(f"the seed is {seed}; choose one from 0 to {2**32 - 1}")
+    import numpy as np
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - stock code draws from the global generator
     torch.manual_seed(seed)
     torch.cuda.manual_seed_all(seed)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
-def read_image(path: str, convert: Callable[[Image.Image], Image.Image] = _to_rgb) -> Image.Image:
-    """A decoded RGB image.
-
-    Args:
-        convert: makes it of what the file holds; the default is what upstream trains on.
-
-    Raises:
-        UsageError: missing file, or one that PIL cannot decode; names the path.
-    """
-    try:
-        with Image.open(path) as image:
-            return convert(image)
-    except FileNotFoundError:
-        raise UsageError(f"image not found: {path}") from None
-    except Exception as error:  # PIL raises half a dozen unrelated types for damaged files
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"image cannot be decoded: {path} ({reason}); replace or remove it"
-        ) from error
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
@@ -137,12 +109,14 @@ def check_availability(requested: str, available: Iterable[str], kind: str = "na
 
 def collect_env_info() -> str:
     """Versions and hardware as a few lines of text, for the log."""
+    import torch
+
     lines = [
         f"Python: {platform.python_version()} ({platform.platform()})",
         f"PyTorch: {torch.__version__} ({torch.get_num_threads()} threads)",
         f"torchvision: {_version_of('torchvision')}",
-        f"NumPy: {np.__version__}",
-        f"Pillow: {PIL.__version__}",
+        f"NumPy: {_version_of('numpy')}",
+        f"Pillow: {_version_of('pillow')}",
         f"CPU: {os.cpu_count()} cores",
     ]
     if torch.cuda.is_available():

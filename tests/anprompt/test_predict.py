@@ -18,6 +18,7 @@ from anprompt.runs.predictor import Predictor
 from anprompt.runs.trained import load_learned, quiet, read_cfg
 from dassl.engine import build_trainer
 from dassl.utils import UsageError
+from datasets.eurosat import EuroSAT
 
 BASE = [
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
@@ -110,8 +111,12 @@ def test_folder_with_a_text_file_and_broken_images(trained_output, images, call)
     assert status == 0 and "a.png" in out and "%" in out
 
 
-def test_pictures_are_seen_as_by_a_person(trained_output, tmp_path):
+@pytest.mark.parametrize("reading", ["as_seen", "upstream"])
+def test_pictures_are_read_as_those_of_the_runs_data_set(
+    trained_output, tmp_path, monkeypatch, reading
+):
     """Greys of 16 bits, a photograph held upright, and what is transparent."""
+    monkeypatch.setattr(EuroSAT, "reading", reading)
     colours = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     plain = Image.fromarray(colours)
     exif = Image.Exif()
@@ -128,9 +133,12 @@ def test_pictures_are_seen_as_by_a_person(trained_output, tmp_path):
     predictor = Predictor.load(run_folder(trained_output, "CoOp"))
     for name, seen in (("turned", plain), ("layer", white), ("deep", grey.convert("RGB"))):
         found = predictor.prepare(tmp_path / f"{name}.png")
-        assert torch.equal(found, predictor.prepare(seen)), name
-    with pytest.raises(UsageError, match="float.tiff .*greys have no agreed range"):
-        predictor.prepare(tmp_path / "float.tiff")
+        assert torch.equal(found, predictor.prepare(seen)) == (reading == "as_seen"), name
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert torch.equal(found, predictor.prepare(image))
+    if reading == "as_seen":
+        with pytest.raises(UsageError, match="float.tiff .*greys have no agreed range"):
+            predictor.prepare(tmp_path / "float.tiff")
 
 
 def test_the_order_of_names_changes_nothing(trained_output, images):

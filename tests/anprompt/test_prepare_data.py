@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anprompt.commands import data as prepare_data
+from common.cli import run
 from dassl.utils import UsageError
 from datasets.splits import split_digest
 
@@ -25,7 +26,7 @@ LINK = "https://example.org/file"
 
 
 def call(*arguments, capsys):
-    status = prepare_data.main([str(argument) for argument in arguments])
+    status = run(prepare_data.main, "anprompt data", [str(argument) for argument in arguments])
     output = capsys.readouterr()
     return status, output.out + output.err
 
@@ -314,7 +315,10 @@ def test_bad_input_is_one_line(capsys, monkeypatch, arguments, complaint):
 
 
 def test_runs_as_a_command_from_anywhere(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "prepare_data.py"), "--help"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "anprompt", "data", "--help"]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert result.returncode == 0
     assert "imagenet_sketch" in result.stdout

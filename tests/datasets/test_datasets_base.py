@@ -78,7 +78,9 @@ def test_missing_folder_split_and_root_say_what_to_do(tmp_path):
     ):
         Caltech101(make_cfg(Caltech101, tmp_path))
     (tmp_path / "caltech-101").mkdir()
-    with pytest.raises(UsageError, match="no split file .*split_zhou_Caltech101.json. Run tools"):
+    with pytest.raises(
+        UsageError, match="no split file .*split_zhou_Caltech101.json. Run python -m"
+    ):
         Caltech101(make_cfg(Caltech101, tmp_path))
     with pytest.raises(UsageError, match="--root"):
         Caltech101(make_cfg(Caltech101, ""))

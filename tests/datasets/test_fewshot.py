@@ -1,4 +1,5 @@
 import json
+import logging
 import pickle
 import random
 import sys
@@ -56,15 +57,59 @@ def test_small_classes_are_taken_whole():
     assert val == []
 
 
-def test_cache_holds_relative_paths_and_is_used(tmp_path):
+def test_cache_holds_relative_paths_and_is_used(tmp_path, monkeypatch):
     cache = FewShotCache(tmp_path, "X", "x")
     drawn = cache.get(SPLIT, VAL, 2, 1)
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
     content = json.loads(path.read_text())
     assert [tuple(entry) for entry in content["train"]] == drawn[0]
+    monkeypatch.setattr(fewshot, "draw", None)
+    assert cache.get(SPLIT, VAL, 2, 1) == drawn
+
+
+def other_images(content):
     content["train"] = [list(entry) for entry in TWO_EACH]
+
+
+def as_before(content):
+    """As written before files had a digest of their own content."""
+    content["format"] = 1
+    del content["sha256"]
+
+
+def test_cache_of_before_is_used(tmp_path):
+    cache = FewShotCache(tmp_path, "X", "x")
+    drawn = cache.get(SPLIT, VAL, 2, 1)
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
+    content = json.loads(path.read_text())
+    as_before(content)
     path.write_text(json.dumps(content))
-    assert cache.get(SPLIT, VAL, 2, 1)[0] == TWO_EACH
+    assert cache.get(SPLIT, VAL, 2, 1) == drawn
+
+
+@pytest.mark.parametrize("spoil", [(other_images,), (other_images, as_before)])
+def test_cache_with_other_images_of_the_split_is_refused(tmp_path, spoil):
+    cache = FewShotCache(tmp_path, "X", "x")
+    cache.get(SPLIT, VAL, 2, 1)
+    path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
+    content = json.loads(path.read_text())
+    for change in spoil:
+        change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="was changed since it was drawn; remove it"):
+        cache.get(SPLIT, VAL, 2, 1)
+
+
+def test_a_look_at_the_draw_leaves_nothing(tmp_path, caplog):
+    cache = FewShotCache(tmp_path, "X", "x")
+    caplog.set_level(logging.INFO)
+    looked = cache.get(SPLIT, VAL, 2, 1, keep=False)
+    assert list(tmp_path.rglob("*.json")) == [] and not cache.holds(2, 1)
+    assert cache.get(SPLIT, VAL, 2, 1) == looked
+    assert cache.holds(2, 1)
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "Few-shot set drawn and kept"
+    ]
 
 
 def spoil_hash(content):
@@ -88,16 +133,15 @@ def spoil_entry(content):
         (dict.clear, "is damaged: drawn anew"),
     ],
 )
-def test_cache_that_does_not_match_is_redrawn(tmp_path, capsys, spoil, said):
+def test_cache_that_does_not_match_is_redrawn(tmp_path, caplog, spoil, said):
     cache = FewShotCache(tmp_path, "X", "x")
     drawn = cache.get(SPLIT, VAL, 2, 1)
     path = tmp_path / "split_fewshot" / "shot_2-seed_1.json"
     content = json.loads(path.read_text())
     spoil(content)
     path.write_text(json.dumps(content))
-    capsys.readouterr()
     assert cache.get(SPLIT, VAL, 2, 1) == drawn
-    assert f"{path} {said}" in capsys.readouterr().out
+    assert f"{path} {said}" in caplog.text
     assert [tuple(entry) for entry in json.loads(path.read_text())["train"]] == drawn[0]
 
 

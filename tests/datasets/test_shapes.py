@@ -13,8 +13,17 @@ from fake_trees import make_cfg
 from PIL import Image
 
 from dassl.utils import UsageError
-from datasets import shapes
-from datasets.shapes import CLASSES, CLASSNAMES, COLOURS, PATTERNS, SHAPES, Shapes, picture_of
+from datasets import _shapes_pictures, shapes
+from datasets._shapes_pictures import (
+    CLASSES,
+    CLASSNAMES,
+    COLOURS,
+    PATTERNS,
+    SHAPES,
+    SIZE,
+    picture_of,
+)
+from datasets.shapes import Shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +70,7 @@ def test_classes_are_compositional_and_mixed():
 def test_pictures_differ_and_repeat():
     first, again = picture_of("train", 3, 0), picture_of("train", 3, 0)
     other = picture_of("train", 3, 1)
-    assert first.size == (shapes.SIZE, shapes.SIZE)
+    assert first.size == (SIZE, SIZE)
     assert np.array_equal(np.asarray(first), np.asarray(again))
     assert not np.array_equal(np.asarray(first), np.asarray(other))
     assert not np.array_equal(np.asarray(first), np.asarray(picture_of("test", 3, 0)))
@@ -108,13 +117,13 @@ def test_layout_and_split(root):
             assert name == CLASSNAMES[label]
             assert path.split("/")[0] == name.replace(" ", "_")
     with Image.open(folder / "images" / paths[0]) as image:
-        assert image.format == "JPEG" and image.size == (shapes.SIZE, shapes.SIZE)
+        assert image.format == "JPEG" and image.size == (SIZE, SIZE)
 
 
 def test_drawn_once_and_redrawn_for_a_new_version(root, tmp_path, monkeypatch):
     folder = tmp_path / "shapes"
     shutil.copytree(root / "shapes", folder)
-    monkeypatch.setattr(shapes, "CLASSNAMES", CLASSNAMES[:3])
+    monkeypatch.setattr(_shapes_pictures, "CLASSNAMES", CLASSNAMES[:3])
     picture = next((folder / "images" / CLASSNAMES[0].replace(" ", "_")).glob("*.jpg"))
     picture.write_bytes(b"touched")
     assert shapes.ensure_drawn(tmp_path) == folder
@@ -134,7 +143,7 @@ def test_a_killed_drawing_leaves_no_data_set(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return picture_of(*args)
 
-    monkeypatch.setattr(shapes, "picture_of", killed)
+    monkeypatch.setattr(_shapes_pictures, "picture_of", killed)
     with pytest.raises(KeyboardInterrupt):
         shapes.ensure_drawn(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -192,5 +201,5 @@ def test_two_processes_may_draw_at_once(tmp_path, has_older):
     assert [path.name for path in data.iterdir()] == ["shapes"]
     split = json.loads((data / "shapes" / "split_zhou_Shapes.json").read_text())
     for entries in split.values():
-        assert len(entries) == len(shapes.CLASSNAMES)
+        assert len(entries) == len(CLASSNAMES)
         assert all((data / "shapes" / "images" / path).is_file() for path, _, _ in entries)

@@ -14,20 +14,22 @@ from dassl.utils import UsageError, mkdir_if_missing
 class Datum:
     """One image.
 
-    Whether the file exists is checked once for the images that a run reads (in ``DataManager``),
-    not here: a split file can list a hundred times as many.
+    Whether the file exists is not checked here: a split file can list a hundred times as many as a
+    run reads.
 
     Attributes:
         impath: path of the image file.
         label: class, from 0.
         domain: domain, from 0.
         classname: the class in words.
+        reading: how the file is read, one of ``dassl.utils.images.READINGS`` (ours).
     """
 
     impath: str = ""
     label: int = 0
     domain: int = 0
     classname: str = ""
+    reading: str = "upstream"
 
     def __post_init__(self) -> None:
         if not isinstance(self.impath, str):
@@ -50,6 +52,7 @@ class DatasetBase:
 
     dataset_dir = ""  # folder of the data set below DATASET.ROOT
     domains: list[str] = []  # names of its domains
+    is_checked = False  # ours: labels are consistent and images there, the subclass has seen to it
 
     def __init__(
         self,
@@ -66,7 +69,8 @@ class DatasetBase:
         self._test = test
         self._num_classes = self.get_num_classes(train_x)
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
-        self._check_labels()
+        if not self.is_checked:
+            self._check_labels()
 
     def _check_labels(self) -> None:
         name = type(self).__name__

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from dassl.utils import Registry, UsageError, check_availability
+from dassl.utils.images import AS_SEEN, UPSTREAM
 
 if TYPE_CHECKING:
     from dassl.config import Config
@@ -28,3 +29,13 @@ def build_dataset(cfg: "Config") -> "DatasetBase":
         raise UsageError(
             f"{name}: {error.filename or error} not found; DATASET.ROOT is {cfg.DATASET.ROOT!r}"
         ) from error
+
+
+def reading_of(name: str) -> str:
+    """Return how images of a data set are read, one of ``dassl.utils.images.READINGS``.
+
+    Pictures for a data set that is not known here are read as they are seen.
+    """
+    if name not in DATASET_REGISTRY:
+        return AS_SEEN
+    return getattr(DATASET_REGISTRY.get(name), "reading", UPSTREAM)

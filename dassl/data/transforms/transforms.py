@@ -10,6 +10,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import common.torchvision_compat  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 import torchvision.transforms as T

@@ -1,0 +1,118 @@
+"""Tell whether a run would read the same data as another: digests instead of names and times.
+
+Needs no PyTorch and decodes nothing, so that a finished run is recognised at once.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import FewShotDataset, Reader
+from datasets.splits import Entry, Split, split_digest
+
+# Contents are read where that is cheap; beyond it the size of each file is taken.
+CONTENT_FILES = 5_000
+CONTENT_BYTES = 32 << 20
+
+
+def identity(cfg: Any, known: dict[tuple, Any] | None = None) -> dict[str, str]:
+    """Return digests of the data that a configuration names.
+
+    Keys:
+        train, val, test: the full lists, before the few-shot draw and before base or new classes
+            are taken: path, label and class name of every image, in order.
+        few_shot: the images drawn for ``NUM_SHOTS`` and ``SEED``; absent without a draw, and where
+            it is random (``SEED`` negative and nothing kept yet).
+        train_files, test_files: the image files that training and test read, by size, and by
+            content where they are few and small. Files of validation images count as training's.
+
+    Equal digests mean equal data; of what has no key here nothing is said.
+
+    Args:
+        cfg: reads ``DATASET`` and ``SEED``.
+        known: filled here: pass one dictionary for many runs over the same data, as in planning a
+            sweep. Data must not change in between.
+
+    Raises:
+        UsageError: as building the data set does.
+    """
+    known = {} if known is None else known
+    dataset_class = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if not (isinstance(dataset_class, type) and issubclass(dataset_class, FewShotDataset)):
+        return _identity_of_lists(dataset_class(cfg), cfg.DATASET.ROOT)
+    options = dataset_class.options_of(cfg)
+    source = (dataset_class, cfg.DATASET.ROOT, *sorted(options.items()))
+    if source not in known:
+        reader = dataset_class.reader(cfg.DATASET.ROOT, **options)
+        split = reader.read()
+        digests = _list_digests(split)
+        digests["test_files"] = files_digest(reader.image_dir, _paths(split[2]))
+        known[source] = reader, split, digests
+    reader, split, digests = known[source]
+    shots = 0 if reader.test_is_train else max(cfg.DATASET.NUM_SHOTS, 0)
+    run = (source, shots, cfg.SEED if shots else 0)
+    if run not in known:
+        known[run] = _training_digests(reader, split, shots, cfg.SEED)
+    return {**digests, **known[run]}
+
+
+def _training_digests(reader: Reader, split: Split, shots: int, seed: int) -> dict[str, str]:
+    """Return ``few_shot`` and ``train_files``."""
+    if reader.test_is_train:
+        return {}
+    train, val, _ = split
+    digests = {}
+    if shots:
+        cache = reader.few_shot_cache()
+        if seed < 0 and not cache.holds(shots, seed):
+            return {}
+        train, val = cache.get(train, val, shots, seed, keep=False)
+        digests["few_shot"] = split_digest((train, val))
+    digests["train_files"] = files_digest(reader.image_dir, _paths(train, val))
+    return digests
+
+
+def _identity_of_lists(dataset: Any, root: str) -> dict[str, str]:
+    """Return the digests of a data set in Dassl's own terms, already drawn."""
+    lists = [
+        [(os.path.relpath(item.impath, root or "."), item.label, item.classname) for item in items]
+        for items in (dataset.train_x, dataset.val or [], dataset.test or [])
+    ]
+    train, val, test = lists
+    digests = _list_digests((train, val, test))
+    digests["train_files"] = files_digest(root, _paths(train, val))
+    digests["test_files"] = files_digest(root, _paths(test))
+    return digests
+
+
+def _list_digests(split: Split) -> dict[str, str]:
+    names = ("train", "val", "test")
+    return {name: split_digest([entries]) for name, entries in zip(names, split, strict=True)}
+
+
+def _paths(*lists: list[Entry]) -> list[str]:
+    return [path for entries in lists for path, _, _ in entries]
+
+
+def files_digest(image_dir: str, paths: Iterable[str]) -> str:
+    """Return sha256 over the sizes, and where they are cheap to read the contents, of files.
+
+    A file that is not there, or is no regular file, counts as one of size -1: whoever reads it
+    says so.
+    """
+    sizes = []
+    places = [os.path.join(image_dir, path) for path in paths]
+    for place in places:
+        try:
+            sizes.append(os.stat(place).st_size if os.path.isfile(place) else -1)
+        except OSError:
+            sizes.append(-1)
+    digest = hashlib.sha256(repr(sizes).encode())
+    if len(places) <= CONTENT_FILES and sum(sizes) <= CONTENT_BYTES:
+        for place, size in zip(places, sizes, strict=True):
+            if size >= 0:
+                with open(place, "rb") as file:
+                    digest.update(file.read())
+    return digest.hexdigest()

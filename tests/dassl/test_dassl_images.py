@@ -60,7 +60,7 @@ def test_transparent_parts_are_white(tmp_path):
     assert (pixels(tmp_path / "p.png") == shown).all()
     deep = Image.fromarray(GREY.astype(np.uint16) * 257)
     deep.save(tmp_path / "deep.png", transparency=int(GREY[0, 0]) * 257)
-    seen = np.where(GREY == GREY[0, 0], 255, GREY)
+    seen = np.where(GREY[0, 0] == GREY, 255, GREY)
     assert (pixels(tmp_path / "deep.png") == seen[..., None]).all()
 
 

@@ -118,8 +118,7 @@ def plain(trainer: Any) -> Iterator[None]:
         mock.patch.object(SharedText, "features", _text_features),
     ]
     if isinstance(trainer.model, RepresentationCLIP):
-        names = [name.replace("_", " ") for name in trainer.dm.dataset.classnames]
-        prompts = TokenizedPrompts(trainer.model.clip, trainer.prompts(names))
+        prompts = TokenizedPrompts(trainer.model.clip, trainer.model.prompts)
 
         def text_features(self: RepresentationCLIP) -> Tensor:
             text = prompts.shared_text(self.clip)

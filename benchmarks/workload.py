@@ -108,8 +108,7 @@ def build(work: Workload, folder: Path) -> Any:
 
 def make_ready(trainer: Any) -> None:
     """Stand in for what a run does before its first step."""
-    if hasattr(trainer.model, "prepare_noise"):
-        trainer.model.prepare_noise()
+    trainer.prepare_training()
     trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 10**9
     trainer.set_model_mode("train")
 
@@ -127,9 +126,8 @@ def make_batch(work: Workload, seed: int = 0) -> dict[str, Tensor]:
 def loss_and_gradients(trainer: Any, batch: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
     """Of one batch, without an optimiser's step."""
     trainer.model_zero_grad()
-    image, label = trainer.parse_batch_train(batch)
     with trainer.autocast():
-        loss, _ = trainer.model.loss(image, label)
+        loss = trainer.model.loss(trainer.training_batch(batch)).total
     loss.backward()
     learner = trainer.model.prompt_learner
     gradients = {name: p.grad.clone() for name, p in learner.named_parameters()}

@@ -1,4 +1,4 @@
-"""ANPrompt: prompts that carry weak semantic noise, so that the tuned CLIP does not mind it.
+"""ANPrompt: prompts that carry weak semantic noise, so that the tuned CLIP is robust to it.
 
 The skeleton is MMRL's (``trainers/mmrl.py``): learned tokens of a shared space, projected into the
 deeper layers of both frozen towers. Added here, in the order of docs/METHOD.md:
@@ -28,6 +28,7 @@ from yacs.config import CfgNode as CN
 
 import clip
 from clip.text import encode_embeddings, end_positions
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import IMAGENET_TEMPLATES
 from noise.descriptions import load_descriptions
@@ -35,8 +36,14 @@ from noise.embeddings import content_mask, perturb_embeddings
 from noise.seeding import torch_generator_for
 from noise.text import perturbed_texts, sample_kinds
 
-from .base import prompt_template, require_vit, setting_for
-from .mmrl import RepresentationCLIP, RepresentationLearner, RepresentationTrainer, mmrl_loss
+from .base import ClassPrompts, Loss, TrainingBatch, require_vit, setting_for
+from .mmrl import (
+    InferenceRule,
+    RepresentationCLIP,
+    RepresentationLearner,
+    RepresentationTrainer,
+    mmrl_loss,
+)
 
 TEXTS_AT_ONCE = 256
 
@@ -47,9 +54,9 @@ TEXTS_AT_ONCE = 256
 @torch.no_grad()
 def noisy_text_features(
     clip_model: clip.model.CLIP,
-    classnames: list[str],
-    template: str,
+    prompts: ClassPrompts,
     clean: Tensor,
+    *,
     weight: float,
     kinds: list[str],
     rate: float,
@@ -57,10 +64,10 @@ def noisy_text_features(
     seed: int,
     descriptions: dict[str, list[str]] | None = None,
 ) -> Tensor:
-    """w_c = norm((1 - weight) t_c + weight t~_c), t~_c = norm(mean_k norm(g0(T~_k(c)))).  [P]
+    """Return w_c = norm((1 - weight) t_c + weight t~_c), t~_c = norm(mean_k norm(g0(T~_k(c)))). [P]
 
     Args:
-        template: T, the data set's prompt with ``{}`` for the class name.
+        prompts: class names c and the template T.
         clean: t (C, E), normalised features of the unperturbed prompts.
         weight: lambda in [0, 1]. [O: the value]
         kinds, rate, samples, seed, descriptions: the perturbations, see ``noise.text``. [O]
@@ -70,9 +77,10 @@ def noisy_text_features(
     """
     if weight == 0:
         return clean
+    names = list(prompts.classnames)
     texts = perturbed_texts(
-        classnames,
-        template,
+        names,
+        prompts.template,
         kinds,
         rate,
         samples,
@@ -86,7 +94,7 @@ def noisy_text_features(
         tokens = clip.tokenize([of_class[k] for of_class in texts], truncate=True).to(device)
         embeddings = clip_model.token_embedding(tokens)
         if kind == "embed":
-            generators = [torch_generator_for(seed, "embed", name, k) for name in classnames]
+            generators = [torch_generator_for(seed, "embed", name, k) for name in names]
             embeddings = perturb_embeddings(embeddings, rate, generators, content_mask(tokens))
         pieces = zip(
             embeddings.split(TEXTS_AT_ONCE), end_positions(tokens).split(TEXTS_AT_ONCE), strict=True
@@ -101,7 +109,7 @@ def noisy_text_features(
 
 
 def cluster_noise_prompts(noisy_text: Tensor, n_tokens: int, seed: int = 0) -> Tensor:
-    """Normalised k-means centroids of the noisy text features.  [P]
+    """Return normalised k-means centroids of the noisy text features.  [P]
 
     With fewer distinct classes than tokens, centroids repeat with a small seeded jitter, so that
     all rows differ. [O]
@@ -154,9 +162,10 @@ class AntiNoisePromptLearner(RepresentationLearner):
 # 4. and 5. Injection, features and logits: RepresentationCLIP.  6. Loss -------------------------
 
 
-def wa_loss(z_noisy: Tensor, z: Tensor) -> Tensor:
-    """Variance-adaptive consistency: KL(softmax(z_noisy) || softmax(z)) / ((std(z) + 1e-6) B C).
-    [A]
+def wa_loss(*, z_noisy: Tensor, z: Tensor) -> Tensor:
+    """Return the variance-adaptive consistency of two predictions.  [A]
+
+    KL(softmax(z_noisy) || softmax(z)) / ((std(z) + 1e-6) B C).
 
     Args:
         z_noisy: tau r w^T (B, C), prediction from perturbed text.
@@ -174,66 +183,78 @@ def wa_loss(z_noisy: Tensor, z: Tensor) -> Tensor:
 
 
 class AntiNoiseCLIP(RepresentationCLIP):
-    """RepresentationCLIP with noise prompts and ANPrompt's loss."""
+    """RepresentationCLIP with noise prompts and ANPrompt's loss.
+
+    Args:
+        settings: the method's node.
+        sim_weight: lambda_sim of this data set.
+    """
+
+    noisy_text: Tensor | None
 
     def __init__(
         self,
         clip_model: clip.model.CLIP,
         learner: AntiNoisePromptLearner,
-        classnames: list[str],
-        template: str,
+        prompts: ClassPrompts,
+        *,
         settings: Any,
         sim_weight: float,
-        rule: str,
+        inference: InferenceRule,
     ):
-        prompts = [template.format(name) for name in classnames]
-        super().__init__(clip_model, learner, prompts, settings.ALPHA, rule)
-        self.classnames = classnames
-        self.template = template
+        super().__init__(clip_model, learner, prompts, alpha=settings.ALPHA, inference=inference)
         self.settings = settings
         self.sim_weight = sim_weight
         self.register_buffer("noisy_text", None, persistent=False)  # w (C, E)
 
-    def prepare_noise(self) -> None:
+    def prepare_training(self) -> None:
         """Make w from the classes trained on and, unless a checkpoint brought them, the noise
         prompts.
 
-        Done when training begins. Evaluation never comes here, so class names under test leave no
-        trace in the noise prompts. [O]
+        Evaluation never comes here, so class names under test leave no trace in the noise prompts.
+        [O]
         """
         noise = self.settings.NOISE
         descriptions = load_descriptions(noise.DESCRIPTIONS) if noise.DESCRIPTIONS else None
         self.noisy_text = noisy_text_features(
             self.clip,
-            self.classnames,
-            self.template,
+            self.prompts,
             self.frozen_text_features,
-            noise.WEIGHT,
-            list(noise.KINDS),
-            noise.RATE,
-            noise.SAMPLES,
-            noise.SEED,
-            descriptions,
+            weight=noise.WEIGHT,
+            kinds=list(noise.KINDS),
+            rate=noise.RATE,
+            samples=noise.SAMPLES,
+            seed=noise.SEED,
+            descriptions=descriptions,
         )
         learner = self.prompt_learner
-        if noise.PROMPTS and not learner.noise_prompts.any():
+        is_made = bool(learner.noise_prompts.any())  # of length 1 each, where they are
+        if noise.PROMPTS and not is_made:
             prompts = cluster_noise_prompts(self.noisy_text, len(learner.tokens), noise.SEED)
             learner.noise_prompts.copy_(prompts)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        if self.noisy_text is None:
-            self.prepare_noise()
+    def loss(self, batch: TrainingBatch) -> Loss:
         tau, w, t = self.scale, self.noisy_text, self.frozen_text_features
         s = self.text_features()  # (C, E)
-        f, r, f_frozen = self.encode_image(image, with_frozen=True)  # each (B, E)
+        f, r, f_frozen = self.encode_image(batch.image, with_frozen=True)  # each (B, E)
         z, z_r = tau * f @ s.t(), tau * r @ s.t()  # (B, C)
-        loss = mmrl_loss(z, z_r, label, f, f_frozen, s, t, self.alpha, self.sim_weight)
+        terms = mmrl_loss(
+            z=z,
+            z_rep=z_r,
+            label=batch.label,
+            f=f,
+            f_frozen=f_frozen,
+            s=s,
+            s_frozen=t,
+            alpha=self.alpha,
+            reg_weight=self.sim_weight,
+        )
         if self.settings.WA_WEIGHT:
-            loss = loss + self.settings.WA_WEIGHT * wa_loss(tau * r @ w.t(), z)
-        return loss, self.mix(z, z_r)
+            terms["wa"] = self.settings.WA_WEIGHT * wa_loss(z_noisy=tau * r @ w.t(), z=z)
+        return Loss.of(self.mix(z, z_r), **terms)
 
 
-# 7. Inference: inference_rule in mmrl.py.  8. Defaults -----------------------------------------
+# 7. Inference: InferenceRule in mmrl.py.  8. Defaults -----------------------------------------
 
 
 @TRAINER_REGISTRY.register()
@@ -265,38 +286,33 @@ class ANPrompt(RepresentationTrainer):
         node.NOISE.PROMPTS = True  # add noise prompts to the learned tokens [P]
         node.NOISE.DESCRIPTIONS = ""  # JSON {class name: [sentences]} for kind "description"
 
-    @staticmethod
-    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
-        noise = cfg.TRAINER.ANPROMPT.NOISE
+    @classmethod
+    def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:
+        noise = cls.settings_of(cfg).NOISE
         return (list(noise.KINDS), [noise.SEED]) if noise.WEIGHT else ([], [])
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        noise = cfg.TRAINER.ANPROMPT.NOISE
+        noise = cls.settings_of(cfg).NOISE
         if not 0 <= noise.WEIGHT <= 1:
-            raise ValueError(f"TRAINER.ANPROMPT.NOISE.WEIGHT {noise.WEIGHT}: choose 0 to 1")
+            raise UsageError(f"TRAINER.ANPROMPT.NOISE.WEIGHT {noise.WEIGHT}: choose 0 to 1")
         sample_kinds(list(noise.KINDS), noise.SAMPLES)
         if "description" in noise.KINDS and not noise.DESCRIPTIONS:
-            raise ValueError(
+            raise UsageError(
                 "TRAINER.ANPROMPT.NOISE.KINDS has 'description': name the file of descriptions in "
                 "TRAINER.ANPROMPT.NOISE.DESCRIPTIONS"
             )
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> AntiNoiseCLIP:
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> AntiNoiseCLIP:
         require_vit(clip_model, "ANPrompt")
-        settings, dataset = self.cfg.TRAINER.ANPROMPT, self.cfg.DATASET.NAME
+        settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
         return AntiNoiseCLIP(
             clip_model,
             AntiNoisePromptLearner(clip_model, settings),
-            classnames,
-            prompt_template(self.cfg),
-            settings,
-            setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
-            self._rule(self.cfg),
+            prompts,
+            settings=settings,
+            sim_weight=setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
+            inference=cls.inference_of(cfg),
         )
-
-    def before_train(self) -> None:
-        self.model.prepare_noise()
-        super().before_train()

@@ -14,14 +14,13 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 import clip
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
 from .coop import initial_context
 
 PROMPTS_AT_ONCE = 2048  # images x classes that an evaluation holds in memory
@@ -30,9 +29,8 @@ PROMPTS_AT_ONCE = 2048  # images x classes that an evaluation holds in memory
 class ConditionalPromptLearner(PromptLearner):
     """Learned: ``ctx`` (n, Dt) and ``meta_net``, E -> E / 16 -> Dt."""
 
-    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+    def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
-        settings = cfg.TRAINER.COCOOP
         ctx, words = initial_context(clip_model, settings.CTX_INIT, settings.N_CTX)
         self.ctx = nn.Parameter(ctx)
         print(f'Initial context: "{words}" ({len(ctx)} tokens)')
@@ -44,14 +42,14 @@ class ConditionalPromptLearner(PromptLearner):
                 linear2=nn.Linear(features // 16, width),
             )
         )
-        self.prompts = TokenizedPrompts(clip_model, [f"{words} {name}." for name in classnames])
+        self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
 
     def context(self, image_features: Tensor) -> Tensor:
-        """Normalised image features (B, E) -> context of each image (B, n, Dt)."""
+        """Return each image's context (B, n, Dt) from normalised image features (B, E)."""
         return self.ctx + self.meta_net(image_features).unsqueeze(1)
 
 
-class CustomCLIP(PromptedCLIP):
+class CoCoOpCLIP(PromptedCLIP):
     """Frozen image features against text features that depend on the image."""
 
     def text_features_for(self, image_features: Tensor, prompts: TokenizedPrompts) -> Tensor:
@@ -59,9 +57,8 @@ class CustomCLIP(PromptedCLIP):
         # B prefixes (start token, shifted context), each shared by all C class names.
         context = self.prompt_learner.context(image_features)
         text = prompts.shared_text(self.clip, context=context)
-        features = text.run(self.clip.transformer).features(self.clip)
-        features = features.view(len(image_features), -1, features.shape[-1])
-        return F.normalize(features.float(), dim=-1)
+        features = self.run_text(text)
+        return features.view(len(image_features), -1, features.shape[-1])
 
     def class_state(self) -> TokenizedPrompts:
         return self.prompt_learner.prompts
@@ -88,11 +85,11 @@ class CoCoOp(PromptTrainer):
         cfg.TRAINER.COCOOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
         cfg.TRAINER.COCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
 
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
         return "{}"  # the other words are learned
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
-        return CustomCLIP(clip_model, ConditionalPromptLearner(self.cfg, classnames, clip_model))
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        learner = ConditionalPromptLearner(cls.settings_of(cfg), clip_model, prompts)
+        return CoCoOpCLIP(clip_model, learner, prompts)

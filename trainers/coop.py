@@ -10,24 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
 import clip
 from clip.simple_tokenizer import SimpleTokenizer
 from clip.text import SharedText, share_text
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
 
 POSITIONS = ("end", "middle", "front")
+MAX_PHRASE = 4  # vectors that take the place of a given phrase's words
 
 
 def initial_context(
     clip_model: clip.model.CLIP, words: str, n_ctx: int, per_class: int | None = None
 ) -> tuple[Tensor, str]:
-    """Initial context vectors and the words that hold their place in the tokenised prompt.
+    """Return initial context vectors and the words that hold their place in the prompt.
 
     Args:
         words: take these words' embeddings; n_ctx is then their number.
@@ -52,45 +53,35 @@ def initial_context(
 def phrase_context(
     clip_model: clip.model.CLIP, phrase: str, n_ctx: int, setting: str
 ) -> tuple[Tensor, str]:
-    """Initial context that replaces only the first words of a phrase, as MaPLe and its kin have it.
+    """Return initial context that replaces only the first words of a phrase, as MaPLe has it.
 
-    The prompt keeps the whole phrase, so that "a photo of a" with n_ctx 2 reads: two learned
-    vectors, "of a", class name. A phrase is used for up to four vectors; more are drawn at random.
+    The prompt keeps the others, so that "a photo of a" with n_ctx 2 reads: two learned vectors,
+    "of a", class name. A phrase is used for up to four vectors; more are drawn at random.
 
     Args:
         setting: the configuration key of the phrase, for the error message.
 
     Returns:
-        (n_ctx, D) in fp32; the words of the prompt.
+        (n_ctx, D) in fp32; the words in whose place they stand.
 
     Raises:
-        ValueError: the phrase has fewer words than vectors.
+        UsageError: the phrase has fewer words than vectors.
     """
-    words = phrase if n_ctx <= 4 else ""
+    words = phrase if n_ctx <= MAX_PHRASE else ""
     context, words = initial_context(clip_model, words, n_ctx)
     if len(context) < n_ctx:
-        raise ValueError(f"{setting} {phrase!r} has fewer words than the {n_ctx} learned vectors")
-    return context[:n_ctx].clone(), words
+        raise UsageError(f"{setting} {phrase!r} has fewer words than the {n_ctx} learned vectors")
+    return context[:n_ctx].clone(), " ".join(words.split(" ")[:n_ctx])
 
 
-def open_phrase(settings: Any, n_ctx: int) -> str:
-    """Take the fixed words out of a phrase that ``phrase_context`` reads.
-
-    Args:
-        settings: the method's node; its CTX_INIT keeps the words that are learned only.
-
-    Returns:
-        The words left over, then ``{}``.
-    """
-    words = settings.CTX_INIT.replace("_", " ").split(" ") if settings.CTX_INIT else []
-    if n_ctx > 4 or len(words) <= n_ctx:
-        return "{}"
-    settings.CTX_INIT = " ".join(words[:n_ctx])
+def rest_of_phrase(phrase: str, n_ctx: int) -> str:
+    """Return the words of a phrase that ``phrase_context`` leaves as they are, then ``{}``."""
+    words = phrase.replace("_", " ").split(" ") if phrase and n_ctx <= MAX_PHRASE else []
     return " ".join([*words[n_ctx:], "{}"])
 
 
 def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position: str) -> Tensor:
-    """Where each position of the arranged prompt is found in "start, context, name, rest".
+    """Return where each position of the arranged prompt is found in "start, context, name, rest".
 
     Args:
         name_lengths: tokens of each class name.
@@ -113,16 +104,15 @@ def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position:
 class CoOpPromptLearner(PromptLearner):
     """Learned: ``ctx`` (n_ctx, D), or (C, n_ctx, D) with class-specific contexts."""
 
-    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+    def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
-        settings = cfg.TRAINER.COOP
         position = settings.CLASS_TOKEN_POSITION
         class_specific = settings.CSC and not settings.CTX_INIT  # given words are always shared
         ctx, words = initial_context(
             clip_model,
             settings.CTX_INIT,
             settings.N_CTX,
-            len(classnames) if class_specific else None,
+            len(prompts.texts) if class_specific else None,
         )
         self.ctx = nn.Parameter(ctx)
         if class_specific:
@@ -130,9 +120,9 @@ class CoOpPromptLearner(PromptLearner):
         n_ctx = ctx.shape[-2]
         print(f'Initial context: "{words}" ({n_ctx} tokens)')
 
-        self.prompts = TokenizedPrompts(clip_model, [f"{words} {name}." for name in classnames])
+        self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
         tokenizer = SimpleTokenizer()
-        name_lengths = [len(tokenizer.encode(name)) for name in classnames]
+        name_lengths = [len(tokenizer.encode(text)) for text in prompts.texts]
         order = class_name_order(name_lengths, n_ctx, self.prompts.tokens.shape[1], position).to(
             ctx.device
         )
@@ -157,13 +147,11 @@ class CoOpPromptLearner(PromptLearner):
         return share_text(clip_model, prefix, own, self.prompts.eot - self.shared)
 
 
-class CustomCLIP(PromptedCLIP):
+class CoOpCLIP(PromptedCLIP):
     """Frozen image features against features of the learned prompts."""
 
     def text_features(self) -> Tensor:
-        text = self.prompt_learner(self.clip)
-        features = text.run(self.clip.transformer).features(self.clip)
-        return F.normalize(features.float(), dim=-1)
+        return self.run_text(self.prompt_learner(self.clip))
 
 
 @TRAINER_REGISTRY.register()
@@ -179,20 +167,21 @@ class CoOp(PromptTrainer):
         cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle, front
 
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
         return "{}"  # the other words are learned
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
         position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
         if position not in POSITIONS:
-            raise ValueError(
+            raise UsageError(
                 f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}: "
                 f"choose one of {', '.join(POSITIONS)}"
             )
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
-        return CustomCLIP(clip_model, CoOpPromptLearner(self.cfg, classnames, clip_model))
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        learner = CoOpPromptLearner(cls.settings_of(cfg), clip_model, prompts)
+        return CoOpCLIP(clip_model, learner, prompts)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode as CN
 
@@ -17,8 +16,15 @@ import clip
 from clip.edits import ReplaceTokens
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
-from .coop import open_phrase, phrase_context
+from .base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    TokenizedPrompts,
+    require_vit,
+)
+from .coop import phrase_context, rest_of_phrase
 from .vpt import check_depth, prompted_image_features, random_prompts, upstream_prompt_name
 
 
@@ -34,19 +40,19 @@ class IndependentPromptLearner(PromptLearner):
     """
 
     def __init__(
-        self, settings: Any, node: str, classnames: list[str], clip_model: clip.model.CLIP
+        self, settings: Any, node: str, clip_model: clip.model.CLIP, prompts: ClassPrompts
     ):
         super().__init__()
         device = clip_model.positional_embedding.device
         depth, vision_depth = settings.PROMPT_DEPTH_TEXT, settings.PROMPT_DEPTH_VISION
         check_depth(depth, clip_model.transformer.layers, f"TRAINER.{node}.PROMPT_DEPTH_TEXT")
-        ctx, phrase = phrase_context(
+        ctx, words = phrase_context(
             clip_model, settings.CTX_INIT, settings.N_CTX_TEXT, f"TRAINER.{node}.CTX_INIT"
         )
         self.ctx = nn.Parameter(ctx)
         width = clip_model.transformer.width
         self.text_prompts = random_prompts(depth - 1, len(ctx), width, device)
-        print(f'Initial context: "{phrase}", {len(ctx)} tokens learned, depth {depth}')
+        print(f'Initial context: "{words}", {len(ctx)} tokens learned, depth {depth}')
 
         if settings.N_CTX_VISION < 1 or vision_depth < 1:
             vision_depth = 0
@@ -57,7 +63,7 @@ class IndependentPromptLearner(PromptLearner):
             width = clip_model.visual.transformer.width
         self.vision_prompts = random_prompts(vision_depth, settings.N_CTX_VISION, width, device)
         print(f"Vision prompts: {settings.N_CTX_VISION} tokens, depth {vision_depth}")
-        self.prompts = TokenizedPrompts(clip_model, [f"{phrase} {name}." for name in classnames])
+        self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
 
 
 class IndependentCLIP(PromptedCLIP):
@@ -67,8 +73,7 @@ class IndependentCLIP(PromptedCLIP):
         learner = self.prompt_learner
         text = learner.prompts.shared_text(self.clip, context=learner.ctx)
         edit = ReplaceTokens(dict(enumerate(learner.text_prompts, start=1)), position=1)
-        features = text.run(self.clip.transformer, edit=edit).features(self.clip)
-        return F.normalize(features.float(), dim=-1)
+        return self.run_text(text, edit=edit)
 
     def image_features(self, image: Tensor) -> Tensor:
         prompts = list(self.prompt_learner.vision_prompts)
@@ -76,6 +81,9 @@ class IndependentCLIP(PromptedCLIP):
             return super().image_features(image)
         embedded = self.clip.visual.embed(image.type(self.clip.dtype))
         return prompted_image_features(self.clip, embedded, prompts)
+
+    def rename_key(self, name: str) -> str:
+        return upstream_prompt_name(name)
 
 
 @TRAINER_REGISTRY.register()
@@ -93,15 +101,13 @@ class IVLP(PromptTrainer):
         cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
         cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
 
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
-        return open_phrase(cfg.TRAINER.IVLP, cfg.TRAINER.IVLP.N_CTX_TEXT)
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        settings = cls.settings_of(cfg)
+        return rest_of_phrase(settings.CTX_INIT, settings.N_CTX_TEXT)
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
-        learner = IndependentPromptLearner(self.cfg.TRAINER.IVLP, "IVLP", classnames, clip_model)
-        return IndependentCLIP(clip_model, learner)
-
-    def own_name(self, name: str) -> str:
-        return upstream_prompt_name(name)
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        settings = cls.settings_of(cfg)
+        learner = IndependentPromptLearner(settings, cls.method, clip_model, prompts)
+        return IndependentCLIP(clip_model, learner, prompts)

@@ -20,39 +20,54 @@ from torch import Tensor
 import clip
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, prompt_template
-from .coop import CoOp, CoOpPromptLearner, CustomCLIP
-from .zsclip import zeroshot_features
+from .base import (
+    ClassPrompts,
+    Loss,
+    PromptedCLIP,
+    TrainingBatch,
+    encode_prompts,
+    prompt_template,
+)
+from .coop import CoOp, CoOpCLIP, CoOpPromptLearner
 
 # Where the hand-written prompt is another than the zero-shot trainer's.
 OWN_TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
-class KnowledgeGuidedCLIP(CustomCLIP):
-    """CoOp's model with the features of the hand-written prompts beside it.
+class KnowledgeGuidedCLIP(CoOpCLIP):
+    """CoOp's model, tied to the features of hand-written prompts in training.
 
     Args:
-        prompts: one hand-written prompt per class.
+        template: the hand-written prompt, ``{}`` for the class name.
         weight: W, of the tie.
     """
+
+    frozen_text_features: Tensor | None
 
     def __init__(
         self,
         clip_model: clip.model.CLIP,
         learner: CoOpPromptLearner,
-        prompts: list[str],
+        prompts: ClassPrompts,
+        *,
+        template: str,
         weight: float,
     ):
-        super().__init__(clip_model, learner)
+        super().__init__(clip_model, learner, prompts)
+        self.template = template
         self.weight = weight
-        frozen = zeroshot_features(clip_model, prompts)  # (C, E)
-        self.register_buffer("frozen_text_features", frozen, persistent=False)
+        self.register_buffer("frozen_text_features", None, persistent=False)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare_training(self) -> None:
+        hand_written = ClassPrompts(self.template, self.prompts.classnames)
+        frozen = F.normalize(encode_prompts(self.clip, hand_written), dim=-1)  # (C, E)
+        self.frozen_text_features = frozen
+
+    def loss(self, batch: TrainingBatch) -> Loss:
         text_features = self.text_features()
-        logits = self.scale * self.image_features(image) @ text_features.t()
+        logits = self.scale * self.image_features(batch.image) @ text_features.t()
         distance = 1 - (text_features * self.frozen_text_features).sum(dim=-1).mean()
-        return F.cross_entropy(logits, label) + self.weight * distance, logits
+        return Loss.of(logits, ce=F.cross_entropy(logits, batch.label), text=self.weight * distance)
 
 
 @TRAINER_REGISTRY.register()
@@ -63,15 +78,13 @@ class KgCoOp(CoOp):
             CoOp.extend_cfg(cfg)
         cfg.TRAINER.COOP.W = 8.0  # KgCoOp: weight of the tie to hand-written prompts
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
-        template = prompt_template(self.cfg)
-        if not self.cfg.DATASET.get("TEMPLATE"):
-            template = OWN_TEMPLATES.get(self.cfg.DATASET.NAME, template)
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        settings = cls.settings_of(cfg)
+        template = prompt_template(cfg)
+        if not cfg.DATASET.get("TEMPLATE"):
+            template = OWN_TEMPLATES.get(cfg.DATASET.NAME, template)
+        learner = CoOpPromptLearner(settings, clip_model, prompts)
         return KnowledgeGuidedCLIP(
-            clip_model,
-            CoOpPromptLearner(self.cfg, classnames, clip_model),
-            [template.format(name) for name in classnames],
-            self.cfg.TRAINER.COOP.W,
+            clip_model, learner, prompts, template=template, weight=settings.W
         )

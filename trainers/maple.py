@@ -16,10 +16,18 @@ from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import ReplaceTokens, append_tokens
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts, require_vit
-from .coop import open_phrase, phrase_context
+from .base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    TokenizedPrompts,
+    require_vit,
+)
+from .coop import phrase_context, rest_of_phrase
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -27,13 +35,12 @@ class MultiModalPromptLearner(PromptLearner):
     2 .. depth ``compound_prompts_text`` (n, Dt) and ``compound_prompt_projections`` Dt -> Dv.
     """
 
-    def __init__(self, cfg: Any, classnames: list[str], clip_model: clip.model.CLIP):
+    def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
-        settings = cfg.TRAINER.MAPLE
         n_ctx, depth = settings.N_CTX, settings.PROMPT_DEPTH
         text_width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
         device = clip_model.positional_embedding.device
-        ctx, phrase = phrase_context(clip_model, settings.CTX_INIT, n_ctx, "TRAINER.MAPLE.CTX_INIT")
+        ctx, words = phrase_context(clip_model, settings.CTX_INIT, n_ctx, "TRAINER.MAPLE.CTX_INIT")
         self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(text_width, vision_width, device=device)
         self.compound_prompts_text = nn.ParameterList(
@@ -45,8 +52,8 @@ class MultiModalPromptLearner(PromptLearner):
         self.compound_prompt_projections = nn.ModuleList(
             copy.deepcopy(layer) for _ in range(depth - 1)
         )
-        print(f'Initial context: "{phrase}", {n_ctx} tokens learned, depth {depth}')
-        self.prompts = TokenizedPrompts(clip_model, [f"{phrase} {name}." for name in classnames])
+        print(f'Initial context: "{words}", {n_ctx} tokens learned, depth {depth}')
+        self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
 
     def text_prompts(self) -> dict[int, Tensor]:
         """{0-based block: (n, Dt)}, from the second block on."""
@@ -58,13 +65,14 @@ class MultiModalPromptLearner(PromptLearner):
         return dict(enumerate((project(prompt) for project, prompt in pairs), start=1))
 
 
-class CustomCLIP(PromptedCLIP):
+class MaPLeCLIP(PromptedCLIP):
+    """Prompts in both towers, the image tower's computed from the text tower's."""
+
     def text_features(self) -> Tensor:
         learner = self.prompt_learner
         text = learner.prompts.shared_text(self.clip, context=learner.ctx)
         edit = ReplaceTokens(learner.text_prompts(), position=1)
-        features = text.run(self.clip.transformer, edit=edit).features(self.clip)
-        return F.normalize(features.float(), dim=-1)
+        return self.run_text(text, edit=edit)
 
     def image_features(self, image: Tensor) -> Tensor:
         learner, visual = self.prompt_learner, self.clip.visual
@@ -88,23 +96,26 @@ class MaPLe(PromptTrainer):
         cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts, the first included
 
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
-        return open_phrase(cfg.TRAINER.MAPLE, cfg.TRAINER.MAPLE.N_CTX)
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        settings = cls.settings_of(cfg)
+        return rest_of_phrase(settings.CTX_INIT, settings.N_CTX)
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        if cfg.TRAINER.MAPLE.PROMPT_DEPTH < 1:
-            raise ValueError("TRAINER.MAPLE.PROMPT_DEPTH must be at least 1")
+        if cls.settings_of(cfg).PROMPT_DEPTH < 1:
+            raise UsageError("TRAINER.MAPLE.PROMPT_DEPTH must be at least 1")
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         require_vit(clip_model, "MaPLe")
-        depth = self.cfg.TRAINER.MAPLE.PROMPT_DEPTH
+        settings = cls.settings_of(cfg)
+        depth = settings.PROMPT_DEPTH
         layers = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
         if depth > layers:
-            raise ValueError(
+            raise UsageError(
                 f"TRAINER.MAPLE.PROMPT_DEPTH {depth}: the backbone has {layers} layers"
             )
-        return CustomCLIP(clip_model, MultiModalPromptLearner(self.cfg, classnames, clip_model))
+        learner = MultiModalPromptLearner(settings, clip_model, prompts)
+        return MaPLeCLIP(clip_model, learner, prompts)

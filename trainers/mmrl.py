@@ -12,7 +12,8 @@ References:
 from __future__ import annotations
 
 import copy
-import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,33 +24,38 @@ from yacs.config import CfgNode as CN
 import clip
 from clip.edits import InsertThenReplace
 from clip.text import SharedText
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import (
+    ClassPrompts,
+    Loss,
     PromptedCLIP,
     PromptLearner,
     PromptTrainer,
     TokenizedPrompts,
+    TrainingBatch,
     grad_if_image_asks,
-    prompt_template,
     require_vit,
     setting_for,
+    trained_classnames,
 )
 
 RULES = ("auto", "class", "mix")
+TASKS = ("B2N", "FS", "CD")
 
 
 def zero_based_layers(layers: list[int], clip_model: clip.model.CLIP) -> list[int]:
-    """Layers counted from 1, as settings have them, counted from 0.
+    """Return layers counted from 1, as settings have them, counted from 0.
 
     Raises:
-        ValueError: they are not consecutive, or the backbone has fewer.
+        UsageError: they are not consecutive, or the backbone has fewer.
     """
     depth = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
     if not layers or list(layers) != list(range(layers[0], layers[-1] + 1)):
-        raise ValueError(f"LAYERS {list(layers)}: list consecutive layers, e.g. [6, 7, 8, 9]")
+        raise UsageError(f"LAYERS {list(layers)}: list consecutive layers, e.g. [6, 7, 8, 9]")
     if layers[0] < 1 or layers[-1] > depth:
-        raise ValueError(f"LAYERS {list(layers)}: the backbone has layers 1 to {depth}")
+        raise UsageError(f"LAYERS {list(layers)}: the backbone has layers 1 to {depth}")
     return [layer - 1 for layer in layers]
 
 
@@ -79,7 +85,7 @@ class RepresentationLearner(PromptLearner):
         visual = clip_model.visual
         device = clip_model.positional_embedding.device
         if proj_init not in ("random", "clip"):
-            raise ValueError(f"PROJ_INIT {proj_init!r}: choose clip or random")
+            raise UsageError(f"PROJ_INIT {proj_init!r}: choose clip or random")
         self.layers = zero_based_layers(layers, clip_model)
         self.beta = beta
         self.tokens = nn.Parameter(torch.empty(n_tokens, width, device=device).normal_(std=0.02))
@@ -94,7 +100,7 @@ class RepresentationLearner(PromptLearner):
         self.proj_rep = nn.Parameter(projection)
 
     def shared_tokens(self) -> Tensor:
-        """What is projected into both towers, (N, D)."""
+        """Return what is projected into both towers, (N, D)."""
         return self.tokens
 
     def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
@@ -112,6 +118,68 @@ class RepresentationLearner(PromptLearner):
         return InsertThenReplace(projected, beta=self.beta)
 
 
+@dataclass(frozen=True)
+class InferenceRule:
+    """Which logits a method of this family answers with, "class" or "mix".
+
+    ``auto`` mixes where the classes under test were trained on: base classes (TASK B2N), few-shot
+    on all classes (FS), the source data set (CD); elsewhere the class logits answer alone. A
+    checkpoint that names its classes has the last word: of others, the class logits answer.
+
+    Attributes:
+        setting: auto, class or mix.
+        task: B2N, FS or CD.
+        subset: base, new or all classes of the data set under test.
+        dataset: its name.
+
+    Raises:
+        UsageError: unknown setting or task.
+    """
+
+    setting: str
+    task: str
+    subset: str
+    dataset: str
+
+    def __post_init__(self):
+        if self.setting not in RULES:
+            raise UsageError(f"INFERENCE {self.setting!r}: choose one of {', '.join(RULES)}")
+        if self.setting == "auto" and self.task not in TASKS:
+            raise UsageError(f"TASK {self.task!r}: choose one of {', '.join(TASKS)}")
+
+    def choose(
+        self,
+        *,
+        source: str | None = None,
+        trained: Sequence[str] | None = None,
+        tested: Sequence[str] = (),
+    ) -> str:
+        """Return the rule.
+
+        Args:
+            source: the data set trained on; None: the one under test.
+            trained, tested: names of classes; None or empty where they are not known.
+        """
+        if self.setting != "auto":
+            return self.setting
+        if trained and not set(tested) <= set(trained):
+            return "class"
+        is_seen = {
+            "B2N": self.subset == "base",
+            "FS": True,
+            "CD": source in (None, self.dataset),
+        }
+        return "mix" if is_seen[self.task] else "class"
+
+    def source_of(self, meta: dict[str, Any]) -> str:
+        """Return the data set that a checkpoint was trained on.
+
+        Upstream's files do not say; its cross-dataset protocol trains on ImageNet, every other on
+        the data set that is tested.
+        """
+        return meta.get("dataset", "ImageNet" if self.task == "CD" else self.dataset)
+
+
 class RepresentationCLIP(PromptedCLIP):
     """CLIP with tokens injected from layer J on, and class and representation logits.
 
@@ -119,40 +187,43 @@ class RepresentationCLIP(PromptedCLIP):
     text states are made once per class set, their image states once per batch for both branches.
 
     Args:
-        prompts: one hand-written prompt per class.
+        prompts: hand-written.
         alpha: weight of the class logits against the representation logits.
-        rule: which logits ``forward`` gives, "class" or "mix".
+        inference: decides which logits ``forward`` gives.
     """
+
+    rules = ("class", "mix")
+    text_prefix: Tensor
+    text_own: Tensor
+    frozen_text_features: Tensor
 
     def __init__(
         self,
         clip_model: clip.model.CLIP,
-        learner: RepresentationLearner,
-        prompts: list[str],
+        learner: Any,
+        prompts: ClassPrompts,
+        *,
         alpha: float,
-        rule: str,
+        inference: InferenceRule,
     ):
-        super().__init__(clip_model, learner)
+        super().__init__(clip_model, learner, prompts)
         self.alpha = alpha
-        self.rule = rule
+        self.inference = inference
+        self.rule = inference.choose()
         self.first = learner.layers[0]
         with torch.no_grad():
             text = TokenizedPrompts(clip_model, prompts).shared_text(clip_model)
             below = text.run(clip_model.transformer, stop=self.first)
-            frozen = below.run(clip_model.transformer, start=self.first).features(clip_model)
+            frozen = self.run_text(below, start=self.first)
         self.register_buffer("text_prefix", below.prefix, persistent=False)
         self.register_buffer("text_own", below.own, persistent=False)
         self.text_eot = below.eot
-        frozen = F.normalize(frozen.float(), dim=-1)
         self.register_buffer("frozen_text_features", frozen, persistent=False)  # t (C, E)
 
     def text_features(self) -> Tensor:
-        """s (C, E), read at the end token."""
+        """Return s (C, E), read at the end token."""
         below = SharedText(self.text_prefix, self.text_own, self.text_eot)
-        above = below.run(
-            self.clip.transformer, start=self.first, edit=self.prompt_learner.text_edit()
-        )
-        return F.normalize(above.features(self.clip).float(), dim=-1)
+        return self.run_text(below, start=self.first, edit=self.prompt_learner.text_edit())
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         f, r, _ = self.encode_image(image)
@@ -161,8 +232,8 @@ class RepresentationCLIP(PromptedCLIP):
     def encode_image(
         self, image: Tensor, with_frozen: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Class feature f, representation feature r and, if asked for, frozen CLIP's f0; each
-        (B, E).
+        """Return class feature f, representation feature r and, if asked for, frozen CLIP's f0,
+        each (B, E).
         """
         visual, learner = self.clip.visual, self.prompt_learner
         blocks, frozen = visual.transformer, None
@@ -180,6 +251,7 @@ class RepresentationCLIP(PromptedCLIP):
         return f, r, frozen
 
     def mix(self, z: Tensor, z_rep: Tensor) -> Tensor:
+        """Return the mixture of class and representation logits."""
         return self.alpha * z + (1 - self.alpha) * z_rep
 
     def classify(self, encoded: tuple[Tensor, Tensor], class_state: Tensor) -> dict[str, Tensor]:
@@ -187,11 +259,16 @@ class RepresentationCLIP(PromptedCLIP):
         z, z_rep = self.scale * f @ s.t(), self.scale * r @ s.t()
         return {"class": z, "mix": self.mix(z, z_rep)}
 
-    def inference_rules(self, image: Tensor) -> dict[str, Tensor]:
-        return self.classify(self.encode(image), self.class_state())
+    def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
+        self.rule = self.inference.choose(
+            source=self.inference.source_of(meta),
+            trained=trained_classnames(meta),
+            tested=self.prompts.classnames,
+        )
 
 
 def mmrl_loss(
+    *,
     z: Tensor,
     z_rep: Tensor,
     label: Tensor,
@@ -201,102 +278,107 @@ def mmrl_loss(
     s_frozen: Tensor,
     alpha: float,
     reg_weight: float,
-) -> Tensor:
-    """Cross-entropy of both logits, and cosine ties of both features to frozen CLIP's.
+) -> dict[str, Tensor]:
+    """Return cross-entropy of both logits, and cosine ties of both features to frozen CLIP's.
 
     Args:
         z, z_rep: class and representation logits (B, C).
         label: (B,).
         f, f_frozen: normalised image features (B, E).
         s, s_frozen: normalised text features (C, E).
+
+    Returns:
+        Scalars whose sum is the loss.
     """
     classify = alpha * F.cross_entropy(z, label) + (1 - alpha) * F.cross_entropy(z_rep, label)
     image_tie = 1 - (f * f_frozen).sum(dim=-1).mean()
     text_tie = 1 - (s * s_frozen).sum(dim=-1).mean()
-    return classify + reg_weight * (image_tie + text_tie)
+    return {"ce": classify, "sim": reg_weight * (image_tie + text_tie)}
 
 
-def inference_rule(
-    setting: str, task: str, subsample: str, dataset: str, source: str | None
-) -> str:
-    """Which logits a method of this family answers with, "class" or "mix".
+class MMRLCLIP(RepresentationCLIP):
+    """RepresentationCLIP with MMRL's loss and its constant scale.
 
-    ``auto`` mixes where the test classes were trained on: base classes (TASK B2N), few-shot on all
-    classes (FS), the source data set (CD); elsewhere the class logits answer alone.
-
-    Raises:
-        ValueError: unknown setting or task.
+    Args:
+        reg_weight: of the ties to frozen CLIP.
     """
-    if setting not in RULES:
-        raise ValueError(f"INFERENCE {setting!r}: choose one of {', '.join(RULES)}")
-    if setting != "auto":
-        return setting
-    seen = {"B2N": subsample == "base", "FS": True, "CD": source in (None, dataset)}
-    if task not in seen:
-        raise ValueError(f"TASK {task!r}: choose one of {', '.join(seen)}")
-    return "mix" if seen[task] else "class"
 
-
-class MMRLClip(RepresentationCLIP):
-    """RepresentationCLIP with MMRL's loss and its constant scale."""
-
-    reg_weight = 1.0
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        learner: Any,
+        prompts: ClassPrompts,
+        *,
+        alpha: float,
+        inference: InferenceRule,
+        reg_weight: float,
+    ):
+        super().__init__(clip_model, learner, prompts, alpha=alpha, inference=inference)
+        self.reg_weight = reg_weight
 
     @property
     def scale(self) -> float:
         return 100.0  # a constant upstream, not CLIP's learned scale
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: TrainingBatch) -> Loss:
         s = self.text_features()
-        f, r, f_frozen = self.encode_image(image, with_frozen=True)
+        f, r, f_frozen = self.encode_image(batch.image, with_frozen=True)
         z, z_rep = self.scale * f @ s.t(), self.scale * r @ s.t()
-        t = self.frozen_text_features
-        loss = mmrl_loss(z, z_rep, label, f, f_frozen, s, t, self.alpha, self.reg_weight)
-        return loss, self.mix(z, z_rep)
+        terms = mmrl_loss(
+            z=z,
+            z_rep=z_rep,
+            label=batch.label,
+            f=f,
+            f_frozen=f_frozen,
+            s=s,
+            s_frozen=self.frozen_text_features,
+            alpha=self.alpha,
+            reg_weight=self.reg_weight,
+        )
+        return Loss.of(self.mix(z, z_rep), **terms)
+
+    def rename_key(self, name: str) -> str:
+        name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")
+        name = name.replace("compound_rep_tokens_r2vproj", "to_vision")
+        name = name.replace("compound_rep_tokens_r2tproj", "to_text")
+        return "tokens" if name == "compound_rep_tokens" else name
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
+        """The width of the shared space may be set by data set; it is the training's."""
+        super().check_checkpoint(checkpoint, where)
+        width = self.prompt_learner.tokens.shape[-1]
+        for name, trained in checkpoint["state_dict"].items():
+            if self.rename_key(name) == "tokens" and trained.shape[-1:] != (width,):
+                raise UsageError(
+                    f"{where}: trained with tokens {trained.shape[-1]} wide, this run's are "
+                    f"{width}; set TRAINER.MMRL.REP_DIM {trained.shape[-1]}"
+                )
 
 
 class RepresentationTrainer(PromptTrainer):
-    """What the trainers of this family share: the TASK setting and the choice of inference rule."""
+    """Base of the trainers of this family: the TASK setting and the choice of inference rule."""
 
     model_name = "MultiModalRepresentationLearner"
 
     @staticmethod
     def extend_task(cfg: Any) -> None:
+        """Add the setting of the protocol, which the family's inference rule goes by."""
         cfg.TASK = "B2N"  # B2N base-to-new, FS few-shot on all classes, CD cross-dataset
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        self._rule(cfg)
+        cls.inference_of(cfg)
 
-    def _rule(self, cfg: Any, source: str | None = None) -> str:
-        return inference_rule(
-            cfg.TRAINER[self.method].INFERENCE,
-            cfg.TASK,
-            cfg.DATASET.SUBSAMPLE_CLASSES,
-            cfg.DATASET.NAME,
-            source,
+    @classmethod
+    def inference_of(cls, cfg: Any) -> InferenceRule:
+        """Return how this run decides which logits answer."""
+        return InferenceRule(
+            setting=cls.settings_of(cfg).INFERENCE,
+            task=cfg.TASK,
+            subset=cfg.DATASET.SUBSAMPLE_CLASSES,
+            dataset=cfg.DATASET.NAME,
         )
-
-    @property
-    def headline_rule(self) -> str:
-        return self.model.rule
-
-    def loaded(self, checkpoint: dict) -> None:
-        """Cross-dataset evaluation: which data set is the source stands in the checkpoint."""
-        self.model.rule = self._rule(self.cfg, self.source_dataset(checkpoint))
-
-    def source_dataset(self, checkpoint: dict) -> str:
-        """The data set that a checkpoint was trained on.
-
-        Upstream's files do not say; its cross-dataset protocol trains on ImageNet, every other on
-        the data set that is tested.
-        """
-        assumed = "ImageNet" if self.cfg.TASK == "CD" else self.cfg.DATASET.NAME
-        return checkpoint.get("meta", {}).get("dataset", assumed)
-
-    def prompts(self, classnames: list[str]) -> list[str]:
-        template = prompt_template(self.cfg)
-        return [template.format(name) for name in classnames]
 
 
 @TRAINER_REGISTRY.register()
@@ -319,31 +401,19 @@ class MMRL(RepresentationTrainer):
         cfg.TRAINER.MMRL.REG_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by training data set
         cfg.TRAINER.MMRL.INFERENCE = "auto"  # auto, class, mix
 
-    def build_prompted_clip(self, clip_model: clip.model.CLIP, classnames: list[str]) -> MMRLClip:
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> MMRLCLIP:
         require_vit(clip_model, "MMRL")
-        settings, dataset = self.cfg.TRAINER.MMRL, self.cfg.DATASET.NAME
+        settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
         width = int(setting_for(dataset, settings.REP_DIM, settings.REP_DIM_BY_DATASET))
         learner = RepresentationLearner(
             clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), width
         )
-        rule = self._rule(self.cfg)
-        model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
-        model.reg_weight = setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET)
-        return model
-
-    def check_checkpoint(self, path: pathlib.Path, checkpoint: dict) -> None:
-        """The width of the shared space may be set by data set; it is the training's."""
-        super().check_checkpoint(path, checkpoint)
-        tokens = self.model.prompt_learner.tokens
-        for name, trained in checkpoint["state_dict"].items():
-            if self.own_name(name) == "tokens" and trained.shape[-1] != tokens.shape[-1]:
-                raise ValueError(
-                    f"{path}: trained with tokens {trained.shape[-1]} wide, this run's are "
-                    f"{tokens.shape[-1]}; set TRAINER.MMRL.REP_DIM {trained.shape[-1]}"
-                )
-
-    def own_name(self, name: str) -> str:
-        name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")
-        name = name.replace("compound_rep_tokens_r2vproj", "to_vision")
-        name = name.replace("compound_rep_tokens_r2tproj", "to_text")
-        return "tokens" if name == "compound_rep_tokens" else name
+        return MMRLCLIP(
+            clip_model,
+            learner,
+            prompts,
+            alpha=settings.ALPHA,
+            inference=cls.inference_of(cfg),
+            reg_weight=setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET),
+        )

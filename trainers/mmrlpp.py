@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,16 +21,17 @@ from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import InsertThenReplace
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptLearner, require_vit, setting_for
-from .mmrl import MMRLClip, RepresentationTrainer, zero_based_layers
+from .base import ClassPrompts, PromptLearner, require_vit, setting_for
+from .mmrl import MMRLCLIP, InferenceRule, RepresentationTrainer, zero_based_layers
 
 BETA_SOURCES = ("source", "target")
 
 
 def low_rank_pair(rows: int, rank: int, columns: int, device: Any) -> tuple[Tensor, Tensor]:
-    """A (rows, rank) uniform at random, B (rank, columns) zero: their product starts at zero."""
+    """Return A (rows, rank) drawn uniformly and B (rank, columns) zero, whose product is zero."""
     a = torch.empty(rows, rank, device=device)
     nn.init.kaiming_uniform_(a, a=math.sqrt(5))
     return a, torch.zeros(rank, columns, device=device)
@@ -57,7 +59,7 @@ class SharedResidualMap(nn.Module):
         self.layers = nn.ModuleList(LayerResidual(shared, rank) for _ in range(layers))
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
-        """tokens (N, in) -> one (N, out) per layer."""
+        """Map tokens (N, in) to one (N, out) per layer."""
         return [F.linear(tokens, self.weight + r.A @ r.B, r.bias) for r in self.layers]
 
 
@@ -114,6 +116,46 @@ class ResidualRepresentationLearner(PromptLearner):
         return self._edit(self.to_vision)
 
 
+class MMRLppCLIP(MMRLCLIP):
+    """MMRL's model, whose beta is that of the data set trained on.
+
+    Args:
+        beta_of_source: data set trained on -> beta; None keeps the learner's.
+    """
+
+    def __init__(
+        self,
+        clip_model: clip.model.CLIP,
+        learner: ResidualRepresentationLearner,
+        prompts: ClassPrompts,
+        *,
+        alpha: float,
+        inference: InferenceRule,
+        reg_weight: float,
+        beta_of_source: Callable[[str], float] | None,
+    ):
+        super().__init__(
+            clip_model,
+            learner,
+            prompts,
+            alpha=alpha,
+            inference=inference,
+            reg_weight=reg_weight,
+        )
+        self.beta_of_source = beta_of_source
+
+    def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
+        super().on_checkpoint_loaded(meta)
+        if self.beta_of_source is not None:
+            self.prompt_learner.beta = self.beta_of_source(self.inference.source_of(meta))
+
+    def rename_key(self, name: str) -> str:
+        name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")
+        for theirs, ours in (("srra_r2vproj", "to_vision"), ("srra_r2tproj", "to_text")):
+            name = name.replace(f"{theirs}.srra.", f"{ours}.layers.").replace(theirs, ours)
+        return "tokens" if name == "compound_rep_tokens" else name
+
+
 @TRAINER_REGISTRY.register()
 class MMRLpp(RepresentationTrainer):
     """Beta shapes the forward pass. Upstream takes it, in cross-dataset tests, from a table keyed
@@ -142,42 +184,38 @@ class MMRLpp(RepresentationTrainer):
         node.REG_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by training data set
         node.INFERENCE = "auto"  # auto, class, mix
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        given = cfg.TRAINER.MMRLpp.BETA_FROM
+        given = cls.settings_of(cfg).BETA_FROM
         if given not in BETA_SOURCES:
-            raise ValueError(
+            raise UsageError(
                 f"TRAINER.MMRLpp.BETA_FROM {given!r}: choose one of {', '.join(BETA_SOURCES)}"
             )
 
-    def _beta(self, dataset: str) -> float:
-        settings = self.cfg.TRAINER.MMRLpp
-        return setting_for(dataset, settings.BETA, settings.BETA_BY_DATASET)
-
-    def build_prompted_clip(self, clip_model: clip.model.CLIP, classnames: list[str]) -> MMRLClip:
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> MMRLppCLIP:
         require_vit(clip_model, "MMRL++")
-        settings, dataset = self.cfg.TRAINER.MMRLpp, self.cfg.DATASET.NAME
+        settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
+
+        def beta_of(dataset: str) -> float:
+            return setting_for(dataset, settings.BETA, settings.BETA_BY_DATASET)
+
         learner = ResidualRepresentationLearner(
             clip_model,
             settings.N_REP_TOKENS,
             list(settings.REP_LAYERS),
             settings.REP_DIM,
-            self._beta(dataset),
+            beta_of(dataset),
             settings.RES_LORA_DIM,
             settings.PROJ_LORA_DIM,
         )
-        rule = self._rule(self.cfg)
-        model = MMRLClip(clip_model, learner, self.prompts(classnames), settings.ALPHA, rule)
-        model.reg_weight = setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET)
-        return model
-
-    def loaded(self, checkpoint: dict) -> None:
-        super().loaded(checkpoint)
-        if self.cfg.TRAINER.MMRLpp.BETA_FROM == "source":
-            self.model.prompt_learner.beta = self._beta(self.source_dataset(checkpoint))
-
-    def own_name(self, name: str) -> str:
-        name = name.removeprefix("representation_learner.").removeprefix("image_encoder.")
-        for theirs, ours in (("srra_r2vproj", "to_vision"), ("srra_r2tproj", "to_text")):
-            name = name.replace(f"{theirs}.srra.", f"{ours}.layers.").replace(theirs, ours)
-        return "tokens" if name == "compound_rep_tokens" else name
+        return MMRLppCLIP(
+            clip_model,
+            learner,
+            prompts,
+            alpha=settings.ALPHA,
+            inference=cls.inference_of(cfg),
+            reg_weight=setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET),
+            beta_of_source=beta_of if settings.BETA_FROM == "source" else None,
+        )

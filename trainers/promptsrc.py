@@ -14,7 +14,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -27,35 +28,45 @@ import clip
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import PROMPTSRC_TEMPLATES
+from noise.text import fill
 
-from .base import PromptTrainer, load_clip, setting_for
-from .coop import open_phrase
+from .base import (
+    ClassPrompts,
+    Loss,
+    PromptTrainer,
+    TrainingBatch,
+    encode_prompts,
+    load_clip,
+    setting_for,
+)
+from .coop import rest_of_phrase
 from .ivlp import IndependentCLIP, IndependentPromptLearner
-from .vpt import prompted_image_features, upstream_prompt_name
+from .vpt import prompted_image_features
 
 TEXTS_AT_ONCE = 256
 
 
-@torch.no_grad()
 def ensemble_features(
-    clip_model: clip.model.CLIP, classnames: list[str], templates: list[str]
+    clip_model: clip.model.CLIP, classnames: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """Normalised mean over templates of text features that are not normalised; (C, E), fp32."""
-    device = clip_model.positional_embedding.device
+    """Return the normalised mean over templates of text features that are not normalised.
+
+    Returns:
+        (C, E), fp32.
+    """
     at_once = max(1, TEXTS_AT_ONCE // len(classnames))  # templates
-    total = 0
-    with torch.autocast(device.type, enabled=False):  # exact also where a training step asks for it
-        for start in range(0, len(templates), at_once):
-            some = templates[start : start + at_once]
-            tokens = clip.tokenize(
-                [template.format(name) for template in some for name in classnames]
-            )
-            features = clip_model.encode_text(tokens.to(device)).float()
-            total = total + features.unflatten(0, (len(some), -1)).sum(dim=0)
-    return F.normalize(total, dim=-1)
+    sums = []
+    for start in range(0, len(templates), at_once):
+        some = templates[start : start + at_once]
+        names = [name for _ in some for name in classnames]
+        texts = [fill(template, name) for template in some for name in classnames]
+        features = encode_prompts(clip_model, ClassPrompts("{}", names, texts))
+        sums.append(features.unflatten(0, (len(some), -1)).sum(dim=0))
+    return F.normalize(reduce(torch.add, sums), dim=-1)
 
 
 def promptsrc_loss(
+    *,
     z: Tensor,
     z_teacher: Tensor,
     label: Tensor,
@@ -65,8 +76,9 @@ def promptsrc_loss(
     s_teacher: Tensor,
     image_weight: float,
     text_weight: float,
-) -> Tensor:
-    """Cross-entropy, L1 ties of both features and a KL tie of the prediction to the teacher's.
+) -> dict[str, Tensor]:
+    """Return cross-entropy, L1 ties of both features and a KL tie of the prediction to the
+    teacher's.
 
     Args:
         z, z_teacher: logits (B, C).
@@ -75,21 +87,21 @@ def promptsrc_loss(
         s, s_teacher: normalised text features (C, E).
 
     Returns:
-        Scalar. The KL divergence is summed, then divided by B x C.
+        Scalars whose sum is the loss. The KL divergence is summed, then divided by B x C.
     """
     prediction_tie = F.kl_div(
         z.log_softmax(dim=-1), z_teacher.log_softmax(dim=-1), reduction="sum", log_target=True
     )
-    return (
-        F.cross_entropy(z, label)
-        + prediction_tie / z.numel()
-        + text_weight * F.l1_loss(s, s_teacher)
-        + image_weight * F.l1_loss(f, f_teacher)
-    )
+    return {
+        "ce": F.cross_entropy(z, label),
+        "kl": prediction_tie / z.numel(),
+        "text": text_weight * F.l1_loss(s, s_teacher),
+        "image": image_weight * F.l1_loss(f, f_teacher),
+    }
 
 
 def gaussian_epoch_weights(epochs: int, mean: float, std: float) -> np.ndarray:
-    """Weights of epochs 1 .. ``epochs``, N(epoch; mean, std^2) scaled to sum 1."""
+    """Return weights of epochs 1 .. ``epochs``, N(epoch; mean, std^2) scaled to sum 1."""
     exponents = -0.5 * ((np.arange(1, epochs + 1) - mean) / std) ** 2
     weights = np.exp(exponents - exponents.max())  # no underflow in runs much shorter than the mean
     return weights / weights.sum()
@@ -99,27 +111,40 @@ class SelfRegulatedCLIP(IndependentCLIP):
     """IVLP's model and its teachers.
 
     Args:
-        make_teacher: gives the teacher's text features, normalised (C, E); called when training
-            begins. The image teacher is the frozen CLIP that is prompted, run without the prompts.
+        load_exact: gives the same frozen CLIP in full precision, for the teacher's text features.
+            The image teacher is the frozen CLIP that is prompted, run without the prompts.
         image_weight, text_weight: of the L1 ties.
     """
+
+    teacher_text: Tensor | None
 
     def __init__(
         self,
         clip_model: clip.model.CLIP,
         learner: IndependentPromptLearner,
-        make_teacher: Callable[[], Tensor],
+        prompts: ClassPrompts,
+        *,
+        load_exact: Callable[[], clip.model.CLIP],
         image_weight: float,
         text_weight: float,
     ):
-        super().__init__(clip_model, learner)
+        super().__init__(clip_model, learner, prompts)
+        self.load_exact = load_exact
         self.image_weight = image_weight
         self.text_weight = text_weight
-        self.make_teacher = make_teacher
         self.register_buffer("teacher_text", None, persistent=False)
 
+    def prepare_training(self) -> None:
+        exact = self.clip
+        if exact.dtype != torch.float32:
+            # Building draws random numbers, which are the training's after a resume.
+            with torch.random.fork_rng():
+                exact = self.load_exact()
+        names = self.prompts.classnames
+        self.teacher_text = ensemble_features(exact, names, PROMPTSRC_TEMPLATES)  # (C, E)
+
     def both_image_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Prompted and frozen features, each normalised (B, E)."""
+        """Return prompted and frozen features, each normalised (B, E)."""
         prompts = list(self.prompt_learner.vision_prompts)
         if not prompts:
             frozen = self.image_features(image)
@@ -131,16 +156,22 @@ class SelfRegulatedCLIP(IndependentCLIP):
             frozen = F.normalize(visual.project(frozen).float(), dim=-1)
         return prompted_image_features(self.clip, embedded, prompts), frozen
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        if self.teacher_text is None:
-            self.teacher_text = self.make_teacher()
+    def loss(self, batch: TrainingBatch) -> Loss:
         s, t = self.text_features(), self.teacher_text
-        f, f_teacher = self.both_image_features(image)
+        f, f_teacher = self.both_image_features(batch.image)
         z, z_teacher = self.scale * f @ s.t(), self.scale * f_teacher @ t.t()
-        loss = promptsrc_loss(
-            z, z_teacher, label, f, f_teacher, s, t, self.image_weight, self.text_weight
+        terms = promptsrc_loss(
+            z=z,
+            z_teacher=z_teacher,
+            label=batch.label,
+            f=f,
+            f_teacher=f_teacher,
+            s=s,
+            s_teacher=t,
+            image_weight=self.image_weight,
+            text_weight=self.text_weight,
         )
-        return loss, z
+        return Loss.of(z, **terms)
 
 
 @TRAINER_REGISTRY.register()
@@ -170,53 +201,49 @@ class PromptSRC(PromptTrainer):
         node.GPA_STD = None
         node.GPA_STD_BY_DATASET = CN({"default": 1}, new_allowed=True)
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        if self._gpa(cfg)[1] <= 0:
-            raise ValueError("TRAINER.PROMPTSRC.GPA_STD must be above 0")
+        if cls.gaussian_of(cfg)[1] <= 0:
+            raise UsageError("TRAINER.PROMPTSRC.GPA_STD must be above 0")
 
-    @staticmethod
-    def training_noise(cfg: Any) -> tuple[list[str], list[int]]:
+    @classmethod
+    def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:
         return ["template"], []  # the text teacher is the mean over sixty phrasings
 
-    @staticmethod
-    def _gpa(cfg: Any) -> tuple[float, float]:
-        """Mean and standard deviation of the epoch weights."""
-        settings, dataset = cfg.TRAINER.PROMPTSRC, cfg.DATASET.NAME
+    @classmethod
+    def gaussian_of(cls, cfg: Any) -> tuple[float, float]:
+        """Return mean and standard deviation of the epoch weights."""
+        settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
         return (
             setting_for(dataset, settings.GPA_MEAN, settings.GPA_MEAN_BY_DATASET),
             setting_for(dataset, settings.GPA_STD, settings.GPA_STD_BY_DATASET),
         )
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        settings = cls.settings_of(cfg)
+        return rest_of_phrase(settings.CTX_INIT, settings.N_CTX_TEXT)
+
+    @classmethod
+    def build(
+        cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts
     ) -> SelfRegulatedCLIP:
-        settings = self.cfg.TRAINER.PROMPTSRC
-
-        def make_teacher() -> Tensor:
-            # Once, and in full precision whatever the run's.
-            exact = clip_model
-            if clip_model.dtype != torch.float32:
-                # Building draws random numbers, which are the training's after a resume.
-                with torch.random.fork_rng():
-                    exact = load_clip(self.cfg, "fp32", self.device)
-            return ensemble_features(exact, classnames, PROMPTSRC_TEMPLATES)
-
+        settings = cls.settings_of(cfg)
+        device = clip_model.positional_embedding.device
         return SelfRegulatedCLIP(
             clip_model,
-            IndependentPromptLearner(settings, "PROMPTSRC", classnames, clip_model),
-            make_teacher,
-            settings.IMAGE_LOSS_WEIGHT,
-            settings.TEXT_LOSS_WEIGHT,
+            IndependentPromptLearner(settings, cls.method, clip_model, prompts),
+            prompts,
+            load_exact=lambda: load_clip(cfg, "fp32", device),
+            image_weight=settings.IMAGE_LOSS_WEIGHT,
+            text_weight=settings.TEXT_LOSS_WEIGHT,
         )
-
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
-        return open_phrase(cfg.TRAINER.PROMPTSRC, cfg.TRAINER.PROMPTSRC.N_CTX_TEXT)
 
     def build_model(self) -> None:
         super().build_model()
-        self.epoch_weights = gaussian_epoch_weights(self.cfg.OPTIM.MAX_EPOCH, *self._gpa(self.cfg))
+        mean, std = self.gaussian_of(self.cfg)
+        self.epoch_weights = gaussian_epoch_weights(self.cfg.OPTIM.MAX_EPOCH, mean, std)
         self.weighted_sum = {
             name: torch.zeros_like(parameter)
             for name, parameter in self.model.prompt_learner.state_dict().items()
@@ -243,7 +270,7 @@ class PromptSRC(PromptTrainer):
         return summary
 
     def aggregate(self, epoch: int) -> None:
-        """GPA at the end of an epoch (counted from 0); the last one's deploys the mean."""
+        """Do GPA at the end of an epoch (counted from 0); the last one's deploys the mean."""
         learner = self.model.prompt_learner
         for name, tensor in learner.state_dict().items():
             self.weighted_sum[name].add_(tensor, alpha=float(self.epoch_weights[epoch]))
@@ -259,6 +286,3 @@ class PromptSRC(PromptTrainer):
         for name, tensor in state["weighted_sum"].items():
             self.weighted_sum[name].copy_(tensor)
         self.epochs_summed = state["epochs_summed"]
-
-    def own_name(self, name: str) -> str:
-        return upstream_prompt_name(name)

@@ -14,23 +14,25 @@ from yacs.config import CfgNode as CN
 from clip.model import CLIP
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import (
+    ClassPrompts,
+    Loss,
     PromptedCLIP,
     PromptLearner,
     PromptTrainer,
     TokenizedPrompts,
-    prompt_template,
+    TrainingBatch,
 )
 
 
 class TemplateLearner(PromptLearner):
     """All parameters in here are learned, in fp32, and saved. Nothing else is."""
 
-    def __init__(self, settings: Any, prompts: list[str], clip_model: CLIP):  # 1: what is learned
+    def __init__(self, settings: Any, clip_model: CLIP, prompts: ClassPrompts):  # 1: is learned
         super().__init__()
         width = clip_model.transformer.width
         self.ctx = nn.Parameter(torch.empty(settings.N_CTX, width).normal_(std=0.02))  # (n, Dt)
         placeholders = " ".join(["X"] * settings.N_CTX)
-        self.prompts = TokenizedPrompts(clip_model, [f"{placeholders} {text}" for text in prompts])
+        self.prompts = TokenizedPrompts(clip_model, prompts.between(placeholders, after=""))
 
 
 class TemplateCLIP(PromptedCLIP):
@@ -38,13 +40,11 @@ class TemplateCLIP(PromptedCLIP):
 
     def text_features(self) -> Tensor:  # 2: what the learned does to CLIP
         learner = self.prompt_learner
-        text = learner.prompts.shared_text(self.clip, context=learner.ctx)
-        features = text.run(self.clip.transformer).features(self.clip)  # (C, E)
-        return F.normalize(features.float(), dim=-1)
+        return self.run_text(learner.prompts.shared_text(self.clip, context=learner.ctx))  # (C, E)
 
-    def loss(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:  # 3: what it learns for
-        logits = self(image)  # (B, C)
-        return F.cross_entropy(logits, label), logits
+    def loss(self, batch: TrainingBatch) -> Loss:  # 3: what it learns for
+        logits = self(batch.image)  # (B, C)
+        return Loss.of(logits, ce=F.cross_entropy(logits, batch.label))
 
 
 @TRAINER_REGISTRY.register()
@@ -57,7 +57,7 @@ class Template(PromptTrainer):
         cfg.TRAINER.TEMPLATE.PREC = "fp32"  # fp32, fp16, amp, bf16
         cfg.TRAINER.TEMPLATE.N_CTX = 4  # learned vectors
 
-    def build_prompted_clip(self, clip_model: CLIP, classnames: list[str]) -> PromptedCLIP:
-        prompts = [prompt_template(self.cfg).format(name) for name in classnames]
-        learner = TemplateLearner(self.cfg.TRAINER.TEMPLATE, prompts, clip_model)
-        return TemplateCLIP(clip_model, learner)
+    @classmethod
+    def build(cls, cfg: Any, clip_model: CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        learner = TemplateLearner(cls.settings_of(cfg), clip_model, prompts)
+        return TemplateCLIP(clip_model, learner, prompts)

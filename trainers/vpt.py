@@ -19,10 +19,17 @@ from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import ReplaceTokens, append_tokens
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import PromptedCLIP, PromptLearner, PromptTrainer, require_vit
-from .zsclip import zeroshot_features
+from .base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    encode_prompts,
+    require_vit,
+)
 
 
 def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.ParameterList:
@@ -77,24 +84,29 @@ class VisionPromptLearner(PromptLearner):
         print(f"Vision prompts: {n_tokens} tokens, depth {depth}")
 
 
-class CustomCLIP(PromptedCLIP):
+class VPTCLIP(PromptedCLIP):
     """Prompted image features against those of fixed prompts."""
 
+    frozen_text_features: Tensor
+
     def __init__(
-        self, clip_model: clip.model.CLIP, learner: VisionPromptLearner, prompts: list[str]
+        self, clip_model: clip.model.CLIP, learner: VisionPromptLearner, prompts: ClassPrompts
     ):
-        super().__init__(clip_model, learner)
-        features = zeroshot_features(clip_model, prompts)  # (C, E)
-        self.register_buffer("fixed_text_features", features, persistent=False)
+        super().__init__(clip_model, learner, prompts)
+        features = F.normalize(encode_prompts(clip_model, prompts.between("")), dim=-1)  # (C, E)
+        self.register_buffer("frozen_text_features", features, persistent=False)
 
     def text_features(self) -> Tensor:
-        return self.fixed_text_features
+        return self.frozen_text_features
 
     def image_features(self, image: Tensor) -> Tensor:
         embedded = self.clip.visual.embed(image.type(self.clip.dtype))
         return prompted_image_features(
             self.clip, embedded, list(self.prompt_learner.vision_prompts)
         )
+
+    def rename_key(self, name: str) -> str:
+        return upstream_prompt_name(name)
 
 
 @TRAINER_REGISTRY.register()
@@ -109,36 +121,28 @@ class VPT(PromptTrainer):
         cfg.TRAINER.VPT.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # layers with tokens, the first included
 
-    @staticmethod
-    def open_prompts(cfg: Any) -> str:
-        words = cfg.TRAINER.VPT.CTX_INIT.replace("_", " ")
-        cfg.TRAINER.VPT.CTX_INIT = ""
-        return f"{words} {{}}".strip()
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        return f"{cls.settings_of(cfg).CTX_INIT.replace('_', ' ')} {{}}".strip()
 
-    def build_prompted_clip(
-        self, clip_model: clip.model.CLIP, classnames: list[str]
-    ) -> PromptedCLIP:
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         require_vit(clip_model, "VPT")
-        settings = self.cfg.TRAINER.VPT
+        settings = cls.settings_of(cfg)
         check_depth(
             settings.PROMPT_DEPTH_VISION,
             clip_model.visual.transformer.layers,
             "TRAINER.VPT.PROMPT_DEPTH_VISION",
         )
         if settings.N_CTX_VISION < 1:
-            raise ValueError("TRAINER.VPT.N_CTX_VISION must be at least 1")
-        words = settings.CTX_INIT.replace("_", " ")
-        return CustomCLIP(
-            clip_model,
-            VisionPromptLearner(clip_model, settings.N_CTX_VISION, settings.PROMPT_DEPTH_VISION),
-            [f"{words} {name}." for name in classnames],
+            raise UsageError("TRAINER.VPT.N_CTX_VISION must be at least 1")
+        learner = VisionPromptLearner(
+            clip_model, settings.N_CTX_VISION, settings.PROMPT_DEPTH_VISION
         )
-
-    def own_name(self, name: str) -> str:
-        return upstream_prompt_name(name)
+        return VPTCLIP(clip_model, learner, prompts)
 
 
 def check_depth(depth: int, layers: int, setting: str, least: int = 1) -> None:
-    """Raise ValueError unless a number of prompted layers fits the tower."""
+    """Raise UsageError unless a number of prompted layers fits the tower."""
     if not least <= depth <= layers:
-        raise ValueError(f"{setting} {depth}: choose {least} to {layers}, the backbone's layers")
+        raise UsageError(f"{setting} {depth}: choose {least} to {layers}, the backbone's layers")

@@ -166,8 +166,8 @@ class _Runner:
         for work, answers in self.now:
             subject = work.subject
             model = subject.model
-            if inputs is None or inputs.device != subject.trainer.device:
-                inputs = self.prepare(pictures.to(subject.trainer.device))
+            if inputs is None or inputs.device != subject.device:
+                inputs = self.prepare(pictures.to(subject.device))
                 shared.clear()
             if cell is not None and cell.group == "adversarial":
                 answers[cell].add(part, self.attacked(subject, cell, part, pictures))
@@ -201,7 +201,7 @@ class _Runner:
         self, subject: Subject, cell: Cell, part: slice, pictures: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Logits of images changed, within the bound, to mislead this very model."""
-        model, device = subject.model, subject.trainer.device
+        model, device = subject.model, subject.device
         state = model.class_state()
         pictures = pictures.to(device)
         labels = torch.from_numpy(self.images.labels[part]).to(device)
@@ -261,7 +261,7 @@ def _views(
 ) -> list[dict[str, Any]]:
     """A picture under each noise, kept beside the results, and the model's answers."""
     subject = work.subject
-    model, device = subject.model, subject.trainer.device
+    model, device = subject.model, subject.device
     inputs = torch.stack([after(images[(index, cell)]) for cell in cells]).to(device)
     logits = model.classify(model.encode(inputs), model.class_state())[model.rule]
     confidences, answers = logits.float().softmax(dim=-1).max(dim=-1)

@@ -1,5 +1,6 @@
 """A model under test: a run's learned tensors, on one part of its classes."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,13 @@ from yacs.config import CfgNode
 from anprompt.robustness.plan import Cell
 from anprompt.robustness.texts import Descriptions, noisy_prompts, noisy_words
 from anprompt.runs.trained import (
-    checkpoint_path,
+    TrainedModel,
+    build_trained,
     fingerprint,
-    for_evaluation,
-    load_learned,
-    quiet,
     relative,
     trainer_class,
     training_folder,
 )
-from dassl.utils import UsageError
 from noise.text import text_rate
 from trainers.base import PromptedCLIP
 
@@ -50,23 +48,16 @@ def noise_in_training(cfg: CfgNode) -> dict[str, list]:
 
 @dataclass
 class Subject:
-    """A trained model with the classes of one part, and the means to give it other prompts.
+    """A trained model with the classes of one part.
 
     Attributes:
-        trainer: holds the model with its own prompts.
-        opener: the same trainer, set to take whole prompts.
-        template: what those prompts must say, ``{}`` for the class name.
         checkpoint: relative to the run's folder; "" for a method that learns nothing.
     """
 
     folder: Path
     cfg: CfgNode
     classnames: list[str]
-    trainer: Any
-    opener: Any
-    template: str
-    clip_model: Any
-    epoch: int | None
+    trained: TrainedModel
     checkpoint: str
     fingerprint: str
     _states: dict[Cell, Any] = field(default_factory=dict)
@@ -84,44 +75,30 @@ class Subject:
         Raises:
             ValueError: no checkpoint, or it does not fit.
         """
-        trainer = for_evaluation(cfg, classnames, clip_model)
-        path = checkpoint_path(trainer, epoch)
-        load_learned(trainer, epoch)
-        opened = cfg.clone()
-        opened.defrost()
-        template = trainer_class(cfg).open_prompts(opened)
-        opener = for_evaluation(opened, classnames, clip_model)
+        trained = build_trained(cfg, classnames, clip_model, epoch)
         # Training's folder may be another run's, when this run is an evaluation.
-        near = "" if path is None else relative(path, folder)
-        subject = Subject(
+        near = "" if trained.path is None else relative(trained.path, folder)
+        return Subject(
             folder=folder,
             cfg=cfg,
             classnames=list(classnames),
-            trainer=trainer,
-            opener=opener,
-            template=template,
-            clip_model=clip_model,
-            epoch=epoch,
+            trained=trained,
             checkpoint=near,
-            fingerprint=fingerprint(cfg, path),
+            fingerprint=fingerprint(cfg, trained.path),
         )
-        subject._check_opening()
-        return subject
-
-    @torch.no_grad()
-    def _check_opening(self) -> None:
-        """Whole prompts without noise must be the trainer's own, or text noise is no measure."""
-        own = self.model.class_state()
-        given = self._state_of(noisy_prompts(self.template, self.words, "char", 0, 0))
-        if isinstance(own, torch.Tensor) and not torch.allclose(own, given, atol=1e-2):
-            raise UsageError(
-                f"trainer {self.cfg.TRAINER.NAME}: open_prompts() says {self.template!r}, which "
-                "does not give its own prompts; it must return all words that are not learned"
-            )
 
     @property
     def model(self) -> PromptedCLIP:
-        return self.trainer.model
+        return self.trained.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.trained.device
+
+    @property
+    def template(self) -> str:
+        """What prompts must say, ``{}`` for the class name."""
+        return self.model.prompts.template
 
     @property
     def headline_rule(self) -> str:
@@ -130,7 +107,7 @@ class Subject:
     @property
     def words(self) -> list[str]:
         """Class names as prompts say them."""
-        return [name.replace("_", " ") for name in self.classnames]
+        return list(self.model.prompts.classnames)
 
     def prompts(self, cell: Cell, descriptions: Descriptions | None) -> list[str]:
         """The words that the method does not learn, under a text cell's noise."""
@@ -143,21 +120,13 @@ class Subject:
         """What the model makes of the classes when their prompts carry a text cell's noise."""
         if cell not in self._states:
             prompts = self.prompts(cell, descriptions)
+            noise: contextlib.AbstractContextManager = contextlib.nullcontext()
             if cell.kind == "embed":
                 rate = text_rate("embed", cell.severity)
-                with noisy_words(self.clip_model, rate, cell.seed):
-                    self._states[cell] = self._state_of(prompts)
-            else:
-                self._states[cell] = self._state_of(prompts)
+                noise = noisy_words(self.model.clip, rate, cell.seed)
+            with noise:
+                self._states[cell] = self.trained.with_texts(prompts).class_state()
         return self._states[cell]
-
-    def _state_of(self, prompts: list[str]) -> Any:
-        opener = self.opener
-        with quiet():
-            model = opener.build_prompted_clip(self.clip_model, prompts)
-            opener.model = model.to(opener.device)
-            load_learned(opener, self.epoch)
-        return opener.model.class_state()
 
     def encode(self, inputs: torch.Tensor, shared: dict[int, Any]) -> Any:
         """What the model needs of images; frozen CLIP's features are kept in ``shared``.
@@ -171,7 +140,7 @@ class Subject:
             or kind.image_features is not PromptedCLIP.image_features
         ):
             return model.encode(inputs)
-        key = id(self.clip_model)
+        key = id(model.clip)
         if key not in shared:
             shared[key] = model.encode(inputs)
         return shared[key]

@@ -259,9 +259,8 @@ class Jobs:
 
     def _backbone(self, cfg: CfgNode) -> Any:
         """The frozen CLIP, loaded once for all runs that share it."""
-        precision = cfg.TRAINER[trainer_class(cfg).method].PREC
-        if device_of(cfg).type == "cpu" and precision in ("fp16", "amp"):
-            precision = "fp32"
+        with quiet():
+            precision = trainer_class(cfg).precision_of(cfg, device_of(cfg))
         speed = (cfg.MODEL.CLASSES_AT_ONCE, *cfg.INEXACT.values())
         key = (cfg.MODEL.BACKBONE.NAME, cfg.RUN.WEIGHTS, precision, device_of(cfg), *speed)
         if key not in self._backbones:

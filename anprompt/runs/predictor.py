@@ -23,19 +23,18 @@ from yacs.config import CfgNode
 from anprompt.runs.config import default_cfg
 from anprompt.runs.folder import read_results
 from anprompt.runs.trained import (
-    checkpoint_path,
-    for_evaluation,
+    TrainedModel,
+    build_trained,
     load_backbone,
-    load_learned,
     quiet,
     read_cfg,
-    trainer_class,
+    trained_from,
     training_folder,
     versions,
 )
 from dassl.data.datasets import build_dataset, reading_of
 from dassl.data.transforms import build_transform
-from dassl.utils import UsageError, atomic_write, load_checkpoint, read_image, read_json, write_json
+from dassl.utils import UsageError, atomic_write, read_image, read_json, write_json
 from dassl.utils.images import convert
 
 EXPORT = "model.json"
@@ -60,17 +59,16 @@ class Predictor:
             where the method has several.
     """
 
-    def __init__(self, trainer: Any, classnames: Sequence[str], source: dict[str, Any]):
-        self.trainer = trainer
+    def __init__(self, trained: TrainedModel, classnames: Sequence[str]):
+        self.trained = trained
         self.classnames = list(classnames)
-        self._source = source  # what a checkpoint says of its training
         with quiet():
-            self._transform = build_transform(trainer.cfg, is_train=False)
-        self._reading = reading_of(trainer.cfg.DATASET.NAME)
+            self._transform = build_transform(trained.cfg, is_train=False)
+        self._reading = reading_of(trained.cfg.DATASET.NAME)
 
     @property
     def rule(self) -> str:
-        return self.trainer.model.rule
+        return self.trained.model.rule
 
     @staticmethod
     def load(
@@ -128,7 +126,7 @@ class Predictor:
         if not inputs:
             return []
         inputs = torch.stack(list(inputs))
-        logits = self.trainer.model(inputs.to(self.trainer.device)).float()
+        logits = self.trained.model(inputs.to(self.trained.device)).float()
         top = max(1, min(top, len(self.classnames)))
         values, labels = logits.softmax(dim=-1).topk(top, dim=-1)
         return [
@@ -144,7 +142,7 @@ class Predictor:
         has class features of its own, the normalised ``class_features`` (C, E). The frozen
         backbone is named in the JSON file, not copied.
         """
-        model, cfg = self.trainer.model, self.trainer.cfg
+        model, cfg = self.trained.model, self.trained.cfg
         tensors = {
             LEARNED + name: tensor.contiguous().cpu()
             for name, tensor in model.prompt_learner.state_dict().items()
@@ -165,7 +163,7 @@ class Predictor:
                 "mean": list(cfg.INPUT.PIXEL_MEAN),
                 "std": list(cfg.INPUT.PIXEL_STD),
             },
-            "trained_on": self._source,
+            "trained_on": _training_of(self.trained.checkpoint),
             "config": _plain(cfg),
             "versions": versions(),
         }
@@ -181,14 +179,9 @@ def _from_run(
     cfg = read_cfg(folder, root)
     own = _classnames_of(folder, cfg)
     chosen = list(classnames) if classnames is not None else own
-    trainer = for_evaluation(cfg, _checked(chosen), load_backbone(cfg))
-    load_learned(trainer, epoch)
-    path = checkpoint_path(trainer, epoch)
-    source = {"dataset": cfg.DATASET.NAME}
-    if path is not None:
-        source["dataset"] = load_checkpoint(str(path)).get("meta", {}).get("dataset")
-    _answer_for(trainer, is_own=sorted(chosen) == sorted(own))
-    return Predictor(trainer, chosen, source)
+    trained = build_trained(cfg, _checked(chosen), load_backbone(cfg), epoch)
+    _answer_for(trained, is_own=sorted(chosen) == sorted(own))
+    return Predictor(trained, chosen)
 
 
 def _from_export(folder: Path, classnames: Sequence[str] | None) -> Predictor:
@@ -197,35 +190,37 @@ def _from_export(folder: Path, classnames: Sequence[str] | None) -> Predictor:
         raise UsageError(f"{folder / EXPORT}: not an export of this version")
     cfg = default_cfg()
     cfg.merge_from_other_cfg(CfgNode(description["config"]))
-    trainer_class(cfg)
     own = description["classnames"]
     chosen = list(classnames) if classnames is not None else own
-    trainer = for_evaluation(cfg, _checked(chosen), load_backbone(cfg))
     path = folder / TENSORS
     try:
         tensors = load_safetensors(path.read_bytes())
-        learned = {
-            name.removeprefix(LEARNED): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(LEARNED)
-        }
-        trainer.model.prompt_learner.load_state_dict(learned)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; export the model again") from None
-    except Exception as error:  # safetensors' own and torch's for tensors that do not fit
+    except Exception as error:  # safetensors' own
         raise UsageError(f"{path}: not the tensors of this model ({error})") from None
-    if learned:
-        trainer.loaded({"meta": description["trained_on"]})
-    trainer.model.eval()
-    trainer.model.rule = description["rule"]
-    _answer_for(trainer, is_own=sorted(chosen) == sorted(own))
-    return Predictor(trainer, chosen, description["trained_on"])
+    learned = {
+        name.removeprefix(LEARNED): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(LEARNED)
+    }
+    checkpoint = {"state_dict": learned, "meta": description["trained_on"]} if learned else {}
+    trained = trained_from(cfg, _checked(chosen), load_backbone(cfg), checkpoint, path)
+    trained.model.rule = description["rule"]
+    _answer_for(trained, is_own=sorted(chosen) == sorted(own))
+    return Predictor(trained, chosen)
 
 
-def _answer_for(trainer: Any, is_own: bool) -> None:
+def _training_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return what an export keeps of a checkpoint's account of its training."""
+    meta = checkpoint.get("meta", {})
+    return {key: meta[key] for key in ("dataset", "classnames") if key in meta}
+
+
+def _answer_for(trained: TrainedModel, is_own: bool) -> None:
     """For classes that the run was not tested on, class logits alone: nobody trained on them."""
     if not is_own:
-        trainer.model.rule = "class"
+        trained.model.rule = "class"
 
 
 def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:

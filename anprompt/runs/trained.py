@@ -1,7 +1,7 @@
 """A trained model, built again from its run's folder: for evaluation, and without its data set.
 
-What a run leaves behind (``config.yaml`` and a checkpoint of learned tensors) and the names of the
-classes are all it takes.
+It takes what a run leaves behind (``config.yaml`` and a checkpoint of learned tensors) and the
+names of the classes.
 """
 
 import contextlib
@@ -10,8 +10,8 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +22,14 @@ from anprompt.runs.config import default_cfg, methods_of, weights_digest
 from anprompt.runs.folder import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir, recorded_config
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
-from trainers.base import load_clip, resolve_precision
+from trainers.base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptTrainer,
+    load_clip,
+    load_learned,
+    read_learned,
+)
 
 
 @contextlib.contextmanager
@@ -83,8 +90,8 @@ def _forget_other_methods(recorded: dict, known: CfgNode) -> None:
             del recorded[node][key]
 
 
-def trainer_class(cfg: CfgNode) -> type:
-    """The run's trainer.
+def trainer_class(cfg: CfgNode) -> type[PromptTrainer]:
+    """Return the run's trainer.
 
     Raises:
         UsageError: it is not registered, or cannot be given classes and prompts from outside.
@@ -92,9 +99,10 @@ def trainer_class(cfg: CfgNode) -> type:
     name = cfg.TRAINER.NAME
     check_availability(name, TRAINER_REGISTRY.registered_names(), kind="trainer (TRAINER.NAME)")
     found = TRAINER_REGISTRY.get(name)
-    if not (hasattr(found, "build_prompted_clip") and hasattr(found, "open_prompts")):
+    if not issubclass(found, PromptTrainer):
         raise UsageError(
-            f"trainer {name} does not build on trainers.base.PromptTrainer, which this tool needs"
+            f"trainer {name} does not build on trainers.base.PromptTrainer, which this command "
+            "needs"
         )
     return found
 
@@ -115,40 +123,82 @@ def load_backbone(cfg: CfgNode) -> Any:
             f"{cfg.OUTPUT_DIR}: backbone {name!r} had other weights when this run was made than "
             "are there now; run it anew, or put the old file back"
         )
-    method = trainer_class(cfg).method
     with quiet():
-        precision = resolve_precision(cfg.TRAINER[method].PREC, device_of(cfg))
+        precision = trainer_class(cfg).precision_of(cfg, device_of(cfg))
         return load_clip(cfg, precision, device_of(cfg))
 
 
-def for_evaluation(cfg: CfgNode, classnames: Sequence[str], clip_model: Any) -> Any:
-    """The run's trainer with an untrained model for ``classnames``: no data, no optimiser.
+@dataclass(frozen=True)
+class TrainedModel:
+    """A run's model in evaluation mode, with certain classes.
+
+    Attributes:
+        method: the run's trainer; here it only says how the model is built.
+        checkpoint: what the model's learned tensors were read from; empty for a method that learns
+            nothing.
+        path: its file; None where there is none.
+    """
+
+    cfg: CfgNode
+    method: type[PromptTrainer]
+    model: PromptedCLIP
+    checkpoint: dict[str, Any]
+    path: Path | None
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.cfg)
+
+    def with_texts(self, texts: Sequence[str]) -> PromptedCLIP:
+        """Return a model with the same learned tensors whose classes are described by ``texts``."""
+        prompts = self.model.prompts.with_texts(texts)
+        return _build(self.cfg, self.model.clip, prompts, self.checkpoint, str(self.path))
+
+
+def build_trained(
+    cfg: CfgNode, classnames: Sequence[str], clip_model: Any, epoch: int | None = None
+) -> TrainedModel:
+    """Build a run's model for ``classnames`` and load what the run learned.
 
     Args:
         clip_model: what `load_backbone` gives; models may share one.
+        epoch: which checkpoint; None as ``train.py --eval-only`` chooses.
+
+    Raises:
+        UsageError: there is no checkpoint, or it does not fit.
     """
-    spaced = [name.replace("_", " ") for name in classnames]
+    path = checkpoint_path(cfg, epoch)
+    checkpoint = {} if path is None else read_learned(cfg, path)
+    return trained_from(cfg, classnames, clip_model, checkpoint, path)
 
-    class Evaluation(trainer_class(cfg)):
-        def build_data_loader(self) -> None:
-            self.lab2cname = dict(enumerate(classnames))
-            self.num_classes = len(classnames)
-            self.dm = SimpleNamespace(
-                dataset=SimpleNamespace(classnames=list(classnames)),
-                lab2cname=self.lab2cname,
-                num_classes=self.num_classes,
-            )
-            self.train_loader_x = self.train_loader_u = None
-            self.val_loader = self.test_loader = None
 
-        def build_model(self) -> None:
-            self.model = self.build_prompted_clip(clip_model, spaced).to(self.device)
-            if any(True for _ in self.model.prompt_learner.parameters()):
-                self.register_model(self.model_name, self.model.prompt_learner)
+def trained_from(
+    cfg: CfgNode,
+    classnames: Sequence[str],
+    clip_model: Any,
+    checkpoint: dict[str, Any],
+    path: Path | None = None,
+) -> TrainedModel:
+    """Build a run's model from a checkpoint that was read already; {} leaves it untrained.
 
-    Evaluation.__name__ = cfg.TRAINER.NAME  # what error messages call it
+    Raises:
+        UsageError: the checkpoint does not fit.
+    """
+    method = trainer_class(cfg)
+    method.check_cfg(cfg)
+    prompts = ClassPrompts(method.fixed_template(cfg), list(classnames))
+    model = _build(cfg, clip_model, prompts, checkpoint, str(path))
+    return TrainedModel(cfg, method, model, checkpoint, path)
+
+
+def _build(
+    cfg: CfgNode, clip_model: Any, prompts: ClassPrompts, checkpoint: dict[str, Any], where: str
+) -> PromptedCLIP:
     with quiet():
-        return Evaluation(cfg)
+        model = trainer_class(cfg).build(cfg, clip_model, prompts).to(device_of(cfg))
+        if checkpoint:
+            load_learned(model, checkpoint, where=where)
+    return model.eval()
 
 
 def training_folder(cfg: CfgNode) -> Path:
@@ -156,37 +206,23 @@ def training_folder(cfg: CfgNode) -> Path:
     return model_dir(cfg) if cfg.RUN.MODEL_DIR else Path(cfg.OUTPUT_DIR)
 
 
-def checkpoint_path(trainer: Any, epoch: int | None = None) -> Path | None:
-    """The checkpoint that `load_learned` reads; None for a method that learns nothing.
-
-    Raises:
-        ValueError: there is none, or training was not finished.
-    """
-    if not trainer.get_model_names():
-        return None
-    folder = training_folder(trainer.cfg)
-    if epoch is None:
-        epoch = epoch_to_load(str(folder), trainer.model_name, trainer.cfg.OPTIM.MAX_EPOCH)
-    file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-    return folder / trainer.model_name / file
-
-
-def load_learned(trainer: Any, epoch: int | None = None) -> None:
-    """Put what the run learned into ``trainer.model``, and that into evaluation mode.
+def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
+    """Return the checkpoint that a run's model is read from; None for a method that learns nothing.
 
     Args:
-        epoch: which checkpoint; None as ``train.py --eval-only`` chooses.
+        epoch: which; None as ``train.py --eval-only`` chooses.
 
     Raises:
-        ValueError: there is none, or it does not fit.
+        UsageError: there is none, or training was not finished.
     """
-    path = checkpoint_path(trainer, epoch)
-    if path is not None:
-        if epoch is None and path.suffix != ".tar":
-            epoch = int(path.name.rpartition("-")[2])
-        with quiet():
-            trainer.load_model(str(training_folder(trainer.cfg)), epoch=epoch)
-    trainer.model.eval()
+    method = trainer_class(cfg)
+    if not method.learns:
+        return None
+    folder = training_folder(cfg)
+    if epoch is None:
+        epoch = epoch_to_load(str(folder), method.model_name, cfg.OPTIM.MAX_EPOCH)
+    file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+    return folder / method.model_name / file
 
 
 def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:

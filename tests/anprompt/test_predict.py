@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from anprompt.commands import predict
 from anprompt.runs.predictor import Predictor
-from anprompt.runs.trained import load_learned, quiet, read_cfg
+from anprompt.runs.trained import quiet, read_cfg, training_folder
 from dassl.engine import build_trainer
 from dassl.utils import UsageError
 from datasets.eurosat import EuroSAT
@@ -66,7 +66,8 @@ def test_answers_are_the_trainers(trained_output, trainer, images):
     cfg.DATALOADER.NUM_WORKERS = 0
     with quiet():
         built = build_trainer(cfg)
-        load_learned(built)
+        built.load_model(str(training_folder(cfg)))
+        built.model.eval()
     dataset = built.test_loader.dataset
     item = next(
         dataset[i]
@@ -183,7 +184,7 @@ def test_export_answers_alike_without_run_or_data(trained_output, trainer, image
     assert after.predict(images / "a.png") == expected
     tensors = load_file(tmp_path / "export/model.safetensors")
     features = tensors["class_features"]
-    assert features.shape == (len(BASE), before.trainer.model.clip.visual.output_dim)
+    assert features.shape == (len(BASE), before.trained.model.clip.visual.output_dim)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(BASE)))
     learned = {name for name in tensors if name.startswith("learned.")}
     assert bool(learned) == (trainer != "ZeroshotCLIP")
@@ -196,8 +197,8 @@ def test_evaluations_folder_leads_to_its_training(trained_output, images):
     folder = run_folder(trained_output, "ANPrompt", "test_new")
     predictor = Predictor.load(folder)
     assert "River" in predictor.classnames and predictor.rule == "class"
-    learned = Predictor.load(run_folder(trained_output, "ANPrompt")).trainer.model.prompt_learner
-    own = predictor.trainer.model.prompt_learner
+    learned = Predictor.load(run_folder(trained_output, "ANPrompt")).trained.model.prompt_learner
+    own = predictor.trained.model.prompt_learner
     assert torch.equal(own.noise_prompts, learned.noise_prompts)
     assert len(predictor.predict(images / "a.png")) == 5
 

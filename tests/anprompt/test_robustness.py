@@ -26,7 +26,7 @@ from anprompt.robustness.summary import (
 )
 from anprompt.robustness.table import compare
 from anprompt.robustness.texts import noisy_prompts
-from anprompt.runs.trained import fingerprint, load_learned, quiet, read_cfg
+from anprompt.runs.trained import fingerprint, quiet, read_cfg, training_folder
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
 from dassl.utils import read_image
@@ -81,8 +81,10 @@ def reference(folder: Path, part: str, classnames=None, corrupted=None, images=2
         dataset = build_dataset(cfg)
         trainer = build_trainer(cfg)
         if classnames is not None:
-            trainer.model = trainer.build_prompted_clip(trainer.model.clip, classnames)
-        load_learned(trainer)
+            prompts = trainer.model.prompts.with_texts(classnames)
+            trainer.model = trainer.build(cfg, trainer.model.clip, prompts).eval()
+        trainer.load_model(str(training_folder(cfg)))
+        trainer.model.eval()
     crop, after = split_transform(cfg)
     used = {e.part_name: e.part for e in read_evaluations(folder)}[part]["images"]["used"]
     assert used == images

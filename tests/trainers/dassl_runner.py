@@ -116,10 +116,13 @@ def take_steps(trainer) -> list[float]:
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
-    losses = []
+    losses: list[float] = []
+    if not parameters:
+        return losses
+    trainer.prepare_training()
     trainer.set_model_mode("train")
     trainer.num_batches = len(STEPS) + 1  # not the epoch's last: the schedule stays
-    for trainer.batch_idx, index in enumerate(STEPS if parameters else ()):  # noqa: B020
+    for trainer.batch_idx, index in enumerate(STEPS):  # noqa: B020
         losses.append(float(trainer.forward_backward(images(trainer, index))["loss"]))
     return losses
 

@@ -19,10 +19,12 @@ from trainers.anprompt import (
     noisy_text_features,
     wa_loss,
 )
-from trainers.mmrl import MMRLClip, inference_rule, mmrl_loss
+from trainers.base import ClassPrompts, TrainingBatch
+from trainers.mmrl import MMRLCLIP, InferenceRule, mmrl_loss
 
 CLASSNAMES = ["cat", "polar bear", "dog", "big red fire engine", "tree", "house"]
 TEMPLATE = "a photo of a {}."
+PROMPTS = ClassPrompts(TEMPLATE, CLASSNAMES)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +48,20 @@ def anprompt(clip_model, rule="mix", **changes) -> AntiNoiseCLIP:
     node = anprompt_settings(**changes)
     torch.manual_seed(0)
     learner = AntiNoisePromptLearner(clip_model, node)
-    return AntiNoiseCLIP(clip_model, learner, CLASSNAMES, TEMPLATE, node, 0.5, rule)
+    return AntiNoiseCLIP(
+        clip_model, learner, PROMPTS, settings=node, sim_weight=0.5, inference=always(rule)
+    )
+
+
+def always(rule) -> InferenceRule:
+    return InferenceRule(setting=rule, task="B2N", subset="base", dataset="EuroSAT")
 
 
 @pytest.fixture(scope="module")
 def batch():
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(4, 3, 64, 64, generator=generator), torch.tensor([0, 5, 2, 1])
+    image = torch.randn(4, 3, 64, 64, generator=generator)
+    return TrainingBatch(image, torch.tensor([0, 5, 2, 1]))
 
 
 # Losses ----------------------------------------------------------------------------------------
@@ -75,7 +84,7 @@ def test_wa_loss_is_the_equation(batch, classes, seed):
     mean = sum(values) / len(values)
     std = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
     expected = divergence / ((std + 1e-6) * batch * classes)
-    assert float(wa_loss(z_noisy, z)) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert float(wa_loss(z_noisy=z_noisy, z=z)) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 def test_wa_loss_of_half_precision_logits():
@@ -83,18 +92,20 @@ def test_wa_loss_of_half_precision_logits():
     generator = torch.Generator().manual_seed(0)
     z, z_noisy = (3 * torch.randn(32, 1000, generator=generator) for _ in range(2))
     halves = [x.half().requires_grad_() for x in (z_noisy, z)]
-    loss = wa_loss(*halves)
+    loss = wa_loss(z_noisy=halves[0], z=halves[1])
     assert loss.dtype == torch.float32
-    assert float(loss.detach()) == pytest.approx(float(wa_loss(z_noisy, z)), rel=1e-2)
+    assert float(loss.detach()) == pytest.approx(float(wa_loss(z_noisy=z_noisy, z=z)), rel=1e-2)
     loss.backward()
     assert halves[0].grad.any()
 
 
 def test_wa_loss_is_zero_for_equal_predictions_only():
     z = torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 4.0]])
-    assert float(wa_loss(z, z)) == pytest.approx(0, abs=1e-7)
-    assert float(wa_loss(z + 7, z)) == pytest.approx(0, abs=1e-6)  # softmax ignores a shift
-    assert float(wa_loss(z.flip(1), z)) > 0.1
+    assert float(wa_loss(z_noisy=z, z=z)) == pytest.approx(0, abs=1e-7)
+    assert float(wa_loss(z_noisy=z + 7, z=z)) == pytest.approx(
+        0, abs=1e-6
+    )  # softmax ignores a shift
+    assert float(wa_loss(z_noisy=z.flip(1), z=z)) > 0.1
 
 
 def test_mmrl_loss_is_the_equation():
@@ -113,8 +124,19 @@ def test_mmrl_loss_is_the_equation():
     image_tie = 1 - sum(float(f[b] @ f0[b]) for b in range(3)) / 3
     text_tie = 1 - sum(float(s[c] @ t[c]) for c in range(4)) / 4
     expected = 0.7 * cross_entropy(z) + 0.3 * cross_entropy(z_rep) + 2.0 * (image_tie + text_tie)
-    loss = mmrl_loss(z, z_rep, torch.tensor(label), f, f0, s, t, 0.7, 2.0)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    terms = mmrl_loss(
+        z=z,
+        z_rep=z_rep,
+        label=torch.tensor(label),
+        f=f,
+        f_frozen=f0,
+        s=s,
+        s_frozen=t,
+        alpha=0.7,
+        reg_weight=2.0,
+    )
+    assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["sim"]) == pytest.approx(2.0 * (image_tie + text_tie), rel=1e-5)
 
 
 # Noise prompts ---------------------------------------------------------------------------------
@@ -124,7 +146,8 @@ def test_noisy_text_features_are_the_equation(clip_model):
     kinds, rate, samples, seed, weight = ["char", "template"], 0.5, 4, 3, 0.25
     tokens = clip.tokenize([TEMPLATE.format(name) for name in CLASSNAMES])
     t = F.normalize(clip_model.encode_text(tokens), dim=-1)
-    w = noisy_text_features(clip_model, CLASSNAMES, TEMPLATE, t, weight, kinds, rate, samples, seed)
+    how = {"weight": weight, "kinds": kinds, "rate": rate, "samples": samples, "seed": seed}
+    w = noisy_text_features(clip_model, PROMPTS, t, **how)
     from datasets.templates import IMAGENET_TEMPLATES
     from noise.text import perturbed_texts
 
@@ -140,17 +163,17 @@ def test_noisy_text_features_are_the_equation(clip_model):
 
 def test_noise_of_a_class_does_not_depend_on_the_others(clip_model):
     t = F.normalize(torch.randn(6, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
-    arguments = (0.5, ["char", "embed"], 0.5, 4, 1)
-    everybody = noisy_text_features(clip_model, CLASSNAMES, TEMPLATE, t, *arguments)
-    alone = noisy_text_features(clip_model, CLASSNAMES[2:3], TEMPLATE, t[2:3], *arguments)
+    how = {"weight": 0.5, "kinds": ["char", "embed"], "rate": 0.5, "samples": 4, "seed": 1}
+    everybody = noisy_text_features(clip_model, PROMPTS, t, **how)
+    alone = ClassPrompts(TEMPLATE, CLASSNAMES[2:3])
+    alone = noisy_text_features(clip_model, alone, t[2:3], **how)
     torch.testing.assert_close(everybody[2:3], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_noise_weight_zero_is_the_clean_text(clip_model):
     t = torch.eye(6, 64)
-    assert torch.equal(
-        noisy_text_features(clip_model, CLASSNAMES, TEMPLATE, t, 0.0, ["char"], 0.5, 4, 1), t
-    )
+    how = {"weight": 0.0, "kinds": ["char"], "rate": 0.5, "samples": 4, "seed": 1}
+    assert torch.equal(noisy_text_features(clip_model, PROMPTS, t, **how), t)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 9])
@@ -179,7 +202,7 @@ def test_identical_class_features_still_give_distinct_prompts():
 
 def test_prompts_are_learned_tokens_plus_noise(clip_model):
     model = anprompt(clip_model)
-    model.prepare_noise()
+    model.prepare_training()
     learner = model.prompt_learner
     assert torch.equal(learner.shared_tokens(), learner.tokens + learner.noise_prompts)
     assert torch.equal(learner.noise_prompts, cluster_noise_prompts(model.noisy_text, 5, seed=0))
@@ -191,12 +214,12 @@ def test_prompts_are_learned_tokens_plus_noise(clip_model):
 
 def test_noise_prompts_of_a_checkpoint_are_kept(clip_model):
     trained = anprompt(clip_model)
-    trained.prepare_noise()
+    trained.prepare_training()
     other = anprompt(clip_model)
-    other.classnames = ["car", "boat"]
+    other.prompts = ClassPrompts(TEMPLATE, ["car", "boat"])
     other.frozen_text_features = other.frozen_text_features[:2]
     other.prompt_learner.load_state_dict(trained.prompt_learner.state_dict())
-    other.prepare_noise()
+    other.prepare_training()
     assert torch.equal(other.prompt_learner.noise_prompts, trained.prompt_learner.noise_prompts)
 
 
@@ -226,8 +249,8 @@ def plain_mmrl_features(clip_model, learner, image):
 
 def test_features_equal_the_plain_path(clip_model, batch):
     model = anprompt(clip_model)
-    model.prepare_noise()
-    image, _ = batch
+    model.prepare_training()
+    image = batch.image
     s_plain, f_plain, r_plain = plain_mmrl_features(clip_model, model.prompt_learner, image)
     s = model.text_features()
     f, r, f_frozen = model.encode_image(image, with_frozen=True)
@@ -239,9 +262,9 @@ def test_features_equal_the_plain_path(clip_model, batch):
 
 def test_gradients_equal_the_plain_path(clip_model, batch):
     model = anprompt(clip_model)
-    model.prepare_noise()
+    model.prepare_training()
     learner = model.prompt_learner
-    image, _ = batch
+    image = batch.image
     directions = [torch.randn(64, generator=torch.Generator().manual_seed(i)) for i in range(3)]
 
     def gradients(features):
@@ -257,43 +280,57 @@ def test_gradients_equal_the_plain_path(clip_model, batch):
 def test_without_noise_it_is_mmrl(clip_model, batch):
     """Noise weight 0, no noise prompts, WA weight 0, tau = 100: MMRL's logits and loss."""
     model = anprompt(clip_model, NOISE__WEIGHT=0.0, NOISE__PROMPTS=False, WA_WEIGHT=0.0)
-    model.prepare_noise()
-    prompts = [TEMPLATE.format(name) for name in CLASSNAMES]
-    reference = MMRLClip(clip_model, model.prompt_learner, prompts, model.alpha, "mix")
-    reference.reg_weight = model.sim_weight
-    loss, logits = model.loss(*batch)
-    reference_loss, reference_logits = reference.loss(*batch)
-    torch.testing.assert_close(logits, reference_logits, atol=1e-4, rtol=1e-5)
-    assert loss.item() == pytest.approx(reference_loss.item(), rel=1e-6)
-    # The same again from the equations, on features of the plain path.
-    s, f, r = plain_mmrl_features(clip_model, model.prompt_learner, batch[0])
-    f0 = F.normalize(clip_model.encode_image(batch[0]), dim=-1)
-    by_hand = mmrl_loss(
-        100 * f @ s.t(), 100 * r @ s.t(), batch[1], f, f0, s, model.frozen_text_features, 0.7, 0.5
+    model.prepare_training()
+    reference = MMRLCLIP(
+        clip_model,
+        model.prompt_learner,
+        PROMPTS,
+        alpha=model.alpha,
+        inference=always("mix"),
+        reg_weight=model.sim_weight,
     )
-    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    loss, other = model.loss(batch), reference.loss(batch)
+    torch.testing.assert_close(loss.logits, other.logits, atol=1e-4, rtol=1e-5)
+    assert loss.total.item() == pytest.approx(other.total.item(), rel=1e-6)
+    # The same again from the equations, on features of the plain path.
+    s, f, r = plain_mmrl_features(clip_model, model.prompt_learner, batch.image)
+    f0 = F.normalize(clip_model.encode_image(batch.image), dim=-1)
+    by_hand = mmrl_loss(
+        z=100 * f @ s.t(),
+        z_rep=100 * r @ s.t(),
+        label=batch.label,
+        f=f,
+        f_frozen=f0,
+        s=s,
+        s_frozen=model.frozen_text_features,
+        alpha=0.7,
+        reg_weight=0.5,
+    )
+    assert loss.total.item() == pytest.approx(float(sum(by_hand.values())), rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"NOISE__PROMPTS": False}, {"WA_WEIGHT": 0.0}])
 def test_each_addition_changes_the_loss(clip_model, batch, change):
-    whole, _ = anprompt(clip_model).loss(*batch)
-    without, _ = anprompt(clip_model, **change).loss(*batch)
-    assert abs(whole.item() - without.item()) > 1e-6
+    losses = []
+    for model in (anprompt(clip_model), anprompt(clip_model, **change)):
+        model.prepare_training()
+        losses.append(model.loss(batch).total.item())
+    assert abs(losses[0] - losses[1]) > 1e-6
 
 
 def test_beta_blends_visual_tokens(clip_model, batch):
-    outright = anprompt(clip_model).encode_image(batch[0])[1]
-    blended = anprompt(clip_model, BETA=0.5).encode_image(batch[0])[1]
+    outright = anprompt(clip_model).encode_image(batch.image)[1]
+    blended = anprompt(clip_model, BETA=0.5).encode_image(batch.image)[1]
     assert not torch.allclose(outright, blended, atol=1e-4)
 
 
 def test_rules(clip_model, batch):
     model = anprompt(clip_model, rule="class").eval()
     with torch.no_grad():
-        rules = model.inference_rules(batch[0])
-        assert torch.equal(model(batch[0]), rules["class"])
+        rules = model.inference_rules(batch.image)
+        assert torch.equal(model(batch.image), rules["class"])
         model.rule = "mix"
-        assert torch.equal(model(batch[0]), rules["mix"])
+        assert torch.equal(model(batch.image), rules["mix"])
     assert not torch.allclose(rules["class"], rules["mix"])
 
 
@@ -310,15 +347,21 @@ def test_rules(clip_model, batch):
     ],
 )
 def test_inference_rule(task, subsample, dataset, source, rule):
-    assert inference_rule("auto", task, subsample, dataset, source) == rule
-    assert inference_rule("class", task, subsample, dataset, source) == "class"
+    auto = InferenceRule(setting="auto", task=task, subset=subsample, dataset=dataset)
+    assert auto.choose(source=source) == rule
+    explicit = InferenceRule(setting="class", task=task, subset=subsample, dataset=dataset)
+    assert explicit.choose(source=source) == "class"
+    # A checkpoint that names its classes: of others, nobody knows the mixture to be better.
+    names = {"trained": ["a", "b"], "source": source}
+    assert auto.choose(**names, tested=["b", "a"]) == rule
+    assert auto.choose(**names, tested=["a", "c"]) == "class"
 
 
 def test_bad_settings_are_refused(clip_model):
     with pytest.raises(ValueError, match="choose one of auto, class, mix"):
-        inference_rule("both", "B2N", "base", "EuroSAT", None)
+        InferenceRule(setting="both", task="B2N", subset="base", dataset="EuroSAT")
     with pytest.raises(ValueError, match="TASK 'XD'"):
-        inference_rule("auto", "XD", "base", "EuroSAT", None)
+        InferenceRule(setting="auto", task="XD", subset="base", dataset="EuroSAT")
     with pytest.raises(ValueError, match="layers 1 to 12"):
         anprompt(clip_model, LAYERS=[12, 13])
     with pytest.raises(ValueError, match="consecutive"):

@@ -16,7 +16,7 @@ from clip.model import build_model
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.templates import PROMPTSRC_TEMPLATES
 from trainers import cocoop
-from trainers.base import apply_speed_settings
+from trainers.base import ClassPrompts, TrainingBatch, apply_speed_settings
 from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,10 +43,11 @@ def prompted(name, model, classnames=NAMES, dataset="EuroSAT", path="", **settin
     cfg.DATASET.SUBSAMPLE_CLASSES = "base"
     for key, value in settings.items():
         cfg.TRAINER[trainer_class.method][key] = value
-    trainer = trainer_class.__new__(trainer_class)
-    trainer.cfg, trainer.device = cfg, torch.device("cpu")
     torch.manual_seed(1)
-    built = trainer.build_prompted_clip(model, classnames)
+    built = trainer_class.build(
+        cfg, model, ClassPrompts(trainer_class.fixed_template(cfg), classnames)
+    )
+    built.prepare_training()
     with torch.no_grad():  # away from symmetric starts such as zero matrices
         for parameter in built.prompt_learner.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
@@ -165,7 +166,7 @@ def test_no_graph_where_nothing_is_learned(model, images):
     built = prompted("PromptSRC", model)
     f, teacher = built.both_image_features(images)
     assert f.requires_grad and not teacher.requires_grad
-    built.loss(images, label)[0].backward()
+    built.loss(TrainingBatch(images, label)).total.backward()
     assert not built.teacher_text.requires_grad
     assert all(p.grad is None for p in model.parameters())
 
@@ -202,14 +203,15 @@ def test_promptsrc_teacher_image_is_frozen_clip(model, images):
 def test_kgcoop_loss_follows_its_equation(model, images):
     built = prompted("KgCoOp", model, N_CTX=4, W=3.0)
     label = torch.tensor([0, 1, 2])
-    loss, logits = built.loss(images, label)
+    loss = built.loss(TrainingBatch(images, label))
+    logits = loss.logits
     s = built.text_features()
     own = [f"a centered satellite photo of {name}." for name in NAMES]
     frozen = plain_text_features(model, own)
     torch.testing.assert_close(logits, model.logit_scale.exp() * built.image_features(images) @ s.T)
     similarity = sum(F.cosine_similarity(a, b, dim=0) for a, b in zip(s, frozen, strict=True))
     expected = F.cross_entropy(logits, label) + 3.0 * (1 - similarity / len(NAMES))
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss.total, expected)
 
 
 def test_kgcoop_template_of_textures(model):
@@ -234,8 +236,18 @@ def test_promptsrc_loss_follows_its_equation():
             expected += float(q[b, c] * (q[b, c].log() - p[b, c].log())) / (2 * 4)
     expected += 10 * float((f - f_teacher).abs().sum()) / (2 * 8)
     expected += 25 * float((s - s_teacher).abs().sum()) / (4 * 8)
-    loss = promptsrc_loss(z, z_teacher, label, f, f_teacher, s, s_teacher, 10, 25)
-    assert float(loss) == pytest.approx(expected, rel=1e-12)
+    terms = promptsrc_loss(
+        z=z,
+        z_teacher=z_teacher,
+        label=label,
+        f=f,
+        f_teacher=f_teacher,
+        s=s,
+        s_teacher=s_teacher,
+        image_weight=10,
+        text_weight=25,
+    )
+    assert float(sum(terms.values())) == pytest.approx(expected, rel=1e-12)
 
 
 def test_promptsrc_text_teacher_is_the_mean_over_sixty_templates(model):
@@ -352,7 +364,7 @@ def test_gpa_settings_by_training_data_set():
     cfg.merge_from_file(
         str(ROOT / "configs/trainers/PromptSRC/vit_b16_c2_ep50_batch4_4+4ctx_few_shot.yaml")
     )
-    gpa = TRAINER_REGISTRY.get("PromptSRC")._gpa
+    gpa = TRAINER_REGISTRY.get("PromptSRC").gaussian_of
     for dataset, expected in (("EuroSAT", (45, 5)), ("Caltech101", (30, 30))):
         cfg.DATASET.NAME = dataset
         assert gpa(cfg) == expected
@@ -376,7 +388,7 @@ def test_mmrlpp_starts_from_clips_projection_and_one_shared_map(model):
 def test_beta_is_the_training_data_sets_unless_asked(
     tiny_clip_path, fake_eurosat, tmp_path, monkeypatch
 ):
-    def beta_after_loading(beta_from, checkpoint):
+    def beta_after_loading(beta_from, meta):
         cfg = golden_cfg({}, "MMRLpp", tiny_clip_path, fake_eurosat, tmp_path)
         cfg.merge_from_file(str(ROOT / "configs/trainers/MMRLpp/vit_b16_cross_datasets.yaml"))
         cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE = str(tiny_clip_path), (64, 64)
@@ -384,12 +396,12 @@ def test_beta_is_the_training_data_sets_unless_asked(
         cfg.TRAINER.MMRLpp.PREC = "fp32"
         cfg.TRAINER.MMRLpp.BETA_FROM = beta_from
         trainer = build_trainer(cfg)
-        trainer.loaded(checkpoint)
-        return trainer.model.prompt_learner.beta, trainer.headline_rule
+        trainer.model.on_checkpoint_loaded(meta)
+        return trainer.model.prompt_learner.beta, trainer.model.rule
 
     assert beta_after_loading("source", {}) == (0.9, "class")  # upstream's file, so ImageNet
     assert beta_after_loading("target", {}) == (0.3, "class")  # EuroSAT's, which is tested
-    food = {"meta": {"dataset": "Food101"}}
+    food = {"dataset": "Food101"}
     assert beta_after_loading("source", food) == (0.3, "class")
     with pytest.raises(ValueError, match="BETA_FROM 'both': choose one of source, target"):
         beta_after_loading("both", {})
@@ -407,9 +419,7 @@ def test_every_published_configuration_is_understood(name):
         cfg.merge_from_file(str(file))
         cfg.TRAINER.NAME = name
         trainer_class = TRAINER_REGISTRY.get(name)
-        trainer = trainer_class.__new__(trainer_class)
-        trainer.cfg = cfg
-        trainer.check_cfg(cfg)
+        trainer_class.check_cfg(cfg)
         assert cfg.TRAINER[trainer_class.method].PREC in ("fp16", "amp")
 
 
@@ -435,7 +445,8 @@ def test_settings_that_do_not_fit_are_refused(name, settings, message, model):
 
 
 def step(built, images):
-    loss, logits = built.loss(images, torch.tensor([0, 1, 2]))
+    result = built.loss(TrainingBatch(images, torch.tensor([0, 1, 2])))
+    loss, logits = result.total, result.logits
     loss.backward()
     assert torch.isfinite(loss) and loss.dtype == torch.float32
     for name, parameter in built.prompt_learner.named_parameters():

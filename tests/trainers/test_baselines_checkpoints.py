@@ -99,7 +99,7 @@ def test_file_in_upstreams_layout(name, trainer_name, golden, make_trainer, tmp_
     trainer.load_model(str(tmp_path), epoch=3)
     assert f"Ignored {len(frozen)} tensors" in capsys.readouterr().out
     for key, tensor in learned.items():
-        own = trainer.model.prompt_learner.state_dict()[trainer.own_name(key)]
+        own = trainer.model.prompt_learner.state_dict()[trainer.model.rename_key(key)]
         assert own.dtype == torch.float32
         assert torch.equal(own, tensor.half().float()), key
 
@@ -153,7 +153,7 @@ def test_training_from_another_trainings_parameters(make_trainer, tmp_path):
     data set is the source, how long was trained and for how many epochs begin anew.
     """
     first = make_trainer({}, "ANPrompt")
-    first.model.prepare_noise()
+    first.prepare_training()
     first.train_seconds = 300.0
     first.save_model(6, str(tmp_path))
     path = tmp_path / first.model_name / "model.pth.tar-7"
@@ -174,7 +174,7 @@ def test_another_methods_file_is_refused(make_trainer, tmp_path):
     shutil.copy(GOLDEN / "upstream" / "coop.pth.tar", folder / "model.pth.tar-2")
     trainer = make_trainer({}, "CoCoOp")
     before = trainer.model.prompt_learner.ctx.detach().clone()
-    with pytest.raises(ValueError, match="not a CoCoOp checkpoint, no 'meta_net"):
+    with pytest.raises(ValueError, match="not a checkpoint of CoCoOpCLIP, no 'meta_net"):
         trainer.load_model(str(tmp_path), epoch=2)
     assert torch.equal(trainer.model.prompt_learner.ctx, before)
     wider = make_trainer({}, "CoOp")  # 16 context vectors by default, the file has 4

@@ -59,7 +59,7 @@ def load_initial(trainer, name: str, record: dict) -> None:
     for copy, original in record["equal_tensors"].items():
         tensors[copy] = tensors[original]
     learner = trainer.model.prompt_learner
-    named = {trainer.own_name(key): tensor for key, tensor in tensors.items()}
+    named = {trainer.model.rename_key(key): tensor for key, tensor in tensors.items()}
     assert set(named) == set(learner.state_dict())
     learner.load_state_dict(named)
 
@@ -74,6 +74,7 @@ def recorded_batch(dataset, index: list[int]) -> dict:
 
 def train_as_recorded(trainer, steps: list[dict]) -> list[float]:
     """Take the recorded steps, at the recorded learning rates; the losses."""
+    trainer.prepare_training()
     trainer.set_model_mode("train")
     trainer.num_batches = 1 + max(step["batch"] for step in steps)
     losses = []

@@ -1,0 +1,76 @@
+"""The frozen CLIP of a run: precision, loading, settings that trade digits for speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import clip
+from clip.compiled import compile_blocks
+from common.errors import UsageError
+
+PRECISIONS = ("fp32", "fp16", "amp", "bf16")
+DTYPES = {
+    "fp32": torch.float32,
+    "amp": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision a run really has: on a CPU, ``fp16`` and ``amp`` mean ``fp32``.
+
+    Raises:
+        UsageError: not one of PRECISIONS.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"PREC {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if device.type == "cpu" and precision in ("fp16", "amp"):
+        print(f"Precision: {precision} needs a GPU; running in fp32 on the CPU")
+        return "fp32"
+    return precision
+
+
+def load_clip(cfg: Any, precision: str, device: torch.device) -> clip.model.CLIP:
+    """Load the frozen backbone that ``cfg.MODEL.BACKBONE.NAME`` names, in the given precision.
+
+    Raises:
+        UsageError: the data transforms make images of another size than the backbone takes.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    model = clip.load_model(name, device=device, dtype=DTYPES[precision])
+    resolution = model.visual.input_resolution
+    if tuple(cfg.INPUT.SIZE) != (resolution, resolution):
+        raise UsageError(
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit backbone {name or 'small'!r}: "
+            f"set INPUT.SIZE ({resolution},{resolution})"
+        )
+    apply_speed_settings(cfg, model)
+    return model.requires_grad_(False).eval()
+
+
+def apply_speed_settings(cfg: Any, model: clip.model.CLIP) -> None:
+    """Apply ``MODEL.CLASSES_AT_ONCE`` and ``INEXACT``, where the configuration has them."""
+    model.transformer.classes_at_once = cfg.MODEL.get("CLASSES_AT_ONCE", 0)
+    inexact = cfg.get("INEXACT", {})
+    # PyTorch has it on for convolutions unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = bool(inexact.get("TF32"))
+    if inexact.get("TF32"):
+        torch.set_float32_matmul_precision("high")
+    if inexact.get("COMPILE"):
+        compile_blocks(model, mode=inexact.COMPILE)
+
+
+def require_vit(model: clip.model.CLIP, method: str) -> None:
+    """Refuse a backbone whose image tower is no ViT, which visual prompts need.
+
+    Raises:
+        UsageError: it is a ResNet.
+    """
+    if not isinstance(model.visual, clip.model.VisionTransformer):
+        raise UsageError(
+            f"{method} puts prompts into the image tower and needs a ViT backbone: "
+            "set MODEL.BACKBONE.NAME to one, e.g. ViT-B/16"
+        )

@@ -1,0 +1,330 @@
+"""A method's model: a frozen CLIP, what is learned, the logits and the loss.
+
+It needs neither data set nor optimiser nor run::
+
+    model = CoOp.build(cfg, clip_model, ClassPrompts(CoOp.fixed_template(cfg), ["cat", "dog"]))
+    load_learned(model, load_checkpoint(path), where=path)
+    logits = model.eval()(images)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import clip
+from clip.model import Edit
+from clip.text import SharedText
+from common.errors import UsageError
+
+from .prompts import ClassPrompts
+
+
+def grad_if_image_asks(image: Tensor) -> torch.set_grad_enabled:
+    """Guard frozen parts of a model: no graph, except to the pixels when an attack asks for it."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and image.requires_grad)
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What a loss is given.
+
+    Attributes:
+        image: (B, 3, H, W), the first view of each image.
+        label: (B,).
+        index: (B,) position of each sample in the training set; None where the loader does not
+            tell.
+        epoch: from 0.
+        views: further views of the images, each (B, 3, H, W); with DATALOADER.K_TRANSFORMS k there
+            are k - 1.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor | None = None
+    epoch: int = 0
+    views: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a loss gives back.
+
+    Attributes:
+        total: scalar, what is minimised.
+        logits: (B, C) that the reported accuracy is taken from.
+        terms: the scalars that ``total`` is made of, as they are weighted in it, by name.
+    """
+
+    total: Tensor
+    logits: Tensor
+    terms: dict[str, Tensor]
+
+    @staticmethod
+    def of(logits: Tensor, **terms: Tensor) -> Loss:
+        """Return the loss whose total is the sum of ``terms``, added in this order."""
+        first, *others = terms.values()
+        total = first
+        for term in others:
+            total = total + term
+        return Loss(total, logits, terms)
+
+
+class PromptLearner(nn.Module):
+    """Base of a method's learned module: all its parameters train, in fp32, and nothing else does.
+
+    Values derived from the parameters may be kept while the module is in eval mode (``cached``).
+    Any change of mode and any loading of weights forgets them.
+
+    Attributes:
+        per_class: names of parameters that belong to the classes of training, one row a class, with
+            the setting that learns for all classes instead ("" where there is none). They are not
+            read for other classes.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.per_class: dict[str, str] = {}
+        self._cache: dict[str, Any] = {}
+        self.register_load_state_dict_post_hook(lambda module, keys: module._cache.clear())
+
+    def train(self, mode: bool = True) -> PromptLearner:
+        self._cache.clear()
+        return super().train(mode)
+
+    def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        """Return learned tokens by name, each with what reaches the towers of it (the same shape).
+
+        By default the parameters of this module and of its parameter lists; what a linear map
+        learns is no token. The evaluation of noise on learned tokens scales it by the second.
+        """
+        owners: dict[str, nn.Module] = {"": self}
+        owners |= {
+            f"{name}.": child
+            for name, child in self.named_children()
+            if isinstance(child, nn.ParameterList)
+        }
+        return {
+            prefix + name: (parameter, parameter.detach())
+            for prefix, owner in owners.items()
+            for name, parameter in owner.named_parameters(recurse=False)
+        }
+
+    def cached(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return ``compute()``, evaluated once per evaluation; always anew in training mode."""
+        if self.training:
+            return compute()
+        if name not in self._cache:
+            self._cache[name] = compute()
+        return self._cache[name]
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP steered by a learner, for certain classes.
+
+    A method fills in ``text_features`` and, where it goes beyond text prompts and cross-entropy,
+    ``image_features``, ``loss``, or ``encode``, ``class_state`` and ``classify``.
+
+    The logits are ``classify(encode(image), class_state())``: what is known of the images, what is
+    known of the classes, and the meeting of both. So either can be computed once and kept while
+    the other changes.
+
+    Args:
+        clip_model: frozen.
+        prompt_learner: all that trains.
+        prompts: of the classes that it tells apart.
+
+    Attributes:
+        rules: the inference rules that ``classify`` gives logits under.
+        rule: the one whose logits ``forward`` gives.
+    """
+
+    rules: tuple[str, ...] = ("class",)
+    rule = "class"
+
+    def __init__(
+        self, clip_model: clip.model.CLIP, prompt_learner: PromptLearner, prompts: ClassPrompts
+    ):
+        super().__init__()
+        self.clip = clip_model
+        self.prompt_learner: Any = prompt_learner
+        self.prompts = prompts
+
+    # Features and logits
+
+    @property
+    def scale(self) -> Tensor | float:
+        """CLIP's logit scale tau, exp(logit_scale)."""
+        return self.clip.logit_scale.exp().float()
+
+    def text_features(self) -> Tensor:
+        """Return normalised class features (C, E)."""
+        raise NotImplementedError
+
+    def image_features(self, image: Tensor) -> Tensor:
+        """Return normalised image features (B, E); by default frozen CLIP's."""
+        with grad_if_image_asks(image):
+            return F.normalize(self.clip.encode_image(image).float(), dim=-1)
+
+    def run_text(self, text: SharedText, start: int = 0, edit: Edit | None = None) -> Tensor:
+        """Run a text from block ``start`` on; return normalised features, fp32."""
+        above = text.run(self.clip.transformer, start=start, edit=edit)
+        return F.normalize(above.features(self.clip).float(), dim=-1)
+
+    def encode(self, image: Tensor) -> Any:
+        """Return what the logits need of images (B, 3, H, W), whatever the classes are."""
+        return self.image_features(image)
+
+    def class_state(self) -> Any:
+        """Return what the logits need of the classes; kept for an evaluation."""
+        return self.prompt_learner.cached("text_features", self.text_features)
+
+    def classify(self, encoded: Any, class_state: Any) -> dict[str, Tensor]:
+        """Return logits (B, C) under each of ``rules``."""
+        return {self.rule: self.scale * encoded @ class_state.t()}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, C)."""
+        return self.classify(self.encode(image), self.class_state())[self.rule]
+
+    def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+        """Return logits under each rule; None for a method that has one rule only."""
+        if len(self.rules) == 1:
+            return None
+        return self.classify(self.encode(image), self.class_state())
+
+    # Training
+
+    def prepare_training(self) -> None:
+        """Make what only training needs, such as a teacher's features.
+
+        Called once, before the first step. A resumed run has loaded its checkpoint by then. Random
+        numbers drawn here must come from a generator of the method's own.
+        """
+
+    def loss(self, batch: TrainingBatch) -> Loss:
+        """Return the training loss of a batch, by default cross-entropy."""
+        logits = self(batch.image)
+        return Loss.of(logits, ce=F.cross_entropy(logits, batch.label))
+
+    # Checkpoints
+
+    def rename_key(self, name: str) -> str:
+        """Return the learner's name of a checkpoint's tensor, ours or an upstream repository's."""
+        return name.removeprefix("prompt_learner.")
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
+        """Refuse a checkpoint whose tensors have no meaning for this model.
+
+        Parameters of each class's own serve the classes they were learned for. Upstream loads them
+        for any classes of the same number. Its files do not say for which classes they were
+        learned, so there only the number is checked.
+
+        Raises:
+            UsageError: it was learned for other classes.
+        """
+        trained = trained_classnames(checkpoint.get("meta", {}))
+        same = trained is None or trained == list(self.prompts.classnames)
+        found = {self.rename_key(name): x for name, x in checkpoint["state_dict"].items()}
+        own = dict(self.prompt_learner.named_parameters())
+        for name, setting in self.prompt_learner.per_class.items():
+            if not same or len(found.get(name, own[name])) != len(own[name]):
+                hint = f". Train with {setting} to test on other classes" if setting else ""
+                raise UsageError(
+                    f"{where}: {name!r} was learned for each class of its training; this run has "
+                    f"other classes{hint}"
+                )
+
+    def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
+        """React to what a checkpoint says of its training, ``meta``, once it is loaded."""
+
+
+def trained_classnames(meta: dict[str, Any]) -> list[str] | None:
+    """Return the names of the classes that a checkpoint was trained on, with blanks; None where it
+    does not say, as upstream's files do not.
+    """
+    names = meta.get("classnames")
+    return None if names is None else [str(name).replace("_", " ") for name in names]
+
+
+def load_learned(
+    model: PromptedCLIP,
+    checkpoint: dict[str, Any],
+    *,
+    where: str = "the checkpoint",
+    parameters_only: bool = False,
+) -> None:
+    """Put a checkpoint's learned tensors into a model.
+
+    Args:
+        model: changed in place.
+        checkpoint: ``state_dict`` and, in files of ours, ``meta``; see ``dassl``'s load_checkpoint.
+        where: what error messages call it.
+        parameters_only: start another training from it: buffers, which were made for the classes of
+            its training, and ``meta`` are left out.
+
+    Raises:
+        UsageError: it holds other tensors than this method learns, or was learned for classes that
+            it cannot be used without. The model is as before.
+    """
+    _check_form(checkpoint, where)
+    model.check_checkpoint(checkpoint, where)
+    learner = model.prompt_learner
+    wanted = dict(learner.named_parameters()) if parameters_only else learner.state_dict()
+    found, ignored = {}, []
+    for name, tensor in checkpoint["state_dict"].items():
+        own_name = model.rename_key(name)
+        if own_name in wanted:
+            found[own_name] = tensor.to(wanted[own_name].dtype)
+        else:
+            ignored.append(name)
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise UsageError(f"{where}: not a checkpoint of {type(model).__name__}, no {missing[0]!r}")
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise UsageError(
+                f"{where}: {name} has shape {tuple(tensor.shape)}, this run needs "
+                f"{tuple(wanted[name].shape)}; use the training run's configuration"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UsageError(f"{where}: {name} holds values that are not finite; train anew")
+    layers = {_without_numbers(name) for name in wanted}
+    for name in ignored:
+        if _without_numbers(model.rename_key(name)) in layers:
+            raise UsageError(
+                f"{where}: {name} has no place in this run, whose prompts reach fewer layers; "
+                "use the training run's configuration"
+            )
+    if ignored:
+        modules = Counter(name.split(".")[0] for name in ignored)
+        listed = ", ".join(f"{module} ({count})" for module, count in modules.items())
+        print(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
+    learner.load_state_dict({**learner.state_dict(), **found})
+    if not parameters_only:
+        model.on_checkpoint_loaded(checkpoint.get("meta", {}))
+
+
+def _check_form(checkpoint: dict[str, Any], where: str) -> None:
+    """Raise UsageError unless a checkpoint has a state_dict of tensors."""
+    tensors, meta = checkpoint.get("state_dict"), checkpoint.get("meta", {})
+    if not isinstance(tensors, dict) or not isinstance(meta, dict):
+        raise UsageError(f"{where}: not a training's checkpoint, it has no state_dict and meta")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UsageError(f"{where}: its state_dict holds {name!r}, which is no tensor")
+    names = meta.get("classnames", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{where}: the class names in its meta are no list of names")
+
+
+def _without_numbers(name: str) -> str:
+    """Return a tensor's name whatever layer it is of: "maps.3.weight" as "maps.#.weight"."""
+    return re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name)

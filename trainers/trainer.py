@@ -1,0 +1,295 @@
+"""The training step, checkpoints and evaluation that all methods share."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import clip
+from common.errors import UsageError
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint
+
+from .backbone import load_clip, resolve_precision
+from .model import Loss, PromptedCLIP, TrainingBatch, load_learned
+from .prompts import ClassPrompts, prompt_template
+
+
+def setting_for(dataset: str, value: float | None, table: dict) -> float:
+    """Return a setting that may depend on the *training* data set.
+
+    ``value`` if one is set; else the table's entry for the data set, its ``default`` entry, or 1.
+    """
+    return float(value if value is not None else table.get(dataset, table.get("default", 1.0)))
+
+
+def read_learned(cfg: Any, path: pathlib.Path) -> dict[str, Any]:
+    """Read a checkpoint of learned tensors for a run.
+
+    Files of earlier versions say which data set and which of its classes they were trained on, but
+    no names. Where those are not this run's, its classes count as none that are known here.
+    """
+    checkpoint = load_checkpoint(str(path))
+    meta, here = checkpoint.get("meta"), cfg.DATASET
+    if isinstance(meta, dict) and "classnames" not in meta:
+        subset = here.get("SUBSAMPLE_CLASSES", "all")
+        same = meta.get("dataset", here.NAME) == here.NAME
+        if not (same and meta.get("subsample_classes", subset) == subset):
+            meta["classnames"] = []
+    return checkpoint
+
+
+class PromptTrainer(TrainerX):
+    """Trains a `PromptedCLIP`. A method sets the class attributes and fills in ``build``.
+
+    Class attributes:
+        method: name of its settings' node under ``cfg.TRAINER``.
+        model_name: registered name, and so the checkpoint folder's (upstream's, where there is
+            one).
+        learns: False for a method without training, such as zero-shot CLIP.
+    """
+
+    method = ""
+    model_name = "prompt_learner"
+    learns = True
+
+    # What a method is; none of it needs a run
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        """Add the method's defaults to ``cfg``."""
+
+    @classmethod
+    def settings_of(cls, cfg: Any) -> Any:
+        """Return the method's settings in a configuration."""
+        return cfg.TRAINER[cls.method]
+
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        """Return the words of its prompts that a method does not learn, ``{}`` for the class name.
+
+        By default the hand-written prompt of the run. Text noise perturbs these words.
+        """
+        return prompt_template(cfg)
+
+    @classmethod
+    def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
+        """Build the method's model, untrained.
+
+        Args:
+            cfg: settings; of the data set only its name and the subset of its classes.
+            clip_model: frozen, on the device where the model is to be.
+            prompts: the classes, described in the words of ``fixed_template``.
+
+        Raises:
+            UsageError: the settings do not fit the backbone.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:
+        """Return kinds of text noise that training meets, and its noise seeds; most meet none."""
+        return [], []
+
+    @classmethod
+    def precision_of(cls, cfg: Any, device: torch.device) -> str:
+        """Return the precision that a run of this method really has on a device."""
+        return resolve_precision(cls.settings_of(cfg).PREC, device)
+
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
+        """Refuse settings that the method cannot work with.
+
+        Raises:
+            UsageError: so.
+        """
+        resolve_precision(cls.settings_of(cfg).PREC, torch.device("cuda"))
+
+    # The run
+
+    @property
+    def settings(self) -> Any:
+        """The method's settings in this run."""
+        return self.settings_of(self.cfg)
+
+    def build_model(self) -> None:
+        """Build the model and what trains it."""
+        cfg = self.cfg
+        self.precision = self.precision_of(cfg, self.device)
+        clip_model = load_clip(cfg, self.precision, self.device)
+        prompts = ClassPrompts(self.fixed_template(cfg), self.dm.dataset.classnames)
+        self.model = self.build(cfg, clip_model, prompts).to(self.device)
+        self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None
+        if not self.learns:
+            return
+        if cfg.MODEL.INIT_WEIGHTS:
+            path = pathlib.Path(cfg.MODEL.INIT_WEIGHTS)
+            checkpoint = read_learned(cfg, path)
+            load_learned(self.model, checkpoint, where=str(path), parameters_only=True)
+        parameters = list(self.model.prompt_learner.parameters())
+        learned = sum(parameter.numel() for parameter in parameters)
+        print(f"Learned parameters: {learned:,} in {len(parameters)} tensors")
+        self.build_optimizers()
+
+    def build_optimizers(self) -> None:
+        """Create the optimiser and its schedule, and register them with what they train.
+
+        A method with a second optimiser calls ``register_model`` once more, with the part of the
+        learner that it is for: every registered one takes its step and is saved and resumed.
+        """
+        learner = self.model.prompt_learner
+        self.optim = build_optimizer(learner, self.cfg.OPTIM, self.parameter_groups())
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model(self.model_name, learner, self.optim, self.sched)
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Return the optimiser's parameter groups, as ``torch.optim`` takes them; None for one."""
+        return None
+
+    def train(self) -> None:
+        """Train and test; a method that learns nothing is tested only."""
+        if self.learns:
+            super().train()
+        else:
+            self.test()
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.prepare_training()
+
+    def prepare_training(self) -> None:
+        """Make what only training needs; after a resume, so the checkpoint is loaded.
+
+        A method that looks at the training set first (features of all its images, say) overrides
+        this: ``self.train_loader_x`` is there.
+        """
+        self.model.prepare_training()
+
+    # A step
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Return the context that the forward pass runs in."""
+        if self.precision == "amp":
+            return torch.autocast(self.device.type, dtype=torch.float16)
+        return contextlib.nullcontext()
+
+    def training_batch(self, batch: dict[str, Any]) -> TrainingBatch:
+        """Return what the loss needs of a loader's batch, on the device."""
+
+        def to_device(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        # One transform applied k times gives a list, k transforms give img, img2, ...
+        first = batch["img"]
+        views = list(first) if isinstance(first, (list, tuple)) else [first]
+        for number in count(2):
+            if f"img{number}" not in batch:
+                break
+            views.append(batch[f"img{number}"])
+        image, *others = map(to_device, views)
+        index = batch.get("index")
+        return TrainingBatch(
+            image=image,
+            label=to_device(batch["label"]),
+            index=None if index is None else to_device(index),
+            epoch=self.epoch,
+            views=tuple(others),
+        )
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Take one step; return the loss, its terms and the accuracy (%) for the log."""
+        given = self.training_batch(batch)
+        with self.autocast():
+            loss = self.model.loss(given)
+        self.detect_anomaly(loss.total)
+        self.model_zero_grad()
+        self.backward(loss)
+        if self.scaler is None:
+            self.model_update()
+        else:
+            for name in self.get_model_names():
+                if self._optims[name] is not None:
+                    self.scaler.step(self._optims[name])
+            self.scaler.update()
+        summary = {
+            "loss": loss.total.detach(),
+            "acc": compute_accuracy(loss.logits.detach(), given.label)[0].detach(),
+        }
+        if len(loss.terms) > 1:
+            summary |= {name: term.detach() for name, term in loss.terms.items()}
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def backward(self, loss: Loss) -> None:
+        """Compute gradients. Override it to change them, say by projecting one term's on another's.
+
+        With mixed precision a term goes through ``self.scaler.scale`` before its backward pass.
+        """
+        total = loss.total if self.scaler is None else self.scaler.scale(loss.total)
+        total.backward()
+
+    # Testing
+
+    @torch.no_grad()
+    def model_inference(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+    def model_inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+        self.headline_rule = self.model.rule
+        return self.model.inference_rules(image)
+
+    # Checkpoints
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load learned tensors from a run's folder, ours or an upstream repository's.
+
+        Args:
+            directory: the run's output folder; empty does nothing, as upstream.
+            epoch: which epoch's file; None takes ``model-best.pth.tar`` if there is one, else the
+                file that the folder's ``checkpoint`` names.
+
+        Raises:
+            UsageError: no such checkpoint, or it holds other tensors than this method learns.
+        """
+        if not self.learns:
+            return
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        folder = pathlib.Path(directory) / self.model_name
+        if epoch is not None:
+            path = folder / f"model.pth.tar-{epoch}"
+        else:
+            path = folder / "model-best.pth.tar"
+            pointer = folder / "checkpoint"
+            if not path.exists() and pointer.exists():
+                path = folder / pointer.read_text().strip()
+        if not path.is_file():
+            raise UsageError(
+                f"no checkpoint {path}: train first, or name the run's folder with --model-dir "
+                "and its epoch with --load-epoch"
+            )
+        checkpoint = read_learned(self.cfg, path)
+        load_learned(self.model, checkpoint, where=str(path))
+        self.trained_epochs = checkpoint.get("epoch")
+        if not getattr(self, "train_seconds", 0):  # not trained in this process
+            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+        print(f'Loaded "{path}" (epoch {self.trained_epochs})')
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        """Return facts about the run that go into a checkpoint."""
+        here = self.cfg.DATASET
+        return {
+            **super().checkpoint_meta(epoch, model_name),
+            "dataset": here.NAME,
+            "subsample_classes": here.SUBSAMPLE_CLASSES,
+            "classnames": list(self.dm.dataset.classnames),
+        }

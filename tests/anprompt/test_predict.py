@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from anprompt.commands import predict
 from anprompt.runs.predictor import Predictor
 from anprompt.runs.trained import quiet, read_cfg, training_folder
+from common import cli
 from dassl.engine import build_trainer
 from dassl.utils import UsageError
 from datasets.eurosat import EuroSAT
@@ -31,7 +32,7 @@ def call(capsys):
     def run(*arguments):
         capsys.readouterr()
         try:
-            status = predict.main([str(argument) for argument in arguments])
+            status = cli.run(predict.main, "anprompt predict", [str(a) for a in arguments])
         except SystemExit as end:
             status = end.code
         printed = capsys.readouterr()

@@ -10,13 +10,9 @@ from benchmarks.workload import Workload, build, difference, loss_and_gradients,
 from clip.model import Transformer
 from clip.text import SharedText
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
 
-LEARNING = [
-    name
-    for name in sorted(TRAINER_REGISTRY.registered_names())
-    if issubclass(TRAINER_REGISTRY.get(name), PromptTrainer)
-]
+NAMES = sorted(TRAINER_REGISTRY.registered_names())
+LEARNING = [name for name in NAMES if TRAINER_REGISTRY.get(name).learns]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""What the path of a run says: data sets, shots, trainer, configuration, seed.
+"""The folders of runs: written (`run_folder`) and read (`read_path`).
 
-Upstream's layouts and this repository's. Where a run's own files say something, they are believed;
-a path is the last resort.
+Read are upstream's layouts too. Where a run's own files say something, they are believed; a path is
+the last resort.
 """
 
 import os
@@ -41,6 +41,35 @@ class PathFacts:
     config: str
     seed: int | None
     is_evaluation: bool
+
+
+def run_folder(
+    *,
+    layout: str,
+    stage: str,
+    source: str,
+    dataset: str,
+    shots: int,
+    trainer: str,
+    config: str,
+    seed: int,
+) -> str:
+    """Return a run's folder below OUTPUT, with forward slashes.
+
+    Args:
+        layout: base2new, crossdata or fewshot.
+        stage: train or test.
+        source: the data set trained on.
+        dataset: the data set tested on.
+        config: the configuration's name, with the backbone's where that is another than it names.
+    """
+    if layout == "base2new":
+        above = f"{layout}/{'train_base' if stage == 'train' else 'test_new'}/{dataset}"
+    elif layout == "crossdata":
+        above = f"{layout}/{stage}/{source if stage == 'train' else f'{source}/{dataset}'}"
+    else:
+        above = f"{layout}/{dataset}"
+    return f"{above}/shots_{shots}/{trainer}/{config}/seed{seed}"
 
 
 def read_path(path: str | Path, trainer: str = "") -> PathFacts:
@@ -91,6 +120,5 @@ def datasets() -> dict[str, str]:
 
 @cache
 def trainers() -> frozenset[str]:
-    """Trainers that have configurations here, and those that need none."""
-    folders = {path.name for path in (ROOT / "configs/trainers").iterdir() if path.is_dir()}
-    return frozenset(folders | {"ZeroshotCLIP", "ZeroshotCLIP2"})
+    """Trainers that have configurations here."""
+    return frozenset(path.name for path in (ROOT / "configs/trainers").iterdir() if path.is_dir())

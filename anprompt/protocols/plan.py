@@ -1,136 +1,313 @@
-"""The runs of a sweep, in order, from what is asked for."""
+"""The protocols, and the runs that each of them takes.
+
+A `RunSpec` is one call of train.py: what is trained or tested, in which folder, with which
+arguments. `plan` lists the runs of a table in the order in which they start. Nothing here needs
+torch.
+"""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from pathlib import Path
 
-from common.paths import ROOT
+from anprompt.protocols.layout import run_folder
+from anprompt.protocols.methods import Method, is_path, method_of, own_backbone
+from common import paths
+from common.errors import UsageError
+from common.names import nearest
 
 DATASETS = [
     "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101",
     "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101",
 ]  # fmt: skip
+"""CoOp's eleven data sets, as files of ``configs/datasets``."""
+
 IMAGENET_VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-# The script that runs a protocol. Domain generalisation is cross-dataset with other targets, and
-# they share their trainings.
-SCRIPTS = {
-    "base2new": "base2new",
-    "crossdata": "crossdata",
-    "domaingen": "crossdata",
-    "fewshot": "fewshot",
+NEED_NO_DATA = ("shapes", "imagefolder")
+"""Data sets that are not below DATA: drawn, or at ``DATASET.IMAGE_DIR``."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is trained on what, and tested on what.
+
+    Attributes:
+        layout: the first folder of its runs. Domain generalisation is cross-dataset with other
+            targets: they share their trainings.
+        task: the setting ``TASK``.
+        subsets: the classes (``DATASET.SUBSAMPLE_CLASSES``) of each stage.
+        datasets: those trained and tested on where none are named; of a transfer the targets.
+        shots: images per class where none are named.
+        is_transfer: whether one training, on a source, is tested on many data sets.
+    """
+
+    layout: str
+    task: str
+    subsets: Mapping[str, str]
+    datasets: Sequence[str]
+    shots: Sequence[int] = (16,)
+    is_transfer: bool = False
+
+
+PROTOCOLS = {
+    "base2new": Protocol("base2new", "B2N", {"train": "base", "test": "new"}, DATASETS),
+    "crossdata": Protocol(
+        "crossdata", "CD", {"train": "all", "test": "all"}, DATASETS, is_transfer=True
+    ),
+    "domaingen": Protocol(
+        "crossdata", "CD", {"train": "all", "test": "all"}, IMAGENET_VARIANTS, is_transfer=True
+    ),
+    "fewshot": Protocol("fewshot", "FS", {"train": "all"}, DATASETS, (1, 2, 4, 8, 16)),
 }
 
 
 @dataclass(frozen=True)
-class Job:
-    """One call of a protocol's script.
+class RunSpec:
+    """One run: one call of train.py.
 
-    ``part`` is "train" or "test" ("train" where the protocol has one part). ``source`` is the data
-    set trained on where it is not ``dataset``.
+    Attributes:
+        protocol: base2new, crossdata or fewshot (domain generalisation is crossdata).
+        stage: train (which also tests on what was trained on) or test.
+        method: the trainer's name.
+        config: a file of the method's configurations, without ``.yaml``, or the path of one.
+        backbone: as ``--backbone``.
+        dataset: tested on: a file of ``configs/datasets`` without ``.yaml``, or the path of one.
+        source: trained on.
+        subset: classes tested on: base, new or all.
+        shots: images per class trained on.
+        is_usual: whether ``config`` is the method's own for this protocol; else it is named.
     """
 
-    script: str
+    protocol: str
+    stage: str
     method: str
-    part: str
+    config: str
+    backbone: str
     dataset: str
-    seed: str
-    shots: str = "16"
-    source: str = ""
+    source: str
+    subset: str
+    shots: int
+    seed: int
+    is_usual: bool = True
 
     def __str__(self) -> str:
-        data = f"{self.source} to {self.dataset}" if self.source else self.dataset
-        shots = "" if self.shots == "16" else f" {self.shots} shots"
-        part = "" if self.script == "fewshot" else f" {self.part}"
-        return f"{self.method} {data}{shots} seed {self.seed}{part}"
+        name = method_of(self.method).name
+        config = "" if self.is_usual else f" ({_stem(self.config)})"
+        data = _stem(self.dataset)
+        if self.source != self.dataset:
+            data = f"{_stem(self.source)} to {data}"
+        shots = "" if self.shots == 16 else f" {self.shots} shots"
+        stage = "" if self.protocol == "fewshot" else f" {self.stage}"
+        return f"{name}{config} {data}{shots} seed {self.seed}{stage}"
 
     @property
-    def arguments(self) -> list[str]:
-        """Of the script."""
-        if self.script == "fewshot":
-            return [self.method, self.dataset, self.shots, self.seed]
-        return [self.method, self.part, self.dataset, self.seed]
+    def config_file(self) -> Path:
+        """The method's configuration file."""
+        return method_of(self.method).config_file(self.config)
 
     @property
-    def training(self) -> "Job | None":
-        """The job that must be done before; None where nothing is read."""
-        if self.part == "train" or not learns(self.method):
+    def dataset_file(self) -> Path:
+        """The data set's configuration file."""
+        return dataset_file(self.dataset)
+
+    @property
+    def needs(self) -> "RunSpec | None":
+        """The run that must be finished before; None where no training is read."""
+        if self.stage == "train" or not method_of(self.method).learns:
             return None
-        return replace(self, part="train", dataset=self.source or self.dataset, source="")
+        subset = PROTOCOLS[self.protocol].subsets["train"]
+        return replace(self, stage="train", dataset=self.source, subset=subset)
+
+    def folder(self, output: str | Path) -> str:
+        """Return the run's folder below ``output``."""
+        config = _stem(self.config)
+        if own_backbone(self.config_file) != self.backbone:
+            config = f"{config}-{self.backbone.replace('/', '_').replace(':', '_')}"
+        below = run_folder(
+            layout=self.protocol,
+            stage=self.stage,
+            source=_stem(self.source),
+            dataset=_stem(self.dataset),
+            shots=self.shots,
+            trainer=self.method,
+            config=config,
+            seed=self.seed,
+        )
+        return f"{output}/{below}"
+
+    def argv(
+        self,
+        output: str | Path,
+        *,
+        root: str = "",
+        plugins: Sequence[str] = (),
+        load_epoch: str = "",
+        options: Sequence[str] = (),
+    ) -> list[str]:
+        """Return train.py's arguments.
+
+        Args:
+            output: the folder of all results.
+            root: the folder that holds the data sets.
+            plugins: files to import.
+            load_epoch: of a test, the epoch to read instead of the last.
+            options: ``KEY VALUE`` settings, which come last and so win.
+        """
+        arguments = ["--root", root] if root else []
+        arguments += ["--seed", str(self.seed), "--trainer", self.method]
+        for plugin in plugins:
+            arguments += ["--plugin", plugin]
+        arguments += ["--backbone", self.backbone, "--config-file", str(self.config_file)]
+        arguments += ["--dataset-config-file", str(self.dataset_file)]
+        arguments += ["--output-dir", self.folder(output)]
+        training = self.needs
+        if self.stage == "test" or not method_of(self.method).learns:
+            arguments.append("--eval-only")
+        if training is not None:
+            arguments += ["--model-dir", training.folder(output)]
+            arguments += ["--load-epoch", load_epoch] if load_epoch else []
+        shots = ["DATASET.NUM_SHOTS", str(self.shots)]
+        subset = ["DATASET.SUBSAMPLE_CLASSES", self.subset]
+        task = ["TASK", PROTOCOLS[self.protocol].task]
+        arguments += [*shots, *task, *subset] if self.protocol == "base2new" else (
+            [*shots, *subset, *task]
+        )
+        return [*arguments, *options]
 
 
 def plan(
     protocol: str,
-    methods: list[str],
-    datasets: list[str],
-    seeds: list[str],
-    shots: list[str] | None = None,
+    methods: Sequence[Method],
+    datasets: Sequence[str],
+    seeds: Sequence[int],
+    shots: Sequence[int] = (16,),
     source: str = "imagenet",
-) -> list[Job]:
-    """All jobs in the order they start.
+    *,
+    backbone: str = "small",
+    configs: Mapping[str, Sequence[str]] | None = None,
+) -> list[RunSpec]:
+    """Return all runs of a table in the order in which they start: seed by seed.
 
     A method that learns nothing runs for the first seed and the first number of shots only.
 
     Args:
-        datasets: trained and tested on; of crossdata and domaingen the targets, among which the
-            source is left out, being tested when training ends.
+        protocol: a key of `PROTOCOLS`.
+        datasets: trained and tested on; of a transfer the targets, among which the source is left
+            out, being tested when training ends.
+        configs: by trainer, the configurations to run where they are not the method's own.
     """
-    shots = shots or ["16"]
-    jobs = []
+    runs: list[RunSpec] = []
     for seed, shot in itertools.product(seeds, shots):
         is_first = (seed, shot) == (seeds[0], shots[0])
-        of_these = [method for method in methods if is_first or learns(method)]
-        jobs.extend(_plan_seed(SCRIPTS[protocol], of_these, datasets, seed, shot, source))
-    return jobs
+        of_these = [method for method in methods if is_first or method.learns]
+        for method, sources, targets in _pairs(protocol, of_these, datasets, source):
+            for config in (configs or {}).get(method.trainer) or [""]:
+                runs += _runs(protocol, method, sources, targets, seed, shot, config, backbone)
+    return runs
 
 
-def _plan_seed(
-    script: str, methods: list[str], datasets: list[str], seed: str, shots: str, source: str
-) -> Iterator[Job]:
-    if script == "crossdata":
+def _pairs(
+    protocol: str, methods: Sequence[Method], datasets: Sequence[str], source: str
+) -> Iterator[tuple[Method, str, list[str]]]:
+    """Yield (method, data set trained on, data sets tested on besides)."""
+    if PROTOCOLS[protocol].is_transfer:
         for method in methods:
-            yield Job(script, method, "train", source, seed, shots)
-            for target in datasets:
-                if target != source:
-                    yield Job(script, method, "test", target, seed, shots, source)
+            yield method, source, [target for target in datasets if target != source]
         return
     for dataset in datasets:
         for method in methods:
-            yield Job(script, method, "train", dataset, seed, shots)
-            if script == "base2new":
-                yield Job(script, method, "test", dataset, seed, shots)
+            yield method, dataset, [dataset] if "test" in PROTOCOLS[protocol].subsets else []
 
 
-def all_methods() -> list[str]:
-    """The method folders of scripts/, those that learn nothing (and take least time) first."""
-    names = [path.parent.name for path in (ROOT / "scripts").glob("*/settings.sh")]
-    return sorted(names, key=lambda name: (learns(name), name))
+def _runs(
+    protocol: str,
+    method: Method,
+    source: str,
+    targets: Sequence[str],
+    seed: int,
+    shots: int,
+    config: str,
+    backbone: str,
+) -> Iterator[RunSpec]:
+    training = run_spec(
+        protocol, "train", method, source, source, seed, shots, config=config, backbone=backbone
+    )
+    yield training
+    for target in targets:
+        subset = PROTOCOLS[protocol].subsets["test"]
+        yield replace(training, stage="test", dataset=target, subset=subset)
 
 
-def learns(method: str) -> bool:
-    """Whether a method trains, as its settings.sh says."""
-    settings = ROOT / "scripts" / method / "settings.sh"
-    return "LEARNS=no" not in settings.read_text(encoding="utf-8").split()
+def run_spec(
+    protocol: str,
+    stage: str,
+    method: Method,
+    dataset: str,
+    source: str,
+    seed: int,
+    shots: int,
+    *,
+    config: str = "",
+    backbone: str = "small",
+) -> RunSpec:
+    """Return one run.
+
+    Args:
+        config: where it is not the method's own for this protocol.
+
+    Raises:
+        UsageError: the method has no configuration for it.
+    """
+    layout = PROTOCOLS[protocol].layout
+    try:
+        usual = method.config(layout, source, shots)
+    except UsageError:
+        if not config:
+            raise
+        usual = config
+    return RunSpec(
+        protocol=layout,
+        stage=stage,
+        method=method.trainer,
+        config=config or usual,
+        backbone=backbone,
+        dataset=dataset,
+        source=source,
+        subset=PROTOCOLS[protocol].subsets[stage],
+        shots=shots,
+        seed=seed,
+        is_usual=config in ("", usual),
+    )
 
 
 def all_datasets() -> list[str]:
-    """The files of configs/datasets/."""
-    return [path.stem for path in (ROOT / "configs/datasets").glob("*.yaml")]
+    """Return the names of the files of ``configs/datasets``."""
+    return sorted(path.stem for path in (paths.ROOT / "configs/datasets").glob("*.yaml"))
 
 
-def check_names(kind: str, names: list[str], known: list[str]) -> None:
-    """Raise ValueError unless all names are known, saying which are nearest or which there are."""
+def dataset_file(name: str) -> Path:
+    """Return the file of a data set's name, or the path itself where it is one."""
+    if is_path(name):
+        return Path(name).expanduser()
+    return paths.ROOT / "configs/datasets" / f"{name}.yaml"
+
+
+def check_datasets(names: Sequence[str]) -> None:
+    """Refuse data sets that have no file.
+
+    Raises:
+        UsageError: one that there is not; says the nearest, or which there are.
+    """
+    known = all_datasets()
     if not names:
-        raise ValueError(f"no {kind} named; there are: {', '.join(known)}")
+        raise UsageError(f"no data set named; there are: {', '.join(known)}")
     for name in names:
-        if name not in known:
-            near = get_close_matches(name, known)
+        if not dataset_file(name).is_file():
+            near = nearest(name, known)
             hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-            raise ValueError(f"no {kind} {name!r}; {hint}")
+            raise UsageError(f"no data set {name!r}; {hint}")
 
 
-def check_numbers(option: str, numbers: list[str], least: int) -> None:
-    """Raise ValueError unless all are whole numbers and not too small."""
-    for number in numbers or [""]:
-        if not number.isdecimal() or int(number) < least:
-            raise ValueError(f"{option} {number!r}: expected whole numbers from {least}, as 1,2,3")
+def _stem(name: str) -> str:
+    """Return the name of a configuration or data set, without folder and suffix."""
+    return Path(name).stem if is_path(name) else name.rpartition("/")[2]

@@ -412,9 +412,10 @@ def test_beta_is_the_training_data_sets_unless_asked(
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_published_configuration_is_understood(name):
-    files = sorted((ROOT / "configs/trainers" / name).glob("*.yaml"))
+    files = set((ROOT / "configs/trainers" / name).glob("*.yaml"))
+    files -= {ROOT / "configs/trainers" / name / "protocols.yaml"}
     assert files
-    for file in files:
+    for file in sorted(files):
         cfg = default_cfg()
         cfg.merge_from_file(str(file))
         cfg.TRAINER.NAME = name

@@ -1,7 +1,7 @@
 """The commands around training: ``python -m anprompt COMMAND``, or ``anprompt COMMAND`` installed.
 
-Each command is a module of ``anprompt/commands`` with ``main(argv) -> exit status``; it is imported
-only when it is called.
+Each command is a module of ``anprompt/commands`` (``_`` for ``-``) with ``main(argv) -> exit
+status``; it is imported only when it is called.
 """
 
 import importlib
@@ -13,10 +13,15 @@ from common.errors import UsageError
 from common.names import nearest
 
 COMMANDS = {
+    "run": "run one method's part of a protocol: what scripts/METHOD/*.sh do",
     "sweep": "run a protocol over methods, data sets, shots and seeds",
+    "reproduce": "a sweep and its table: what scripts/anprompt/reproduce.sh does",
+    "ablations": "ANPrompt with one change at a time, and the table",
+    "demo": "four methods on Shapes, the table, noise and the report: scripts/demo.sh",
     "table": "tables of finished runs: text, Markdown, CSV, LaTeX",
     "report": "finished runs as one HTML page",
     "robustness": "evaluate trained models under noise in text and image",
+    "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model; export it",
     "data": "fetch, unpack and check data sets",
     "pretrain": "how the bundled small CLIP was made",
@@ -49,7 +54,8 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         what = f"no command {name!r}" if name else "name a command"
         raise UsageError(f"{what}{hint} (--help lists the commands)")
-    status: int = importlib.import_module(f"anprompt.commands.{name}").main(arguments)
+    module = name.replace("-", "_")
+    status: int = importlib.import_module(f"anprompt.commands.{module}").main(arguments)
     return status
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Sets the environment up if needed, then checks lint and format and runs all tests.
 #
-#   bash scripts/test.sh [ARGUMENTS OF PYTEST]
+#   bash scripts/test.sh [--fast] [ARGUMENTS OF PYTEST]
 #
 #   bash scripts/test.sh                              everything
-#   bash scripts/test.sh tests/dassl -k scheduler     one room, some tests
+#   bash scripts/test.sh --fast                       all but the tests that are marked as slow
+#   bash scripts/test.sh tests/dassl -k scheduler     one package, some tests
 #
 # Tests on real images read the folder that ANPROMPT_TEST_DATA names and skip without it.
 set -euo pipefail
@@ -12,9 +13,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 if asks_help "$@"; then usage; exit 0; fi
+tier=()
+if [ "${1:-}" = --fast ]; then
+  tier=(-m "not slow")
+  shift
+fi
 ensure_env --dev
 cd "$ROOT"
 "$PY" -m ruff check .
 "$PY" -m ruff format --check .
 # Side by side; one core each, at most four. "-n 0" as an argument runs them one after the other.
-exec "$PY" -m pytest -n auto --maxprocesses 4 "$@"
+exec "$PY" -m pytest -n auto --maxprocesses 4 "${tier[@]+"${tier[@]}"}" "$@"

@@ -6,8 +6,8 @@
     python -m anprompt run fewshot   METHOD DATASET [SHOTS [SEED]]    [-- KEY VALUE ...]
 
 METHOD is a trainer (CoOp) or what the scripts call it (coop), DATASET a file of configs/datasets
-(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3. One run after another, each a
-call of train.py; one that fails ends the command with its exit status. Finished runs are skipped,
+(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3. One run after another, each
+a call of train.py; one that fails ends the command with its exit status. Finished runs are skipped,
 interrupted ones taken up again.
 
 The environment: DATA, OUTPUT, BACKBONE, CFG, PLUGIN, SHOTS, SOURCE, LOADEP, DRY_RUN (scripts/*.sh
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         about = f"Few-shot on {runs[0].dataset}: {shots} images per class, seed {seeds}"
         print(about, file=sys.stderr, flush=True)
     for run in runs:
-        command = [sys.executable, str(ROOT / "train.py"), *environment.argv(run, options)]
+        command = environment.command(run, options)
         if environment.is_dry_run:
             print(shlex.join(command), flush=True)
             continue
@@ -67,7 +67,9 @@ def runs_for(argv: Sequence[str], environment: Environment) -> tuple[list[RunSpe
     """
     protocol, words = argv[0], list(argv[1:])
     if protocol not in ("base2new", "crossdata", "fewshot"):
-        raise UsageError(f"{protocol!r}: expected base2new, crossdata or fewshot (--help says more)")
+        raise UsageError(
+            f"{protocol!r}: expected base2new, crossdata or fewshot (--help says more)"
+        )
     if not words:
         raise UsageError("needs METHOD (--help says more)")
     method = plugin_method(words.pop(0), environment.plugins)
@@ -121,9 +123,7 @@ def _seeds(words: list[str]) -> list[int]:
     if words and _NUMBERS.fullmatch(words[0]):
         return numbers("SEED", words.pop(0), least=0)
     if words and words[0] != "--" and re.match(r"[^A-Za-z]", words[0]):
-        raise UsageError(
-            f"{words[0]!r}: expected SEED, as 1 or 1,2,3, or settings KEY VALUE"
-        )
+        raise UsageError(f"{words[0]!r}: expected SEED, as 1 or 1,2,3, or settings KEY VALUE")
     return [1, 2, 3]
 
 

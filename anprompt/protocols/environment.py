@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from common import paths
 from common.errors import UsageError
 
 BUNDLED = "small"
+TRAIN = [sys.executable, str(paths.ROOT / "train.py")]
+"""How train.py is called."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Environment:
     is_dry_run: bool = False
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] | None = None, output: str = "output") -> "Environment":
+    def read(
+        cls, environ: Mapping[str, str] | None = None, output: str = "output"
+    ) -> "Environment":
         """Read the variables.
 
         Args:
@@ -70,6 +75,10 @@ class Environment:
             load_epoch=self.load_epoch if run.stage == "test" else "",
             options=options,
         )
+
+    def command(self, run: RunSpec, options: Sequence[str] = ()) -> list[str]:
+        """Return the command of a run."""
+        return [*TRAIN, *self.argv(run, options)]
 
     def with_backbone(self, runs: Sequence[RunSpec]) -> list[RunSpec]:
         """Return the runs on the backbone that is asked for.

@@ -111,7 +111,7 @@ def _config(parts: tuple[str, ...], trainer: str) -> str:
 @cache
 def datasets() -> dict[str, str]:
     """The names of data sets, by the lower-case name of their folder and their own."""
-    names = {}
+    names: dict[str, str] = {}
     for path in (ROOT / "configs/datasets").glob("*.yaml"):
         name = yaml.safe_load(path.read_text(encoding="utf-8"))["DATASET"]["NAME"]
         names |= {path.stem: name, name.lower(): name}

@@ -66,9 +66,10 @@ class Method:
     rules: dict[str, tuple[Rule, ...]] = field(default_factory=dict, compare=False)
 
     def config(self, protocol: str, dataset: str, shots: int) -> str:
-        """Return the configuration's name for a protocol (``base2new``, ``crossdata``, ``fewshot``).
+        """Return the configuration's name for a protocol.
 
         Args:
+            protocol: base2new, crossdata or fewshot.
             dataset: the data set trained on.
 
         Raises:
@@ -151,7 +152,7 @@ def weights_at_hand(backbone: str) -> bool:
 
 
 def all_methods() -> list[Method]:
-    """Return the methods of ``configs/trainers``; those that learn nothing, and take least, first."""
+    """Return the methods of ``configs/trainers``, those that learn nothing first."""
     found = [_read(path) for path in sorted(_trainers().iterdir()) if path.is_dir()]
     return sorted(found, key=lambda method: (method.learns, method.name))
 
@@ -206,9 +207,7 @@ def _by_name() -> dict[str, Method]:
 @cache
 def _index(folder: Path) -> dict[str, Method]:
     methods = all_methods()
-    return {
-        _folded(name): method for method in methods for name in (method.trainer, method.name)
-    }
+    return {_folded(name): method for method in methods for name in (method.trainer, method.name)}
 
 
 @cache

@@ -169,8 +169,8 @@ class RunSpec:
         shots = ["DATASET.NUM_SHOTS", str(self.shots)]
         subset = ["DATASET.SUBSAMPLE_CLASSES", self.subset]
         task = ["TASK", PROTOCOLS[self.protocol].task]
-        arguments += [*shots, *task, *subset] if self.protocol == "base2new" else (
-            [*shots, *subset, *task]
+        arguments += (
+            [*shots, *task, *subset] if self.protocol == "base2new" else ([*shots, *subset, *task])
         )
         return [*arguments, *options]
 

@@ -1,47 +1,23 @@
-"""What a run would do and whether it is finished, without starting it."""
+"""Which runs are finished, without starting any."""
 
-import shlex
-import subprocess
+import contextlib
+import io
 
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.folder import finished_accuracy, read_results
 
 
-def train_command(command: list[str], environment: dict[str, str]) -> str:
-    """The command of train.py, as a shell takes it, that a protocol's script would run.
+def accuracy_of_finished(argv: list[str]) -> float | None:
+    """Return the accuracy in % of a run that is finished, by train.py's own rule; else None.
+
+    None also where something is wrong with the run: starting it says what.
 
     Args:
-        command: the script with its arguments, for one run.
-        environment: of the script.
-
-    Raises:
-        ValueError: the script refuses, saying why, or would run train.py not once.
-    """
-    shown = subprocess.run(
-        command, env={**environment, "DRY_RUN": "1"}, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if shown.returncode:
-        raise ValueError(f"status {shown.returncode}: {shown.stderr.strip()}")
-    calls = shown.stdout.splitlines()
-    if len(calls) != 1:
-        raise ValueError(f"expected one run, {shlex.join(command)} makes {len(calls)}")
-    return calls[0].strip()
-
-
-def accuracy_of_finished(command: list[str], environment: dict[str, str]) -> float | None:
-    """Accuracy in % of a run that is finished, by train.py's own rule; else None.
-
-    None also where something is wrong with the run: starting it says what. A table of hundreds is
-    taken up again at once, since nothing is started for those that are finished.
-
-    Args:
-        command: a protocol's script with its arguments, for one run.
-        environment: of the script.
+        argv: of train.py.
     """
     try:
-        _, _, *arguments = shlex.split(train_command(command, environment))  # python, train.py, ...
-        args = make_parser().parse_args(arguments)
+        with contextlib.redirect_stderr(io.StringIO()):
+            args = make_parser().parse_args(argv)
         if read_results(args.output_dir) is None:
             return None
         from anprompt.runs.config import build_cfg  # takes seconds, once

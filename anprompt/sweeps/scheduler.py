@@ -1,279 +1,264 @@
-"""Running jobs side by side: a process and a log each, one line when it ends."""
+"""Running many runs side by side: a process and a log each, one line when it ends."""
 
-import contextlib
-import fcntl
 import os
+import queue
 import re
-import signal
-import subprocess
+import shlex
 import sys
+import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
-from anprompt.protocols import plan as planning
-from anprompt.protocols.plan import Job
-from anprompt.sweeps.finished import accuracy_of_finished, train_command
+from anprompt.protocols.environment import Environment
+from anprompt.protocols.plan import RunSpec
+from anprompt.runs.folder import RESULTS, read_results
+from anprompt.sweeps.finished import accuracy_of_finished
+from anprompt.sweeps.processes import Process, stop
+from anprompt.sweeps.work import WorkQueue
 
-FINISHED = "Finished already"  # train.py's word for a run that it skips
-ACCURACY = re.compile(r"accuracy:? ([\d.]+)%")
-POLL_SECONDS = 0.1
-STOP_SECONDS = 15  # how long an interrupted run may take to end
+LOOK_SECONDS = 0.5  # between looks at what runs, and at runs that another process has
+SAY_SECONDS = 300  # between lines about what runs where there is no terminal
+EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one run goes at a time.
+
+    Attributes:
+        name: what lines call it; "" for a CPU.
+        environment: variables that its runs get.
+    """
+
+    name: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass
 class Clock:
-    """Estimates the time left from how long like jobs took."""
+    """Estimates the time left from the duration of similar runs."""
 
-    taken: list[tuple[Job, float]] = field(default_factory=list)
+    taken: list[tuple[RunSpec, float]] = field(default_factory=list)
 
-    def left(self, jobs: list[Job]) -> float | None:
-        """Seconds for ``jobs``, one after the other; None while nothing has been measured."""
-        return sum(self._expected(job) for job in jobs) if self.taken else None
+    def left(self, runs: Sequence[RunSpec]) -> float | None:
+        """Return seconds for ``runs``, one after the other; None while nothing was measured."""
+        return sum(map(self._expected, runs)) if self.taken else None
 
-    def _expected(self, job: Job) -> float:
-        kin = [
-            [t for done, t in self.taken if (done.method, done.part) == (job.method, job.part)],
-            [t for done, t in self.taken if done.part == job.part],
+    def _expected(self, run: RunSpec) -> float:
+        similar = [
+            [t for r, t in self.taken if (r.method, r.stage) == (run.method, run.stage)],
+            [t for r, t in self.taken if r.stage == run.stage],
             [t for _, t in self.taken],
         ]
-        return fmean(next(times for times in kin if times))
-
-
-class Run:
-    """A job's process, in a session of its own, with a log that only one process may write to.
-
-    The log's lock is the run's: it is held until the last process of the run has ended, so a sweep
-    beside this one, or a run that outlived a sweep that was killed, is waited for.
-    """
-
-    def __init__(self, job: Job, log: Path, command: list[str], environment: dict[str, str]):
-        """Start the job.
-
-        Raises:
-            BlockingIOError: a process is running it already.
-        """
-        self.job, self.log = job, log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._start = file.tell()
-            self.began = time.monotonic()
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def printed(self) -> str:
-        with open(self.log, "rb") as file:
-            file.seek(self._start)
-            return file.read().decode("utf-8", errors="replace")
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the script and to what it started."""
-        with contextlib.suppress(ProcessLookupError):  # it has ended
-            os.killpg(self.process.pid, number)
-
-
-def stop(runs: list[Run]) -> None:
-    """End runs as Ctrl-C would; by force those that take too long."""
-    for run in runs:
-        run.signal(signal.SIGINT)
-    try:
-        deadline = time.monotonic() + STOP_SECONDS
-        for run in runs:
-            run.process.wait(max(deadline - time.monotonic(), 0))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass
-    for run in runs:
-        run.signal(signal.SIGKILL)  # also what outlived its script
-        run.process.wait()
+        return fmean(next(times for times in similar if times))
 
 
 class Sweep:
-    """Runs jobs, up to ``at_once`` side by side, and says how they went.
+    """Runs what is not finished, one run a slot, and says how it went.
 
     Args:
-        output: folder of the results.
-        configs: configuration by method, where it is not the method's default.
+        runs: in the order in which they start.
+        environment: where data and results are.
         options: KEY VALUE settings for all runs.
-        threads: of each run; None leaves it to PyTorch.
+        slots: where runs go side by side.
+        seconds: what a run is expected to take; then the longest start first.
     """
 
     def __init__(
         self,
-        jobs: list[Job],
-        output: Path,
-        configs: dict[str, str],
-        options: list[str],
-        at_once: int = 1,
-        threads: int | None = None,
+        runs: Sequence[RunSpec],
+        environment: Environment,
+        options: Sequence[str] = (),
+        slots: Sequence[Slot] = (Slot(),),
+        seconds: Callable[[RunSpec], float] | None = None,
     ):
-        self.jobs, self.output, self.configs, self.options = jobs, output, configs, options
-        self.at_once, self.threads = at_once, threads
-        self.training = {job: job.training for job in jobs}
-        self.waiting = list(jobs)
-        self.running: list[Run] = []
-        self.done: set[Job] = set()
-        self.failed: dict[Job, str] = {}  # and why
-        self.looked_at: set[Job] = set()  # whether they are finished
-        self.elsewhere: set[Job] = set()  # found running in another process
+        self.runs, self.environment, self.options = list(runs), environment, list(options)
+        self.seconds = seconds
+        self.free = list(reversed(slots))
+        self.n_slots = len(slots)
+        self.running: dict[Process, tuple[Slot, object]] = {}  # and the results before
+        self.ended: queue.Queue[Process] = queue.Queue()
+        self.done: set[RunSpec] = set()
+        self.failed: dict[RunSpec, str] = {}  # and why
+        self.elsewhere: set[RunSpec] = set()  # found running in another process
         self.clock = Clock()
-        self.began = time.monotonic()
-        self.width = max(len(str(job)) for job in jobs)
-        self.shows_running = sys.stdout.isatty()
+        self.began = self.said = time.monotonic()
+        self.width = max(map(len, map(str, self.runs)), default=0)
+        self.is_terminal = sys.stdout.isatty()
+        self.waiting = WorkQueue([])
 
     def go(self) -> int:
-        """Run all jobs; the exit status, 1 if any failed."""
+        """Run all runs; return the exit status, 1 if any failed."""
         try:
+            self._note_finished()
+            waiting = [run for run in self.runs if run not in self.done]
+            self.waiting = WorkQueue(waiting, self.seconds)
             while self.waiting or self.running:
-                self._start_what_can()
+                blocked = self._start_what_can()
                 self._show_running()
-                time.sleep(POLL_SECONDS)
-                for run in [run for run in self.running if run.process.poll() is not None]:
-                    self.running.remove(run)
-                    self._finish(run)
+                self._wait()
+                for run in blocked:
+                    self.waiting.put_back(run)
         except KeyboardInterrupt:
-            stop(self.running)
-            print(f"\nInterrupted; {len(self.done)} of {len(self.jobs)} runs are done.", flush=True)
+            stop(list(self.running))
+            print(f"\nInterrupted; {len(self.done)} of {len(self.runs)} runs are done.", flush=True)
             raise
         if not self.failed:
             return 0
-        print(f"{len(self.failed)} of {len(self.jobs)} runs failed:")
-        for job, reason in self.failed.items():
-            print(f"    {job}: {reason}")
+        print(f"{len(self.failed)} of {len(self.runs)} runs failed:")
+        for run, reason in self.failed.items():
+            print(f"    {run}: {reason}")
         return 1
 
     def show(self) -> int:
-        """Print what is finished and the commands of the others; the exit status of ``go``."""
-        for job in self.jobs:
-            command, environment = self._how(job)
-            accuracy = accuracy_of_finished(command, environment)
-            if accuracy is not None:
-                self._note_done(job, f"{accuracy:5.1f}%  earlier")
+        """Print what is finished and the commands of the others; return the exit status."""
+        self._note_finished()
+        for run in self.runs:
+            if run not in self.done:
+                print(
+                    f"{run}:\n    {shlex.join(self.environment.command(run, self.options))}",
+                    flush=True,
+                )
+        print(f"{len(self.done)} of {len(self.runs)} runs are done; nothing was started.")
+        return 0
+
+    def log(self, run: RunSpec) -> Path:
+        """Return the file that a run prints to."""
+        return Path(self.environment.output) / "logs" / log_name(run)
+
+    def _note_finished(self) -> None:
+        """Find what is finished; a test is only where its training, if it is to run, is as well."""
+        planned = set(self.runs)
+        for run in self.runs:
+            needs = run.needs
+            if needs in planned and needs not in self.done:
                 continue
-            try:
-                print(f"{job}:\n    {train_command(command, environment)}", flush=True)
-            except ValueError as error:
-                self._note_failure(job, str(error))
-        print(f"{len(self.done)} of {len(self.jobs)} runs are done; nothing was started.")
-        return 1 if self.failed else 0
-
-    def _start_what_can(self) -> None:
-        for job in list(self.waiting):
-            if len(self.running) >= self.at_once:
-                return
-            training = self.training[job]
-            if training in self.failed:
-                self.waiting.remove(job)
-                self._note_failure(job, "its training failed")
-            elif training in self.done or training not in self.training:
-                self._start(job)
-
-    def _start(self, job: Job) -> None:
-        """Start a job, or find it finished; it stays where it is if another process has it."""
-        command, environment = self._how(job)
-        if job not in self.looked_at:
-            self.looked_at.add(job)
-            accuracy = accuracy_of_finished(command, environment)
+            accuracy = accuracy_of_finished(self.environment.argv(run, self.options))
             if accuracy is not None:
-                self.waiting.remove(job)
-                self._note_done(job, f"{accuracy:5.1f}%  earlier")
-                return
-        log = self.output / "logs" / f"{job.script} {job}.log".replace(" ", "_")
+                self._note_done(run, f"{accuracy:5.1f}%  earlier")
+
+    def _start_what_can(self) -> list[RunSpec]:
+        """Fill the free slots; return runs that another process has."""
+        blocked: list[RunSpec] = []
+        while self.free and (run := self.waiting.take()) is not None:
+            slot = self.free[-1]
+            version = self._results_version(run)
+            try:
+                command = self.environment.command(run, self.options)
+                process = Process(run, self.log(run), command, {**os.environ, **slot.environment})
+            except BlockingIOError:
+                blocked.append(run)
+                self._note_elsewhere(run)
+                continue
+            self.running[process] = self.free.pop(), version
+            threading.Thread(target=self._watch, args=(process,), daemon=True).start()
+        return blocked
+
+    def _watch(self, process: Process) -> None:
+        process.wait()
+        self.ended.put(process)
+
+    def _wait(self) -> None:
+        """Wait for the end of a run, or a little while."""
         try:
-            self.running.append(Run(job, log, command, environment))
-        except BlockingIOError:  # tried again at the next look
-            self._note_elsewhere(job)
-        else:
-            self.waiting.remove(job)
+            self._finish(self.ended.get(timeout=LOOK_SECONDS))
+            while True:
+                self._finish(self.ended.get_nowait())
+        except queue.Empty:
+            pass
 
-    def _how(self, job: Job) -> tuple[list[str], dict[str, str]]:
-        """The command of a job and its environment."""
-        environment = {**os.environ, "OUTPUT": str(self.output), "SHOTS": job.shots}
-        if job.source:
-            environment["SOURCE"] = job.source
-        if job.method in self.configs:
-            environment["CFG"] = self.configs[job.method]
-        if self.threads:
-            environment["OMP_NUM_THREADS"] = str(self.threads)
-        script = planning.ROOT / "scripts" / f"{job.script}.sh"
-        return ["bash", str(script), *job.arguments, "--", *self.options], environment
-
-    def _finish(self, run: Run) -> None:
-        status, printed = run.process.returncode, run.printed()
-        took = time.monotonic() - run.began
+    def _finish(self, process: Process) -> None:
+        run, status = process.run, process.wait()
+        slot, version = self.running.pop(process)
+        self.free.append(slot)
         if status:
-            self._note_failure(run.job, f"status {status}, see {run.log}")
-            lines = printed.strip().splitlines()[-5:]
+            self._note_failure(run, f"status {status}, see {process.log}")
+            lines = process.printed().strip().splitlines()[-5:]
             print("\n".join(f"    {line}" for line in lines), flush=True)
             return
-        accuracy = ACCURACY.findall(printed)
-        result = f"{float(accuracy[-1]):5.1f}%" if accuracy else "     -"
-        if FINISHED in printed:
+        took = time.monotonic() - process.began
+        try:
+            results = read_results(run.folder(self.environment.output))
+        except ValueError:
+            results = None
+        result = f"{results['accuracy']:5.1f}%" if results else "     -"
+        if version is not None and version == self._results_version(run):
             duration = "earlier"
         else:
             duration = minutes(took)
-            self.clock.taken.append((run.job, took))
-        self._note_done(run.job, f"{result}  {duration:>7}")
+            self.clock.taken.append((run, took))
+        self.waiting.done(run)
+        self._note_done(run, f"{result}  {duration:>7}")
 
-    def _note_done(self, job: Job, how: str) -> None:
-        self.done.add(job)
-        left = self.clock.left([*self.waiting, *(run.job for run in self.running)])
-        rest = f", about {minutes(left / self.at_once)} left" if left else ""
-        self._line(job, f"{how}  (elapsed {minutes(time.monotonic() - self.began)}{rest})")
+    def _results_version(self, run: RunSpec) -> object:
+        """Return what changes when a run's results are written; None where there are none."""
+        try:
+            stat = os.stat(Path(run.folder(self.environment.output)) / RESULTS)
+        except OSError:
+            return None
+        return stat.st_ino, stat.st_mtime_ns
 
-    def _note_failure(self, job: Job, reason: str) -> None:
-        self.failed[job] = reason
-        self._line(job, f"failed: {reason}")
+    def _note_done(self, run: RunSpec, how: str) -> None:
+        self.done.add(run)
+        left = self.clock.left([*self.waiting, *(process.run for process in self.running)])
+        rest = f", about {minutes(left / self.n_slots)} left" if left else ""
+        self._line(run, f"{how}  (elapsed {minutes(time.monotonic() - self.began)}{rest})")
 
-    def _note_elsewhere(self, job: Job) -> None:
-        if job not in self.elsewhere:
-            self.elsewhere.add(job)
+    def _note_failure(self, run: RunSpec, reason: str) -> None:
+        self.failed[run] = reason
+        self._line(run, f"failed: {reason}")
+        for test in self.waiting.failed(run):
+            self._note_failure(test, "its training failed")
+
+    def _note_elsewhere(self, run: RunSpec) -> None:
+        if run not in self.elsewhere:
+            self.elsewhere.add(run)
             self._clear_line()
-            print(f"{job} is running already, from elsewhere; waiting for its end", flush=True)
+            print(f"{run} is running already, from elsewhere; waiting for its end", flush=True)
 
     def _clear_line(self) -> None:
-        if self.shows_running:
+        if self.is_terminal:
             print("\r\033[K", end="")
 
-    def _line(self, job: Job, text: str) -> None:
+    def _line(self, run: RunSpec, text: str) -> None:
         self._clear_line()
-        number = len(self.done) + len(self.failed)
-        total = len(self.jobs)
-        print(f"[{number:>{len(str(total))}}/{total}] {str(job):<{self.width}}  {text}", flush=True)
+        number, total = len(self.done) + len(self.failed), len(self.runs)
+        print(f"[{number:>{len(str(total))}}/{total}] {str(run):<{self.width}}  {text}", flush=True)
+        self.said = time.monotonic()
 
     def _show_running(self) -> None:
-        if self.shows_running and self.running:
-            now = time.monotonic()
-            names = "; ".join(f"{run.job} {minutes(now - run.began)}" for run in self.running)
+        """Say what runs: on a terminal in a line that stays, elsewhere now and then."""
+        now = time.monotonic()
+        if not self.running or not (self.is_terminal or now - self.said > SAY_SECONDS):
+            return
+        self.said = now
+        names = "; ".join(
+            f"{process.run} {epoch_of(process)}{minutes(now - process.began)}"
+            for process in self.running
+        )
+        if self.is_terminal:
             columns = os.get_terminal_size(sys.stdout.fileno()).columns
             print(f"\r\033[K{f'running: {names}'[: columns - 1]}", end="", flush=True)
+        else:
+            print(f"running: {names}", flush=True)
+
+
+def epoch_of(process: Process) -> str:
+    """Return the epoch that a training has come to, as ``3/50 ``; "" where it says none."""
+    epochs = EPOCH.findall(process.printed(last=4096))
+    return "{}/{} ".format(*epochs[-1]) if epochs else ""
+
+
+def log_name(run: RunSpec) -> str:
+    """Return the name of a run's log: its protocol and what lines call it."""
+    return f"{run.protocol} {run}.log".replace(" ", "_")
 
 
 def minutes(seconds: float) -> str:
-    """Seconds as m:ss, or h:mm:ss."""
+    """Return seconds as m:ss, or h:mm:ss."""
     minute, second = divmod(round(seconds), 60)
     hour, minute = divmod(minute, 60)
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
-
-
-def share_machine(jobs: int | None) -> tuple[int, int | None]:
-    """How many runs go side by side, and threads of each (None: PyTorch's choice).
-
-    A GPU takes one run at a time unless told otherwise. A CPU takes runs on one thread each: more
-    of them get done than one after the other on all cores, and results are the same bit for bit
-    whatever ``jobs`` is.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        return jobs or 1, None
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    threads = int(threads) if threads.isdecimal() and int(threads) > 0 else 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return jobs or max(1, min(cores // threads, 4)), threads

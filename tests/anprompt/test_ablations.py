@@ -1,12 +1,11 @@
 """ANPrompt's ablations: every file says one difference to the whole method."""
 
-import os
-import subprocess
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
+from anprompt.commands import ablations
 from anprompt.runs.config import build_cfg, default_cfg, merge_file
 from anprompt.runs.folder import flatten
 from dassl.utils import UsageError
@@ -70,14 +69,8 @@ def test_flags_and_options_come_after_the_file():
     assert build_cfg(args).OPTIM.MAX_EPOCH == 2
 
 
-def test_script_refuses_unknown_ablations(tmp_path):
-    script = ROOT / "scripts/anprompt/ablations.sh"
-    run = subprocess.run(
-        ["bash", str(script), "shapes", "1", "no_such_thing"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OUTPUT": str(tmp_path / "output")},
-    )
-    assert run.returncode == 2
-    assert "no ablation 'no_such_thing'" in run.stderr and "no_wa_loss" in run.stderr
+def test_unknown_ablations_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "output"))
+    with pytest.raises(UsageError, match="no ablation 'no_such_thing'.*no_wa_loss"):
+        ablations.main(["shapes", "1", "no_such_thing"])
     assert not (tmp_path / "output").exists()

@@ -1,6 +1,6 @@
 """anprompt sweep: which runs, in which order, and what happens when one fails or is stopped.
 
-Where runs are started, their scripts are stand-ins that note what they were called with.
+Where runs are started, a stand-in for train.py notes what it was called with and writes results.
 """
 
 import fcntl
@@ -16,77 +16,93 @@ from pathlib import Path
 
 import pytest
 
-from anprompt.commands import sweep
-from anprompt.protocols import plan as planning
+from anprompt.commands import ablations, reproduce, sweep
+from anprompt.protocols import environment as environments
+from anprompt.protocols.methods import find_method
+from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, RunSpec, plan
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import record_config
-from anprompt.sweeps import scheduler as running
+from anprompt.sweeps import devices, scheduler
 from anprompt.sweeps.finished import accuracy_of_finished
+from anprompt.sweeps.work import WorkQueue
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Stands for a protocol's script: notes when it runs, with its arguments and environment.
+# Stands for train.py: notes when it runs, with its folder, environment and arguments.
 STAND_IN = """#!/usr/bin/env bash
-[ -z "${DRY_RUN:-}" ] || exit 0
-echo "start $* | ${CFG:-} $SHOTS ${SOURCE:-} ${OMP_NUM_THREADS:-}" >> "$CALLS"
+previous=""
+for word in "$@"; do
+  [ "$previous" != --output-dir ] || folder="$word"
+  previous="$word"
+done
+run="${folder#"$OUTPUT"/}"
+echo "start $run | ${OMP_NUM_THREADS:-} ${CUDA_VISIBLE_DEVICES-none} | $*" >> "$CALLS"
 if [ -n "${HANG:-}" ]; then sleep 60; fi
 sleep "${PAUSE:-0}"
-case "$*" in
+case "$run" in
   *"${FAIL:-nothing}"*) echo "one line"; echo "the reason" >&2; exit 2 ;;
 esac
-echo "=> result"
-echo "* accuracy: 84.2%"
-echo "end $* |" >> "$CALLS"
+mkdir -p "$folder"
+echo '{"finished": true, "accuracy": 84.2}' > "$folder/results.json"
+echo "end $run" >> "$CALLS"
 """
+VARIABLES = ("BACKBONE", "CFG", "DATA", "DRY_RUN", "LOADEP", "PLUGIN", "SHOTS", "SOURCE")
 
 
-def jobs_of(*args) -> list[str]:
-    return [str(job) for job in planning.plan(*args)]
+def methods(*names: str):
+    return [find_method(name) for name in names]
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """A repository of stand-ins; calls sweep.main there, reads what the scripts noted."""
-    for protocol in ("base2new", "crossdata", "fewshot"):
-        script = tmp_path / f"scripts/{protocol}.sh"
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(STAND_IN)
-    for method, learns in (("coop", "yes"), ("maple", "yes"), ("zsclip", "no")):
-        (tmp_path / "scripts" / method).mkdir()
-        (tmp_path / "scripts" / method / "settings.sh").write_text(f"LEARNS={learns}\n")
-    (tmp_path / "configs/datasets").mkdir(parents=True)
-    for name in (*planning.DATASETS, *planning.IMAGENET_VARIANTS, "shapes"):
-        (tmp_path / f"configs/datasets/{name}.yaml").touch()
-    calls = tmp_path / "calls"
-    calls.touch()
-    monkeypatch.setattr(planning, "ROOT", tmp_path)
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.01)
-    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
-    monkeypatch.setenv("DATA", str(tmp_path))
-    monkeypatch.setenv("CALLS", str(calls))
-    for name in ("CFG", "SHOTS", "SOURCE"):
+def tree(tmp_path, monkeypatch):
+    """The variables of an empty OUTPUT."""
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "no downloads"))
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "an output"))
+    monkeypatch.setenv("DATA", str(tmp_path))
+    return tmp_path / "an output"
 
-    def go(*arguments: str) -> tuple[int, list[str]]:
+
+@pytest.fixture
+def stand_in(tree, tmp_path, monkeypatch):
+    """Calls ``anprompt sweep`` with stand-ins for train.py; its status and what they noted."""
+    script, calls = tmp_path / "train.sh", tmp_path / "calls"
+    script.write_text(STAND_IN)
+    calls.touch()
+    monkeypatch.setattr(environments, "TRAIN", ["bash", str(script)])
+    monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    monkeypatch.setenv("CALLS", str(calls))
+
+    def go(*arguments: str, command=sweep) -> tuple[int, list[str]]:
         calls.write_text("")
-        return sweep.main(list(arguments)), calls.read_text().splitlines()
+        return command.main(list(arguments)), calls.read_text().splitlines()
 
     return go
 
 
 def parse(noted: list[str]) -> list[tuple[str, str]]:
-    """("start" or "end", the script's arguments without the options) of each line."""
-    words = [line.split("|")[0].split("--")[0].split() for line in noted]
-    return [(what, " ".join(arguments)) for what, *arguments in words]
+    """("start" or "end", the run: its protocol, stage, data sets, trainer, seed) of each line."""
+    found = []
+    for line in noted:
+        what, run = line.split(" | ")[0].split(" ", 1)
+        *data, trainer, _, seed = run.split("/")
+        found.append((what, " ".join([*data[:-1], trainer, seed])))
+    return found
 
 
 def starts(noted: list[str]) -> list[str]:
     return [call for what, call in parse(noted) if what == "start"]
 
 
+# Plans -----------------------------------------------------------------------------------------
+
+
 def test_seed_by_seed_and_what_learns_nothing_once():
-    assert jobs_of("base2new", ["zsclip", "coop"], ["shapes"], ["1", "2"]) == [
+    runs = plan("base2new", methods("zsclip", "coop"), ["shapes"], [1, 2])
+    assert list(map(str, runs)) == [
         "zsclip shapes seed 1 train",
         "zsclip shapes seed 1 test",
         "coop shapes seed 1 train",
@@ -98,20 +114,20 @@ def test_seed_by_seed_and_what_learns_nothing_once():
 
 def test_cross_dataset_trains_once_a_method_and_leaves_the_source_out():
     targets = ["caltech101", "eurosat", "dtd"]
-    jobs = planning.plan("crossdata", ["coop"], targets, ["1"], ["16"], "caltech101")
-    assert [str(job) for job in jobs] == [
+    runs = plan("crossdata", methods("coop"), targets, [1], [16], "caltech101")
+    assert list(map(str, runs)) == [
         "coop caltech101 seed 1 train",
         "coop caltech101 to eurosat seed 1 test",
         "coop caltech101 to dtd seed 1 test",
     ]
-    assert [job.training for job in jobs] == [None, jobs[0], jobs[0]]
-    assert jobs[1].arguments == ["coop", "test", "eurosat", "1"]
-    (train, *_) = planning.plan("domaingen", ["coop"], ["imagenet_a"], ["1"], ["16"], "caltech101")
-    assert train == jobs[0]  # both protocols read the same training
+    assert [run.needs for run in runs] == [None, runs[0], runs[0]]
+    (train, *_) = plan("domaingen", methods("coop"), ["imagenet_a"], [1], [16], "caltech101")
+    assert train == runs[0]  # both protocols read the same training
 
 
 def test_few_shot_runs_every_number_of_shots():
-    assert jobs_of("fewshot", ["zsclip", "coop"], ["dtd"], ["1", "2"], ["1", "16"]) == [
+    runs = plan("fewshot", methods("zsclip", "coop"), ["dtd"], [1, 2], [1, 16])
+    assert list(map(str, runs)) == [
         "zsclip dtd 1 shots seed 1",
         "coop dtd 1 shots seed 1",
         "coop dtd seed 1",
@@ -120,19 +136,34 @@ def test_few_shot_runs_every_number_of_shots():
     ]
 
 
-def test_defaults_are_the_protocols(stand_in):
-    def planned(*arguments: str) -> list[planning.Job]:
-        return sweep.jobs_for(sweep.make_parser().parse_args(arguments))
+def test_defaults_are_the_protocols(tree):
+    def planned(*arguments: str) -> list[RunSpec]:
+        return sweep.runs_for(sweep.parse(arguments, sweep.make_parser())[0])
 
-    assert {job.dataset for job in planned("base2new")} == set(planning.DATASETS)
-    assert [job.method for job in planned("fewshot")[:3]] == ["zsclip", "coop", "maple"]
-    assert {job.shots for job in planned("fewshot")} == {"1", "2", "4", "8", "16"}
+    assert {run.dataset for run in planned("base2new")} == set(DATASETS)
+    some = planned("fewshot", "--methods", "zsclip,coop,maple")
+    assert [run.method for run in some[:3]] == ["ZeroshotCLIP", "CoOp", "MaPLe"]
+    assert {run.shots for run in planned("fewshot")} == {1, 2, 4, 8, 16}
     across = planned("crossdata", "--methods", "coop", "--seeds", "1")
-    assert [job.dataset for job in across] == planning.DATASETS  # the source first, then the others
+    assert [run.dataset for run in across] == DATASETS  # the source first, then the others
     general = planned("domaingen", "--methods", "coop", "--seeds", "1")
-    assert [job.dataset for job in general] == ["imagenet", *planning.IMAGENET_VARIANTS]
+    assert [run.dataset for run in general] == ["imagenet", *IMAGENET_VARIANTS]
     named = planned("crossdata", "--source", "dtd", "--targets", "eurosat", "--seeds", "1")
-    assert {job.source for job in named} == {"", "dtd"}
+    assert {run.source for run in named} == {"dtd"}
+
+
+def test_other_configurations_are_named_and_have_logs_of_their_own(tree):
+    arguments = ["base2new", "--methods", "anprompt", "--datasets", "shapes", "--seeds", "1"]
+    arguments += ["--cfg", "ANPrompt=vit_b16,ablations/no_noise"]
+    runs = sweep.runs_for(sweep.parse(arguments, sweep.make_parser())[0])
+    assert list(map(str, runs)) == [
+        "anprompt shapes seed 1 train",
+        "anprompt shapes seed 1 test",
+        "anprompt (no_noise) shapes seed 1 train",
+        "anprompt (no_noise) shapes seed 1 test",
+    ]
+    assert len({scheduler.log_name(run) for run in runs}) == 4
+    assert [run.needs for run in runs] == [None, runs[0], None, runs[2]]
 
 
 @pytest.mark.parametrize(
@@ -141,54 +172,64 @@ def test_defaults_are_the_protocols(stand_in):
         (["--methods", "coop,cop"], ["'cop'", "coop"]),
         (["--datasets", "eurosatt"], ["'eurosatt'", "eurosat"]),
         (["--seeds", "1,x"], ["--seeds", "'x'"]),
+        (["--seeds", ","], ["--seeds"]),
         (["--shots", "0"], ["--shots", "'0'"]),
         (["--methods", ","], ["no method named"]),
         (["--jobs", "0"], ["--jobs 0"]),
+        (["--cfg", "coop="], ["'coop='", "METHOD=CONFIG"]),
+        (["--methods", "coop", "--cfg", "coop=no_such"], ["'no_such'"]),
         (["OPTIM.MAX_EPOCH", "1"], ["OPTIM.MAX_EPOCH 1", "after --"]),
     ],
 )
 def test_bad_input_is_one_line(arguments, said, stand_in, capsys):
+    from anprompt.__main__ import main
+
     try:
-        status, noted = stand_in("base2new", *arguments)
+        status = main(["sweep", "base2new", *arguments])
     except SystemExit as end:
-        status, noted = end.code, []
+        status = end.code
     error = capsys.readouterr().err
-    assert (status, noted, len(error.splitlines())) == (2, [], 1)
+    assert (status, len(error.splitlines())) == (2, 1)
     assert all(text in error for text in said)
 
 
-def test_no_folder_of_data_sets(stand_in, monkeypatch, capsys):
+def test_only_drawn_data_and_ones_own_images_need_no_folder(stand_in, monkeypatch):
     monkeypatch.delenv("DATA")
-    assert stand_in("fewshot")[0] == 2
-    assert "DATA is not set" in capsys.readouterr().err
-    assert stand_in("fewshot", "--datasets", "shapes", "--seeds", "1", "--shots", "1")[0] == 0
+    with pytest.raises(ValueError, match="DATA is not set"):
+        stand_in("fewshot")
+    arguments = ["--methods", "coop", "--seeds", "1", "--shots", "1"]
+    assert stand_in("fewshot", "--datasets", "shapes,imagefolder", *arguments)[0] == 0
 
 
-def test_scripts_get_their_arguments_and_environment(stand_in, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+# Running ---------------------------------------------------------------------------------------
+
+
+def test_runs_get_their_arguments_and_environment(stand_in, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "2"]
     status, noted = stand_in(*command, "--cfg", "coop=rn50", "--", "OPTIM.MAX_EPOCH", "2")
     assert status == 0
-    threads = running.share_machine(1)[1] or 1
-    assert noted[0] == f"start coop train shapes 2 -- OPTIM.MAX_EPOCH 2 | rn50 16  {threads}"
-    _, noted = stand_in("fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "3",
-                        "--shots", "4,8", "--jobs", "1")  # fmt: skip
-    assert starts(noted) == ["coop dtd 4 3", "coop dtd 8 3"]
+    run, variables, arguments = noted[0].split(" | ")
+    assert run == "start base2new/train_base/shapes/shots_16/CoOp/rn50-small/seed2"
+    assert variables == "3 none"
+    assert arguments.endswith("DATASET.SUBSAMPLE_CLASSES base OPTIM.MAX_EPOCH 2")
     command = ["crossdata", "--methods", "maple", "--source", "dtd", "--targets", "ucf101"]
     _, noted = stand_in(*command, "--seeds", "1", "--shots", "4")
-    assert starts(noted) == ["maple train dtd 1", "maple test ucf101 1"]
-    assert "|  4 dtd" in noted[2]
+    assert starts(noted) == [
+        "crossdata train dtd MaPLe seed1",
+        "crossdata test dtd ucf101 MaPLe seed1",
+    ]
 
 
-def test_a_failure_stops_no_other_run_and_is_listed(stand_in, monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("FAIL", "coop train shapes 1")
+def test_a_failure_stops_no_other_run_and_is_listed(stand_in, monkeypatch, capsys, tree):
+    monkeypatch.setenv("FAIL", "train_base/shapes/shots_16/CoOp/vit_b16_ctxv1-small/seed1")
     command = ["base2new", "--methods", "coop,maple", "--datasets", "shapes", "--seeds", "1,2"]
     status, noted = stand_in(*command)
     assert status == 1
     started = starts(noted)
-    assert "coop test shapes 1" not in started and len(started) == 7
+    assert "base2new test_new shapes CoOp seed1" not in started and len(started) == 7
     printed = capsys.readouterr().out
-    log = tmp_path / "out/logs/base2new_coop_shapes_seed_1_train.log"
+    log = tree / "logs/base2new_coop_shapes_seed_1_train.log"
     assert "    the reason" in printed and "the reason" in log.read_text()
     listed = printed.split("2 of 8 runs failed:")[1].splitlines()
     assert listed[1:] == [
@@ -200,77 +241,77 @@ def test_a_failure_stops_no_other_run_and_is_listed(stand_in, monkeypatch, capsy
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_side_by_side_and_tests_after_their_training(jobs, stand_in, monkeypatch):
-    monkeypatch.setenv("PAUSE", "0.1")
+    monkeypatch.setenv("PAUSE", "0.05")
     command = ["crossdata", "--methods", "zsclip,coop", "--source", "dtd"]
     status, noted = stand_in(*command, "--targets", "eurosat,ucf101", "--seeds", "1,2",
                              "--jobs", str(jobs))  # fmt: skip
     assert status == 0
     events = parse(noted)
     running, most = set(), 0
-    for index, (what, call) in enumerate(events):
+    for index, (what, run) in enumerate(events):
         if what == "end":
-            running.remove(call)
+            running.remove(run)
             continue
-        running.add(call)
+        running.add(run)
         most = max(most, len(running))
-        method, part, _, seed = call.split()
-        if (method, part) == ("coop", "test"):
-            assert ("end", f"coop train dtd {seed}") in events[:index]
+        _, stage, *_, trainer, seed = run.split()
+        if (trainer, stage) == ("CoOp", "test"):
+            assert ("end", f"crossdata train dtd CoOp {seed}") in events[:index]
     assert most == jobs
     assert len(events) == 2 * (3 + 3 + 3)
 
 
-def test_one_thread_each_on_a_cpu(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert running.share_machine(None) == (4, 1)
-    assert [running.share_machine(jobs)[1] for jobs in (1, 2, 8)] == [1, 1, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert running.share_machine(None) == (2, 4)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert running.share_machine(None) == (1, None)
-    assert running.share_machine(3) == (3, None)
+def test_results_that_were_there_took_no_time(stand_in, capsys, tree, monkeypatch):
+    """A run that this command could not recognise, and train.py could: its results stay."""
+    monkeypatch.setattr(scheduler, "accuracy_of_finished", lambda argv: None)
+    environments.TRAIN[:] = ["bash", "-c", "true"]
+    command = ["fewshot", "--methods", "zsclip", "--datasets", "dtd", "--shots", "1"]
+    (run,) = sweep.runs_for(sweep.parse(command, sweep.make_parser())[0])
+    folder = Path(run.folder(tree))
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text('{"finished": true, "accuracy": 12.5}')
+    assert stand_in(*command)[0] == 0
+    assert "12.5%  earlier" in capsys.readouterr().out
 
 
-def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, capsys, tmp_path):
+def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, capsys, tree):
     """A run that outlived a sweep that was killed holds its log; the next sweep waits for it."""
-    log = tmp_path / "out/logs/fewshot_coop_dtd_seed_1.log"
+    log = tree / "logs/fewshot_coop_dtd_seed_1.log"
     log.parent.mkdir(parents=True)
     other = open(log, "ab")  # noqa: SIM115
     fcntl.flock(other, fcntl.LOCK_EX)
-    looks = []
+    started = []
 
-    def sleep(seconds: float) -> None:
-        looks.append(seconds)
-        if len(looks) == 3:
+    class Process(scheduler.Process):
+        def __init__(self, run, *arguments):
+            super().__init__(run, *arguments)
+            started.append(run.seed)
             other.close()
-        real_sleep(seconds)
 
-    real_sleep = time.sleep
-    monkeypatch.setattr(running.time, "sleep", sleep)
+    monkeypatch.setattr(scheduler, "Process", Process)
     command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "1,2"]
     status, noted = stand_in(*command, "--shots", "16", "--jobs", "1")
     assert status == 0
-    assert starts(noted) == ["coop dtd 16 2", "coop dtd 16 1"]
+    assert starts(noted) == ["fewshot dtd CoOp seed2", "fewshot dtd CoOp seed1"]
+    assert started == [2, 1]
     assert capsys.readouterr().out.count("running already, from elsewhere") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path):
+@pytest.mark.parametrize("command", ["sweep", "reproduce"])
+def test_stopping_ends_the_runs_and_says_how_to_go_on(number, command, stand_in, tmp_path, tree):
     """In a process of its own, started as from a script's background, where SIGINT is ignored."""
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-        "from tools import sweep; from anprompt.sweeps import jobs; jobs.ROOT = Path(sys.argv[2]); "
-        "sweep.end_on_signals(); "
-        "sys.exit(sweep.main(sys.argv[3:]))"
+        "import sys; from anprompt.protocols import environment; "
+        "environment.TRAIN = ['bash', sys.argv[1]]; from anprompt.__main__ import main; "
+        "sys.exit(main(sys.argv[2:]))"
     )
-    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1", "--jobs", "2"]
+    arguments = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(ROOT), str(tmp_path), *command],
-        env={**os.environ, "HANG": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", program, str(tmp_path / "train.sh"), command, *arguments,
+         "--jobs", "2"],
+        env={**os.environ, "HANG": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     calls = tmp_path / "calls"
@@ -283,65 +324,62 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, stand_in, tmp_path
     assert process.returncode == 130
     assert "0 of 3 runs are done" in out and "the same command goes on" in err
     assert len(calls.read_text().splitlines()) == 2
-    for log in (tmp_path / "out/logs").iterdir():  # no process of a run is left
+    for log in (tree / "logs").iterdir():  # no process of a run is left
         with open(log, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.fixture
-def finish(tmp_path, monkeypatch):
-    """Puts down what a run of the real scripts would leave behind; its command and environment."""
-    monkeypatch.setenv("OUTPUT", str(tmp_path / "an output"))
-    for name in ("CFG", "SHOTS", "SOURCE", "BACKBONE", "DATA"):
-        monkeypatch.delenv(name, raising=False)
+# Finished runs ---------------------------------------------------------------------------------
 
-    def put(*arguments: str) -> tuple[list[str], dict[str, str]]:
-        command = ["bash", str(ROOT / "scripts/base2new.sh"), *arguments]
-        environment = dict(os.environ)
-        shown = subprocess.run(
-            command, env={**environment, "DRY_RUN": "1"}, check=True, capture_output=True, text=True
-        )
-        (line,) = shown.stdout.splitlines()
-        cfg = build_cfg(make_parser().parse_args(shlex.split(line)[2:]))
+
+@pytest.fixture
+def finish(tree, monkeypatch):
+    """Puts down what a run would leave behind; its train.py arguments."""
+    monkeypatch.delenv("DATA")
+
+    def put(stage: str, *options: str) -> list[str]:
+        runs = plan("base2new", methods("coop"), ["shapes"], [3])
+        (run,) = [run for run in runs if run.stage == stage]
+        argv = run.argv(tree, options=options)
+        cfg = build_cfg(make_parser().parse_args(argv))
         Path(cfg.OUTPUT_DIR).mkdir(parents=True)
         record_config(cfg)
         results = {"finished": True, "accuracy": 61.25}
         (Path(cfg.OUTPUT_DIR) / "results.json").write_text(json.dumps(results))
-        return command, environment
+        return argv
 
     return put
 
 
 def test_a_finished_run_is_recognised_by_its_settings(finish):
-    command, environment = finish("coop", "train", "shapes", "3")
-    assert accuracy_of_finished(command, environment) == 61.25
-    assert accuracy_of_finished([*command, "--", "OPTIM.MAX_EPOCH", "3"], environment) is None
-    assert accuracy_of_finished([*command, "--", "OPTIM.NO_SUCH", "3"], environment) is None
-    assert accuracy_of_finished([*command[:-1], "4"], environment) is None
-    assert accuracy_of_finished([*command[:-1], "3,4"], environment) is None
+    argv = finish("train")
+    assert accuracy_of_finished(argv) == 61.25
+    assert accuracy_of_finished([*argv, "OPTIM.MAX_EPOCH", "3"]) is None
+    assert accuracy_of_finished([*argv, "OPTIM.NO_SUCH", "3"]) is None
+    assert accuracy_of_finished([word.replace("seed3", "seed4") for word in argv]) is None
 
 
-def test_a_test_is_out_of_date_once_its_training_is_newer(finish, tmp_path):
-    finish("coop", "train", "shapes", "3")
-    command, environment = finish("coop", "test", "shapes", "3")
-    assert accuracy_of_finished(command, environment) == 61.25
-    (trained,) = (tmp_path / "an output").glob("base2new/train_base/**/seed3")
+def test_a_test_is_out_of_date_once_its_training_is_newer(finish, tree):
+    finish("train")
+    argv = finish("test")
+    assert accuracy_of_finished(argv) == 61.25
+    (trained,) = tree.glob("base2new/train_base/**/seed3")
     checkpoint = trained / "prompt_learner/model.pth.tar-200"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     later = time.time() + 10
     os.utime(checkpoint, (later, later))
-    assert accuracy_of_finished(command, environment) is None
+    assert accuracy_of_finished(argv) is None
 
 
 def test_finished_runs_are_not_started(finish, monkeypatch, capsys):
-    for part in ("train", "test"):
-        finish("coop", part, "shapes", "3")
+    for stage in ("train", "test"):
+        finish(stage)
 
-    def refuse(job, *_):
-        raise AssertionError(f"started {job}")
+    def refuse(run, *_):
+        raise AssertionError(f"started {run}")
 
-    monkeypatch.setattr(running, "Run", refuse)
+    monkeypatch.setattr(scheduler, "Process", refuse)
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds"]
     assert sweep.main([*command, "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -354,9 +392,9 @@ def test_finished_runs_are_not_started(finish, monkeypatch, capsys):
 
 
 def test_a_dry_run_shows_the_commands_of_what_is_not_finished(finish, monkeypatch, capsys):
-    finish("coop", "train", "shapes", "3")
+    finish("train")
     monkeypatch.setenv("DRY_RUN", "1")
-    monkeypatch.setattr(running, "Run", None)
+    monkeypatch.setattr(scheduler, "Process", None)
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "3"]
     assert sweep.main(command) == 0
     finished, test, line, told = capsys.readouterr().out.splitlines()
@@ -365,30 +403,130 @@ def test_a_dry_run_shows_the_commands_of_what_is_not_finished(finish, monkeypatc
     words = shlex.split(line)
     assert words[1] == str(ROOT / "train.py") and words[-2:] == ["DATASET.SUBSAMPLE_CLASSES", "new"]
     assert told == "1 of 2 runs are done; nothing was started."
-    assert sweep.main([*command, "--cfg", "coop=no_such_file"]) == 0  # train.py is to say so
 
 
-def test_a_dry_run_says_which_runs_their_script_refuses(finish, monkeypatch, capsys):
+# Tables ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    """What anprompt table was called with."""
+    called: list[list[str]] = []
+    monkeypatch.setattr(reproduce.table, "main", lambda argv: called.append(argv) or 0)
+    return called
+
+
+def test_reproduce_runs_what_is_missing_then_makes_the_table(stand_in, tables, tree, monkeypatch):
+    command = [
+        "fewshot",
+        "--methods",
+        "coop",
+        "--datasets",
+        "dtd",
+        "--shots",
+        "1",
+        "--seeds",
+        "1,2",
+    ]
+    status, noted = stand_in(*command, command=reproduce)
+    assert (status, len(starts(noted))) == (0, 2)
+    assert tables == [[str(tree), "--protocol", "fewshot", "--output", f"{tree}/fewshot.md"]]
+    monkeypatch.setenv("FAIL", "seed3")
+    status, _ = stand_in(*command, "--seeds", "3", command=reproduce)
+    assert status == 1 and len(tables) == 2  # failed runs leave gaps
     monkeypatch.setenv("DRY_RUN", "1")
-    monkeypatch.setenv("DATA", str(ROOT / "no such folder"))
-    command = ["base2new", "--methods", "coop", "--datasets", "dtd", "--seeds", "3"]
-    assert sweep.main(command) == 1
-    refused, *_, told = capsys.readouterr().out.splitlines()
-    assert "coop dtd seed 3 train" in refused and "no such folder" in refused
-    assert told == "0 of 2 runs are done; nothing was started."
+    assert stand_in(*command, command=reproduce)[0] == 0 and len(tables) == 2
 
 
-def test_time_left_comes_from_like_runs():
-    train, test = planning.plan("base2new", ["coop"], ["shapes"], ["1"])
-    clock = running.Clock()
+def test_ablations_run_the_whole_method_first(stand_in, tables, tree):
+    status, noted = stand_in("shapes", "1", "no_noise", command=ablations)
+    configs = [line.split("/")[5] for line in noted if line.startswith("start")]
+    assert status == 0
+    assert configs[0] == "vit_b16-small"
+    assert sorted(configs) == ["no_noise-small"] * 2 + ["vit_b16-small"] * 2
+    assert tables == [[str(tree), "--output", f"{tree}/ablations.md"]]
+
+
+# Order and places ------------------------------------------------------------------------------
+
+
+def test_the_longest_start_first_and_tests_wait():
+    runs = plan("base2new", methods("coop", "maple"), ["shapes", "dtd"], [1])
+    seconds = {"coop": 1.0, "maple": 5.0}
+    work = WorkQueue(runs, lambda run: seconds[str(run).split()[0]] + (run.dataset == "dtd"))
+    assert len(work) == 8
+    taken = [str(work.take()) for _ in range(4)]
+    assert taken == [
+        "maple dtd seed 1 train", "maple shapes seed 1 train",
+        "coop dtd seed 1 train", "coop shapes seed 1 train",
+    ]  # fmt: skip
+    assert work.take() is None and len(work) == 4
+    by_name = {str(run): run for run in runs}
+    work.done(by_name["maple shapes seed 1 train"])
+    assert str(work.take()) == "maple shapes seed 1 test"
+    dropped = work.failed(by_name["coop dtd seed 1 train"])
+    assert list(map(str, dropped)) == ["coop dtd seed 1 test"] and len(work) == 2
+
+
+def test_one_thread_each_on_a_cpu(monkeypatch):
+    def share(*given) -> tuple[int, str]:
+        places, _ = devices.slots(*given)
+        return len(places), places[0].environment["OMP_NUM_THREADS"]
+
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    monkeypatch.setattr(devices, "_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert share() == (4, "1")
+    assert [share(jobs) for jobs in (1, 2, 8)] == [(1, "1"), (2, "1"), (8, "1")]
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert share() == (2, "4")
+
+
+def test_every_visible_gpu_takes_a_run(monkeypatch):
+    monkeypatch.setattr(devices, "torch_has_gpu_support", lambda: True)
+    monkeypatch.setattr(devices, "_count_gpus", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def gpus(*given, **more) -> list[str]:
+        return [
+            place.environment["CUDA_VISIBLE_DEVICES"] for place in devices.slots(*given, **more)[0]
+        ]
+
+    assert gpus() == ["0", "1", "2", "3"]
+    assert gpus(per_gpu=2, gpus="1,3") == ["1", "3", "1", "3"]
+    assert gpus(2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8932f937,7")
+    assert gpus() == ["5", "GPU-8932f937", "7"]
+    assert gpus(gpus="0-1") == ["5", "GPU-8932f937"]  # numbers count the visible ones, as torch's
+    with pytest.raises(ValueError, match="no GPU 3; GPUs 0 to 2 are visible"):
+        devices.slots(gpus="3")
+    with pytest.raises(ValueError, match="expected numbers"):
+        devices.slots(gpus="2-1")
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert devices.visible_gpus() == []
+    with pytest.raises(ValueError, match="no GPU is visible"):
+        devices.slots(gpus="0")
+
+
+def test_a_torch_without_gpu_support_is_known_without_importing_it():
+    import torch
+
+    has_support = bool(torch.version.cuda or torch.version.hip)
+    assert devices.torch_has_gpu_support() == has_support
+
+
+def test_time_left_comes_from_similar_runs():
+    train, test = plan("base2new", methods("coop"), ["shapes"], [1])
+    clock = scheduler.Clock()
     assert clock.left([train]) is None
     clock.taken = [(train, 30.0), (train, 50.0), (test, 6.0)]
     assert clock.left([train, test]) == pytest.approx(46.0)
-    other = planning.Job("base2new", "maple", "train", "shapes", "1")
+    (other, _) = plan("base2new", methods("maple"), ["shapes"], [1])
     assert clock.left([other]) == pytest.approx(40.0)
     assert clock.left([]) == 0
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
 def test_minutes(seconds, text):
-    assert running.minutes(seconds) == text
+    assert scheduler.minutes(seconds) == text

@@ -1,30 +1,32 @@
-"""Protocols: every method has every script, and every script runs on fake data, train.py included.
+"""Protocols: every method has every script, and each of their runs is made on fake data.
 
-The scripts are called with a stand-in for Python that keeps what it was called with; train.py then
-runs that command in this process, shortened.
+The commands are planned in this process; train.py then runs them here, shortened.
 """
 
 import json
-import os
-import subprocess
+import shlex
 from pathlib import Path
 
 import pytest
 
 import train
+from anprompt.commands import run as run_command
+from anprompt.protocols import environment as environments
+from anprompt.protocols.methods import all_methods, find_method, method_of
+from anprompt.protocols.plan import PROTOCOLS
+from common import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = sorted(path.parent.name for path in (ROOT / "scripts").glob("*/settings.sh"))
-WRAPPERS = ("base2new_train", "base2new_test", "xd_train", "xd_test", "few_shot")
+METHODS = [method.name for method in all_methods()]
+WRAPPERS = {
+    "base2new_train": "base2new {} train",
+    "base2new_test": "base2new {} test",
+    "xd_train": "crossdata {} train",
+    "xd_test": "crossdata {} test",
+    "few_shot": "fewshot {}",
+}
 QUICK = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0", "TRAIN.PRINT_FREQ", "100"]
-TASKS = {"base2new": "B2N", "crossdata": "CD", "fewshot": "FS"}
-
-# Stands for python: one line for a call of train.py, its arguments between tabs.
-STAND_IN = """#!/usr/bin/env bash
-case "$1" in
-  */train.py) shift; (IFS=$'\\t'; printf '%s\\n' "$*") >> "$CALLS" ;;
-esac
-"""
+VARIABLES = ("DATA", "OUTPUT", "BACKBONE", "CFG", "PLUGIN", "SHOTS", "SOURCE", "LOADEP", "DRY_RUN")
 
 
 @pytest.fixture(scope="module")
@@ -41,42 +43,37 @@ def data(fake_eurosat, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory) -> Path:
-    """An environment folder whose python is the stand-in."""
-    env = tmp_path_factory.mktemp("env")
-    (env / "bin").mkdir()
-    (env / "bin/python").write_text(STAND_IN)
-    (env / "bin/python").chmod(0o755)
-    return env
-
-
 @pytest.fixture
-def commands(python, data, tiny_clip_path, tmp_path):
-    """Calls a script; the arguments of the train.py calls that it makes."""
+def commands(data, tiny_clip_path, tmp_path, monkeypatch, capsys):
+    """Calls a script's command with DRY_RUN; the arguments of the train.py calls that it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "clip"))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
     def call(script: str, *arguments: str, **environment: str) -> list[list[str]]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        calls = tmp_path / "calls"
-        calls.write_text("")
-        given = {"OUTPUT": tmp_path / "out", "DATA": data, "BACKBONE": tiny_clip_path}
-        given |= {"VIRTUAL_ENV": python, "CALLS": calls, **environment}
-        done = subprocess.run(
-            ["bash", str(ROOT / "scripts" / script), *arguments],
-            cwd=tmp_path,
-            env={**kept, **{name: str(value) for name, value in given.items()}},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise ChildProcessError(f"status {done.returncode}: {done.stderr}")
-        return [line.split("\t") for line in calls.read_text().splitlines()]
+        given = {"OUTPUT": "out", "DATA": data, "BACKBONE": tiny_clip_path, "DRY_RUN": "1"}
+        with monkeypatch.context() as patch:
+            for name, value in {**given, **environment}.items():
+                patch.setenv(name, str(value))
+            words = script.split("/")
+            if len(words) == 2:
+                words = WRAPPERS[words[1]].format(words[0]).split()
+            capsys.readouterr()
+            status = cli.run(run_command.main, "anprompt run", [*words, *arguments])
+        printed = capsys.readouterr()
+        if status:
+            raise ChildProcessError(f"status {status}: {printed.err}")
+        lines = list(map(shlex.split, printed.out.splitlines()))
+        assert all(line[:2] == environments.TRAIN for line in lines)
+        return [line[2:] for line in lines]
 
     return call
 
 
 @pytest.fixture
 def run(commands, capsys):
-    """Calls a script that makes one run, makes the run; its folder's results."""
+    """Calls a script's command that makes one run, makes the run; its folder's results."""
 
     def call(script: str, *arguments: str, **environment: str) -> dict:
         (command,) = commands(script, *arguments, *QUICK, **environment)
@@ -100,54 +97,47 @@ def run_of(results: dict, output: Path) -> tuple[str, ...]:
     return results["folder"].relative_to(output).parts[:-3]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_every_script(method, commands, tmp_path):
-    folder = ROOT / "scripts" / method
-    assert not [name for name in WRAPPERS if not (folder / f"{name}.sh").is_file()]
-    calls = {
-        "base2new_train": (["eurosat", "1"], "base2new"),
-        "base2new_test": (["eurosat", "1"], "base2new"),
-        "xd_train": (["caltech101", "1"], "crossdata"),
-        "xd_test": (["eurosat", "1"], "crossdata"),
-        "few_shot": (["eurosat", "4", "1"], "fewshot"),
-    }
-    trained = []
-    for name in WRAPPERS:
-        for dataset in trained:
-            dataset.mkdir(parents=True, exist_ok=True)  # what a test reads
-        arguments, protocol = calls[name]
-        (command,) = commands(f"{method}/{name}.sh", *arguments, SOURCE="caltech101")
-        assert Path(value_of(command, "--config-file")).is_file()
-        assert value_of(command, "TASK") == TASKS[protocol]
-        evaluates = name.endswith("_test")
-        output = Path(value_of(command, "--output-dir"))
-        if "--model-dir" in command:
-            assert evaluates and Path(value_of(command, "--model-dir")) in trained
-        elif "--eval-only" not in command:
-            assert not evaluates
-            trained.append(output)
-        assert output.relative_to(tmp_path / "out").parts[0] == protocol
-
-
-def test_a_wrapper_is_one_call():
+def test_every_wrapper_is_one_call():
     for method in METHODS:
-        for name in WRAPPERS:
+        for name, words in WRAPPERS.items():
             lines = (ROOT / "scripts" / method / f"{name}.sh").read_text().splitlines()
             (code,) = [line for line in lines if not line.startswith("#")]
-            assert code.startswith('exec bash "$(dirname "${BASH_SOURCE[0]}")/../')
-            assert f'.sh" {method} ' in code and code.endswith('"$@"')
+            layout, *rest = words.format(method).split()
+            script = f'exec bash "$(dirname "${{BASH_SOURCE[0]}}")/../{layout}.sh" {" ".join(rest)}'
+            assert code == f'{script} "$@"'
             assert any(f"bash scripts/{method}/{name}.sh " in line for line in lines)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_cross_dataset_from_four_classes_to_ten(method, run, tmp_path):
-    source = run(f"{method}/xd_train.sh", "caltech101", "1", SHOTS="1")
-    output = tmp_path / "out"
-    assert run_of(source, output) == ("crossdata", "train", "caltech101", "shots_1")
+def test_every_method_takes_part_in_every_protocol(method, commands):
+    trained = []
+    for name, words in WRAPPERS.items():
+        given = {"few_shot": ["eurosat", "4", "1"], "xd_train": ["caltech101", "1"]}
+        arguments = given.get(name, ["eurosat", "1"])
+        (command,) = commands(f"{method}/{name}", *arguments, SOURCE="caltech101")
+        assert Path(value_of(command, "--config-file")).is_file()
+        layout = words.split()[0]
+        assert value_of(command, "TASK") == PROTOCOLS[layout].task
+        evaluates = name.endswith("_test")
+        output = value_of(command, "--output-dir")
+        if "--model-dir" in command:
+            assert evaluates and value_of(command, "--model-dir") in trained
+        elif "--eval-only" not in command:
+            assert not evaluates
+            trained.append(output)
+        assert Path(output).parts[:2] == ("out", layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_cross_dataset_from_four_classes_to_ten(method, run):
+    source = run(f"{method}/xd_train", "caltech101", "1", SHOTS="1")
+    assert run_of(source, Path("out")) == ("crossdata", "train", "caltech101", "shots_1")
     assert (source["dataset"], source["subsample_classes"]) == ("Caltech101", "all")
     assert len(source["per_class"]) == 4
-    target = run(f"{method}/xd_test.sh", "eurosat", "1", SHOTS="1", SOURCE="caltech101")
-    assert run_of(target, output) == ("crossdata", "test", "caltech101", "eurosat", "shots_1")
+    target = run(f"{method}/xd_test", "eurosat", "1", SHOTS="1", SOURCE="caltech101")
+    parts = ("crossdata", "test", "caltech101", "eurosat", "shots_1")
+    assert run_of(target, Path("out")) == parts
     assert (target["dataset"], target["subsample_classes"]) == ("EuroSAT", "all")
     assert len(target["per_class"]) == 10
     if source["headline_rule"] == "mix":  # a method that knows the source from other data sets
@@ -155,60 +145,99 @@ def test_cross_dataset_from_four_classes_to_ten(method, run, tmp_path):
         assert set(target["rules"]) == {"mix", "class"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_few_shot_on_all_classes(method, run, tmp_path):
-    results = run(f"{method}/few_shot.sh", "eurosat", "1", "1")
-    assert run_of(results, tmp_path / "out") == ("fewshot", "eurosat", "shots_1")
+def test_few_shot_on_all_classes(method, run):
+    results = run(f"{method}/few_shot", "eurosat", "1", "1")
+    assert run_of(results, Path("out")) == ("fewshot", "eurosat", "shots_1")
     assert (results["shots"], results["subsample_classes"]) == (1, "all")
     assert len(results["per_class"]) == 10
     assert results["headline_rule"] != "class" or not results["rules"]
 
 
-def test_base_to_new_with_the_same_scripts(run, tmp_path):
-    base = run("anprompt/base2new_train.sh", "eurosat", "1", "--", SHOTS="1")
-    new = run("anprompt/base2new_test.sh", "eurosat", "1", "--", SHOTS="1")
+@pytest.mark.slow
+def test_base_to_new_with_the_same_scripts(run):
+    base = run("anprompt/base2new_train", "eurosat", "1", "--", SHOTS="1")
+    new = run("anprompt/base2new_test", "eurosat", "1", "--", SHOTS="1")
     assert (base["subsample_classes"], new["subsample_classes"]) == ("base", "new")
     assert (base["headline_rule"], new["headline_rule"]) == ("mix", "class")
 
 
-def test_seeds_and_shots_as_lists_and_by_default(commands, tmp_path):
+def test_the_command_line_of_train_py(commands, data):
+    """Argument by argument, as upstream's users and older runs know it."""
+    (command,) = commands(
+        "coop/base2new_test", "eurosat", "2", "--", "OPTIM.MAX_EPOCH", "3",
+        BACKBONE="small", LOADEP="2", PLUGIN="my own.py",
+    )  # fmt: skip
+    below = "eurosat/shots_16/CoOp/vit_b16_ctxv1-small/seed2"
+    assert command == [
+        "--root", str(data), "--seed", "2", "--trainer", "CoOp", "--plugin", "my own.py",
+        "--backbone", "small",
+        "--config-file", str(ROOT / "configs/trainers/CoOp/vit_b16_ctxv1.yaml"),
+        "--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml"),
+        "--output-dir", f"out/base2new/test_new/{below}", "--eval-only",
+        "--model-dir", f"out/base2new/train_base/{below}", "--load-epoch", "2",
+        "DATASET.NUM_SHOTS", "16", "TASK", "B2N", "DATASET.SUBSAMPLE_CLASSES", "new",
+        "OPTIM.MAX_EPOCH", "3",
+    ]  # fmt: skip
+    (trained,) = commands("coop/xd_train", "caltech101", "1", BACKBONE="ViT-B/16", LOADEP="2")
+    assert "--load-epoch" not in trained and "--eval-only" not in trained
+    assert trained[-6:] == [
+        "DATASET.NUM_SHOTS", "16", "DATASET.SUBSAMPLE_CLASSES", "all", "TASK", "CD",
+    ]  # fmt: skip
+
+
+def test_folders_name_backbone_and_configuration(commands):
+    def folder(script: str, *arguments: str, **environment: str) -> str:
+        (command,) = commands(script, *arguments, **environment)
+        return value_of(command, "--output-dir")
+
+    coop = ("coop/base2new_train", "eurosat", "1")
+    assert folder(*coop, BACKBONE="ViT-B/16").endswith("/CoOp/vit_b16_ctxv1/seed1")
+    tagged = folder("coop/base2new_train", "imagenet", "1", BACKBONE="ViT-B-32::laion2b_e16")
+    assert "/CoOp/vit_b16_ep50_ctxv1-ViT-B-32__laion2b_e16/seed1" in tagged
+    assert "/shots_4/CoOp/rn50-small/" in folder(*coop, BACKBONE="small", CFG="rn50", SHOTS="4")
+    anprompt = ("anprompt/base2new_train", "eurosat", "1")
+    ablation = {"CFG": "ablations/no_noise"}
+    assert folder(*anprompt, BACKBONE="small", **ablation).endswith("/no_noise-small/seed1")
+    # As these folders have been called since there are ablations.
+    assert "/no_noise-ViT-B_16/" in folder(*anprompt, BACKBONE="ViT-B/16", **ablation)
+    assert folder(*coop, OUTPUT="").startswith(str(ROOT / "output/base2new"))
+
+
+def test_seeds_and_shots_as_lists_and_by_default(commands):
     def runs(*call: str, **environment: str) -> list[tuple[str, str]]:
         made = commands(*call, **environment)
         return [(value_of(c, "DATASET.NUM_SHOTS"), value_of(c, "--seed")) for c in made]
 
-    one = runs("coop/few_shot.sh", "eurosat", "4")  # PromptSRC's arguments
+    one = runs("coop/few_shot", "eurosat", "4")  # PromptSRC's arguments
     assert one == [("4", "1"), ("4", "2"), ("4", "3")]
-    all_of_them = runs("coop/few_shot.sh", "eurosat")  # MMRL's
+    all_of_them = runs("coop/few_shot", "eurosat")  # MMRL's
     assert len(all_of_them) == 15 and ("16", "3") in all_of_them
-    assert runs("coop/few_shot.sh", "eurosat", "1,2", "5", "--", "OPTIM.LR", "1") == [
+    assert runs("coop/few_shot", "eurosat", "1,2", "5", "--", "OPTIM.LR", "1") == [
         ("1", "5"),
         ("2", "5"),
     ]
-    assert runs("coop/few_shot.sh", "eurosat", "OPTIM.LR", "1", SHOTS="8")[0] == ("8", "1")
-    assert runs("coop/xd_train.sh", "caltech101", "1,2") == [("16", "1"), ("16", "2")]
-    (by_environment,) = commands("coop/xd_train.sh", "3", SOURCE="eurosat")  # CoCoOp's argument
+    assert runs("coop/few_shot", "eurosat", "OPTIM.LR", "1", SHOTS="8")[0] == ("8", "1")
+    assert runs("coop/xd_train", "caltech101", "1,2") == [("16", "1"), ("16", "2")]
+    (by_environment,) = commands("coop/xd_train", "3", SOURCE="eurosat")  # CoCoOp's argument
     assert "crossdata/train/eurosat" in value_of(by_environment, "--output-dir")
 
 
 def test_schedule_grows_with_shots_as_in_coops_paper(commands):
-    made = commands("coop/few_shot.sh", "eurosat", "1,2,4,8,16", "1")
+    made = commands("coop/few_shot", "eurosat", "1,2,4,8,16", "1")
     names = [Path(value_of(command, "--config-file")).stem for command in made]
     assert names == ["vit_b16_ep50", "vit_b16_ep100", "vit_b16_ep100", "vit_b16", "vit_b16"]
 
 
 def test_seeds_left_out_are_upstreams_three(commands):
     for script, arguments in (("mmrl/base2new_train", ["eurosat"]), ("coop/xd_train", [])):
-        made = commands(f"{script}.sh", *arguments, SOURCE="caltech101")
+        made = commands(script, *arguments, SOURCE="caltech101")
         assert [value_of(command, "--seed") for command in made] == ["1", "2", "3"]
-    (one,) = commands("mmrl/base2new_train.sh", "eurosat", "2", "OPTIM.MAX_EPOCH", "3")
+    (one,) = commands("mmrl/base2new_train", "eurosat", "2", "OPTIM.MAX_EPOCH", "3")
     assert value_of(one, "--seed") == "2" and value_of(one, "OPTIM.MAX_EPOCH") == "3"
-    made = commands("mmrl/base2new_train.sh", "eurosat", "OPTIM.MAX_EPOCH", "3")
+    made = commands("mmrl/base2new_train", "eurosat", "OPTIM.MAX_EPOCH", "3")
     assert [value_of(command, "OPTIM.MAX_EPOCH") for command in made] == ["3"] * 3
-
-
-def test_a_plugin_reaches_train_py(commands):
-    (command,) = commands("coop/base2new_train.sh", "eurosat", "1", PLUGIN="my own.py")
-    assert value_of(command, "--plugin") == "my own.py"
 
 
 def test_bad_input_is_said_in_one_line(commands):
@@ -218,25 +247,51 @@ def test_bad_input_is_said_in_one_line(commands):
         (line,) = [line for line in str(caught.value).splitlines() if "error:" in line]
         return line
 
-    assert "xd_train.sh imagenet 1" in fail("coop/xd_test.sh", "eurosat", "1")
-    assert "eurosat is the source" in fail("coop/xd_test.sh", "eurosat", "1", SOURCE="eurosat")
-    assert "expected SEED" in fail("coop/xd_test.sh", "eurosat", "0.5")
-    assert "needs a data set" in fail("coop/xd_test.sh")
-    assert "DATASET" in fail("coop/few_shot.sh")
-    assert "DATA is not set" in fail("coop/few_shot.sh", "eurosat", "1", DATA="")
-    assert "no method" in fail("crossdata.sh", "nothing", "train", "eurosat", "1")
-    assert "expected train or test" in fail("crossdata.sh", "coop")
-    assert "expected base2new" in fail("anprompt/reproduce.sh", "b2n")
+    trained = "run scripts/coop/xd_train.sh imagenet 1 first"
+    assert trained in fail("coop/xd_test", "eurosat", "1", DRY_RUN="")
+    assert "eurosat is the source" in fail("coop/xd_test", "eurosat", "1", SOURCE="eurosat")
+    assert "'0.5': expected SEED" in fail("coop/xd_test", "eurosat", "0.5")
+    assert "needs DATASET" in fail("coop/xd_test")
+    assert "needs DATASET" in fail("coop/few_shot")
+    assert "DATA is not set" in fail("coop/few_shot", "eurosat", "1", DATA="")
+    assert "nowhere: no such folder" in fail("coop/few_shot", "eurosat", "1", DATA="nowhere")
+    assert "no method 'nothing'" in fail("crossdata", "nothing", "train", "eurosat", "1")
+    assert "nearest: coop" in fail("crossdata", "copo", "train", "eurosat", "1")
+    assert "expected train or test" in fail("crossdata", "coop")
+    assert "nearest: eurosat" in fail("coop/few_shot", "eurosatt", "1")
+    config = fail("coop/few_shot", "eurosat", "1", CFG="vit_b61")
+    assert "no configuration 'vit_b61'" in config and "nearest: vit_b16" in config
+    assert "SHOTS 'x'" in fail("coop/base2new_train", "eurosat", "1", SHOTS="x")
+
+
+def test_a_failure_ends_the_command_with_its_status(commands, tmp_path, monkeypatch):
+    stand_in = tmp_path / "train.sh"
+    stand_in.write_text('echo "$4" >> ran; [ "$4" != 2 ] || exit 7\n')
+    monkeypatch.setattr(environments, "TRAIN", ["bash", str(stand_in)])
+    with pytest.raises(ChildProcessError, match="^status 7"):
+        commands("coop/base2new_train", "eurosat", "1,2,3", DRY_RUN="")
+    assert (tmp_path / "ran").read_text().split() == ["1", "2"]
+
+
+def test_the_configurations_own_backbone_where_it_is_at_hand(commands, tmp_path, capsys):
+    (one,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="")
+    assert value_of(one, "--backbone") == "small"
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip/ViT-B-16.pt").touch()
+    (own,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="")
+    assert value_of(own, "--backbone") == "ViT-B/16"
+    (other,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="", CFG="rn50")
+    assert value_of(other, "--backbone") == "small"
+    (named,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="small")
+    assert value_of(named, "--backbone") == "small"
 
 
 def test_contexts_of_each_class_are_refused_for_other_classes(commands, run, capsys):
     csc = ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CTX_INIT", "", "DATASET.NUM_SHOTS", "1"]
-    run("coop/base2new_train.sh", "eurosat", "1", *csc)
-    (same_number,) = commands("coop/base2new_test.sh", "eurosat", "1", *csc, *QUICK)
-    run("coop/xd_train.sh", "caltech101", "1", *csc)
-    (another_number,) = commands(
-        "coop/xd_test.sh", "eurosat", "1", *csc, *QUICK, SOURCE="caltech101"
-    )
+    run("coop/base2new_train", "eurosat", "1", *csc)
+    (same_number,) = commands("coop/base2new_test", "eurosat", "1", *csc, *QUICK)
+    run("coop/xd_train", "caltech101", "1", *csc)
+    (another_number,) = commands("coop/xd_test", "eurosat", "1", *csc, *QUICK, SOURCE="caltech101")
     for command in (same_number, another_number):
         capsys.readouterr()
         assert train.main(command) == 2
@@ -246,9 +301,82 @@ def test_contexts_of_each_class_are_refused_for_other_classes(commands, run, cap
 
 
 def test_domain_generalisation_is_cross_dataset_with_other_targets(commands):
-    (trained,) = commands("mmrl/xd_train.sh", "imagenet", "1")
-    Path(value_of(trained, "--output-dir")).mkdir(parents=True)
-    (tested,) = commands("mmrl/xd_test.sh", "imagenet_a", "1")
+    (trained,) = commands("mmrl/xd_train", "imagenet", "1")
+    (tested,) = commands("mmrl/xd_test", "imagenet_a", "1")
     assert "crossdata/test/imagenet/imagenet_a/shots_16" in value_of(tested, "--output-dir")
     assert value_of(tested, "--config-file") == value_of(trained, "--config-file")
     assert value_of(tested, "--model-dir") == value_of(trained, "--output-dir")
+
+
+# Methods ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mmrlpp", "MMRLpp", "MMRLPP", "mmrl_pp"])
+def test_a_method_is_found_by_both_its_names(name):
+    assert find_method(name).trainer == "MMRLpp"
+    assert find_method("ZeroshotCLIP") == find_method("zsclip") == method_of("ZeroshotCLIP")
+    assert not find_method("zsclip2").learns
+
+
+@pytest.fixture
+def own_method(tmp_path, monkeypatch):
+    """A repository whose configs/trainers has what the test writes there."""
+    from common import paths
+
+    monkeypatch.setattr(paths, "ROOT", tmp_path / "repository")
+    folder = tmp_path / "repository/configs/trainers/MyMethod"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_one_yaml_file_is_a_methods_configuration_everywhere(own_method):
+    (own_method / "vit_b16.yaml").write_text("OPTIM: {MAX_EPOCH: 1}\n")
+    method = find_method("mymethod")
+    assert (method.trainer, method.learns) == ("MyMethod", True)
+    assert {method.config(name, "dtd", 4) for name in WRAPPERS} == {"vit_b16"}
+    assert method.config_file("vit_b16") == own_method / "vit_b16.yaml"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("base2new: a\nfewshoot: a\n", "fewshoot"),
+        ("- a\n", "not a mapping"),
+        ("learns: maybe\n", "expected true or false"),
+        ("base2new: {config: a}\n", "neither"),
+        ("base2new: [{config: a, shot: 1}]\n", "neither"),
+        ("base2new: [{dataset: dtd}]\n", "neither"),
+    ],
+)
+def test_a_misspelt_protocols_file_is_refused(text, said, own_method):
+    (own_method / "protocols.yaml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        find_method("mymethod")
+
+
+def test_several_yaml_files_need_a_word_on_which(own_method):
+    for name in ("a", "b"):
+        (own_method / f"{name}.yaml").touch()
+    with pytest.raises(ValueError, match="no configuration for crossdata; name one of"):
+        find_method("mymethod").config("crossdata", "dtd", 16)
+
+
+def test_default_yaml_is_taken_where_there_are_several(own_method):
+    for name in ("a", "default"):
+        (own_method / f"{name}.yaml").touch()
+    assert find_method("mymethod").config("crossdata", "dtd", 16) == "default"
+
+
+def test_a_plugins_trainer_takes_part(commands, tmp_path):
+    Path("mine.py").write_text("class MyMethod: ...\n")
+    Path("my.yaml").write_text("MODEL: {BACKBONE: {NAME: small}}\n")
+    environment = {"PLUGIN": "mine.py", "CFG": "my.yaml", "BACKBONE": "small"}
+    (command,) = commands("base2new", "MyMethod", "train", "shapes", "1", **environment)
+    assert value_of(command, "--trainer") == "MyMethod"
+    assert value_of(command, "--plugin") == "mine.py"
+    assert value_of(command, "--config-file") == "my.yaml"
+    assert value_of(command, "--output-dir").endswith("/MyMethod/my/seed1")
+    with pytest.raises(ChildProcessError, match="no method 'MyMethods'"):
+        commands("base2new", "MyMethods", "train", "shapes", "1", **environment)
+    with pytest.raises(ChildProcessError, match="MyMethod=FILE.yaml"):
+        commands("base2new", "MyMethod", "train", "shapes", "1", **{**environment, "CFG": ""})

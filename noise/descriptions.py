@@ -1,10 +1,13 @@
-"""Class descriptions: JSON files ``{class name: [sentences]}``, as CuPL and others give them."""
+"""Read class descriptions: JSON files ``{class name: [sentences]}``, as CuPL and others give."""
 
-import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from common.errors import UsageError
+from common.names import nearest
+from common.reading import read_json
+from common.schema import Each, mismatch
 
 # CLIP reads 77 tokens, and English needs about 1.3 per word: this many words leave some room.
 MAX_WORDS = 50
@@ -19,37 +22,31 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
         Class names, as written in the file, to their non-empty sentences.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, not of the form ``{class name: [sentences]}``, or empty.
+        UsageError: the file cannot be read, is not JSON of the form ``{class name: [sentences]}``,
+            or holds nothing.
     """
-    path = Path(path)
-    wanted = 'wanted {"class name": ["sentence", ...], ...}'
-    if not path.is_file():
-        raise FileNotFoundError(f"Descriptions: no file {path}; {wanted} as JSON.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"Descriptions: {path} is not JSON text ({error}).") from None
-    if not isinstance(content, dict) or not content:
-        raise ValueError(f"Descriptions: {path} holds no classes; {wanted}.")
-    for name, sentences in content.items():
-        if not isinstance(sentences, list) or not sentences:
-            raise ValueError(f"Descriptions: {path}, class {name!r} has no list; {wanted}.")
-        for sentence in sentences:
-            if not isinstance(sentence, str) or not sentence.strip():
-                raise ValueError(
-                    f"Descriptions: {path}, class {name!r} holds {sentence!r}; {wanted}."
-                )
+    content = read_json(path)
+    problem = mismatch(content, Each([str])) or ("" if content else "it holds no classes")
+    if not problem:
+        for name, sentences in content.items():
+            if not sentences or not all(sentence.strip() for sentence in sentences):
+                problem = f"class {name!r} has no sentence, or an empty one"
+                break
+    if problem:
+        raise UsageError(
+            f"Descriptions: {path}: {problem}; "
+            'wanted {"class name": ["sentence", ...], ...} as JSON'
+        )
     return content
 
 
 def find_descriptions(descriptions: Mapping[str, Sequence[str]], classname: str) -> list[str]:
-    """Sentences for a class, found by its exact name or else regardless of case, ``_`` and ``-``.
+    """Return a class's sentences, by its exact name or else regardless of case, ``_`` and ``-``.
 
     Entries that differ in no more than that describe one class, and are joined.
 
     Raises:
-        ValueError: no entry fits; names the nearest ones.
+        UsageError: no entry fits; names the nearest ones.
     """
     if classname in descriptions:
         return list(descriptions[classname])
@@ -63,16 +60,16 @@ def find_descriptions(descriptions: Mapping[str, Sequence[str]], classname: str)
     if found:
         return found
     by_normalised = {_normalised(name): name for name in descriptions}
-    nearest = difflib.get_close_matches(wanted, by_normalised, n=3)
-    hint = f" Nearest: {', '.join(by_normalised[name] for name in nearest)}." if nearest else ""
-    raise ValueError(
+    near = [by_normalised[name] for name in nearest(wanted, by_normalised)]
+    hint = f" Nearest: {', '.join(near)}." if near else ""
+    raise UsageError(
         f"Descriptions: no entry for class {classname!r} among {len(descriptions)} classes.{hint}"
         " Add one, or leave the kind description out."
     )
 
 
 def leading_sentences(text: str, max_words: int = MAX_WORDS) -> str:
-    """``text`` on one line, cut after the last whole sentence that ends within ``max_words`` words.
+    """Return ``text`` on one line, cut after the last whole sentence within ``max_words`` words.
 
     The first sentence always stays whole: cutting inside it is left to the tokeniser.
     """

@@ -8,7 +8,7 @@ from noise.kinds import check_rate
 
 
 def content_mask(tokens: torch.Tensor) -> torch.Tensor:
-    """Which tokens are words: all between the start token and the end token.
+    """Return which tokens are words: all between the start token and the end token.
 
     Args:
         tokens: (B, L) token ids of CLIP's tokeniser: start token first, end token the largest id,
@@ -44,7 +44,8 @@ def perturb_embeddings(
         (B, L, D), a new tensor of the same dtype and device.
 
     Raises:
-        ValueError: rate out of range, or shapes or the number of generators do not fit.
+        UsageError: rate out of range.
+        ValueError: shapes or the number of generators do not fit.
     """
     rate = check_rate(rate, at_most=None)
     if embeddings.dim() != 3 or (mask is not None and mask.shape != embeddings.shape[:2]):
@@ -52,7 +53,10 @@ def perturb_embeddings(
             f"Embedding noise: wanted embeddings (B, L, D) and a mask (B, L), got "
             f"{tuple(embeddings.shape)} and {None if mask is None else tuple(mask.shape)}."
         )
-    generators = [generator] * len(embeddings) if _is_one(generator) else list(generator)
+    if isinstance(generator, torch.Generator):
+        generators = [generator] * len(embeddings)
+    else:
+        generators = list(generator)
     if len(generators) != len(embeddings):
         raise ValueError(
             f"Embedding noise: {len(generators)} generators for {len(embeddings)} texts."
@@ -70,7 +74,3 @@ def perturb_embeddings(
         )
         noise[i, chosen] = sigma * draws.to(embeddings.device)
     return embeddings + noise.to(embeddings.dtype)
-
-
-def _is_one(generator: torch.Generator | Sequence[torch.Generator]) -> bool:
-    return isinstance(generator, torch.Generator)

@@ -1,4 +1,4 @@
-"""Corruptions of PIL images at severities 1 to 5.
+"""This project's own corruptions of PIL images at severities 1 to 5.
 
 The idea of common corruptions at five severities is Hendrycks & Dietterich's ("Benchmarking Neural
 Network Robustness to Common Corruptions and Perturbations", 2019, https://arxiv.org/abs/1903.12261);
@@ -84,10 +84,11 @@ def contrast(image: Image.Image, factor: float, rng: np.random.Generator) -> Ima
 
 def occlusion(image: Image.Image, area: float, rng: np.random.Generator) -> Image.Image:
     """A grey rectangle of the image's proportions over ``area`` of it, at a random place inside."""
-    size = [max(1, round(math.sqrt(area) * side)) for side in image.size]
-    place = [round(rng.random() * (side - own)) for side, own in zip(image.size, size, strict=True)]
+    width, height = (max(1, round(math.sqrt(area) * side)) for side in image.size)
+    left = round(rng.random() * (image.width - width))
+    top = round(rng.random() * (image.height - height))
     occluded = image.copy()
-    occluded.paste(OCCLUDER, (*place, place[0] + size[0], place[1] + size[1]))
+    occluded.paste(OCCLUDER, (left, top, left + width, top + height))
     return occluded
 
 
@@ -136,7 +137,7 @@ IMAGE_KINDS: dict[str, ImageKind] = {
 
 
 def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generator) -> Image.Image:
-    """A corrupted copy of an image.
+    """Return a corrupted copy of an image.
 
     Args:
         image: RGB, of any size; not changed.
@@ -148,7 +149,8 @@ def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generat
         RGB image of the same size.
 
     Raises:
-        ValueError: unknown kind or severity, or an image that is not RGB.
+        UsageError: unknown kind or severity.
+        ValueError: an image that is not RGB.
     """
     known = get_kind(IMAGE_KINDS, kind, "image noise")
     severity = check_severity(severity)

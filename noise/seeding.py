@@ -1,19 +1,18 @@
-"""Random generators that depend on what is perturbed, not on when.
+"""Seed random generators by what is perturbed, not by when.
 
 A comparison of methods is only fair if each meets the same noise. Seeding by content (class name,
 image path relative to the data root, sample number) gives that whatever the batch size, the worker
-count, the order of classes or the methods run before.
+count, the order of classes or the methods run before. Torch's generators: `noise.torch_seeding`.
 """
 
 import hashlib
 import operator
 
 import numpy as np
-import torch
 
 
 def seed_for(seed: int, *keys: str | int) -> int:
-    """A stable 63-bit seed for ``seed`` and ``keys``: equal on every machine and in every process.
+    """Return a stable 63-bit seed, equal on every machine and in every process.
 
     Args:
         seed: the run's noise seed.
@@ -45,13 +44,5 @@ def seed_for(seed: int, *keys: str | int) -> int:
 
 
 def rng_for(seed: int, *keys: str | int) -> np.random.Generator:
-    """NumPy generator for ``seed`` and ``keys``; arguments and errors of `seed_for`."""
+    """Return a NumPy generator; arguments and errors of `seed_for`."""
     return np.random.default_rng(seed_for(seed, *keys))
-
-
-def torch_generator_for(seed: int, *keys: str | int) -> torch.Generator:
-    """CPU torch generator for ``seed`` and ``keys``; arguments and errors of `seed_for`.
-
-    On the CPU so that a model on a GPU meets the same noise as one on the CPU.
-    """
-    return torch.Generator().manual_seed(seed_for(seed, *keys))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import UsageError
 from noise.descriptions import find_descriptions, leading_sentences
 from noise.kinds import check_rate, check_severity, get_kind
 from noise.seeding import rng_for
@@ -45,9 +46,9 @@ class Prompt:
 
 
 def fill(template: str, classname: str) -> str:
-    """``template`` with the class name in place of ``{}``; ValueError without a ``{}``."""
+    """Return ``template`` with the class name in place of ``{}``; UsageError without a ``{}``."""
     if PLACEHOLDER not in template:
-        raise ValueError(f"Template {template!r} has no {PLACEHOLDER} for the class name.")
+        raise UsageError(f"Template {template!r} has no {PLACEHOLDER} for the class name.")
     return template.replace(PLACEHOLDER, classname)  # str.format would trip over other braces
 
 
@@ -103,11 +104,11 @@ def template_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str
     """With probability ``rate``, another phrasing from ``prompt.templates``.
 
     Raises:
-        ValueError: no pool was given, or it has nothing but the prompt's own template.
+        UsageError: no pool was given, or it has nothing but the prompt's own template.
     """
     others = [template for template in prompt.templates or () if template != prompt.template]
     if not others:
-        raise ValueError(
+        raise UsageError(
             "Noise kind template: no other phrasing to draw from. Pass templates=, "
             "e.g. datasets.templates.IMAGENET_TEMPLATES."
         )
@@ -120,10 +121,10 @@ def description_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> 
     """With probability ``rate``, a description of the class (its leading sentences) as the prompt.
 
     Raises:
-        ValueError: no descriptions were given, or none for this class.
+        UsageError: no descriptions were given, or none for this class.
     """
     if not prompt.descriptions:
-        raise ValueError(
+        raise UsageError(
             "Noise kind description: no descriptions. Pass descriptions=, "
             "read by noise.descriptions.load_descriptions from {class name: [sentences]}."
         )
@@ -156,7 +157,7 @@ TEXT_KINDS: dict[str, TextKind] = {
 
 
 def text_rate(kind: str, severity: int) -> float:
-    """The rate that stands for a severity (0 to 5) of a kind; ValueError for unknown ones."""
+    """Return the rate that stands for a severity (0 to 5) of a kind."""
     rates = get_kind(TEXT_KINDS, kind, "text noise").rates
     severity = check_severity(severity)
     return rates[severity - 1] if severity else 0.0
@@ -172,7 +173,7 @@ def perturb_prompt(
     descriptions: Mapping[str, Sequence[str]] | None = None,
     templates: Sequence[str] | None = None,
 ) -> str:
-    """A prompt with one kind of noise; rate 0 gives ``template`` filled in, unchanged.
+    """Return a prompt with one kind of noise; rate 0 gives ``template`` filled in, unchanged.
 
     Args:
         template: with ``{}`` for the class name, put in as it is (replace underscores first).
@@ -186,14 +187,14 @@ def perturb_prompt(
         Text that may need truncation when it is tokenised: noise adds tokens.
 
     Raises:
-        ValueError: unknown kind, rate not from 0 to 1, template without ``{}``, no pool or class.
+        UsageError: unknown kind, rate not from 0 to 1, template without ``{}``, no pool or class.
 
     >>> perturb_prompt("a photo of a {}.", "cat", "char", 1.0, rng_for(1, "cat"))
     'aa phhoto off aa ca.'
     """
     function = get_kind(TEXT_KINDS, kind, "text noise").function
     if function is None:
-        raise ValueError(
+        raise UsageError(
             f"Noise kind {kind} has no text: use noise.embeddings.perturb_embeddings on the tokens."
         )
     prompt = Prompt(template, classname, templates, descriptions)
@@ -201,11 +202,11 @@ def perturb_prompt(
 
 
 def sample_kinds(kinds: Sequence[str], samples: int) -> list[str]:
-    """The kind of each of ``samples`` perturbed texts: in turn, so as evenly as possible."""
+    """Return the kind of each of ``samples`` perturbed texts: in turn, as evenly as possible."""
     for kind in kinds:
         get_kind(TEXT_KINDS, kind, "text noise")
     if not kinds or samples < 1:
-        raise ValueError(f"Text noise needs a kind and a sample: got {list(kinds)}, {samples}.")
+        raise UsageError(f"Text noise needs a kind and a sample: got {list(kinds)}, {samples}.")
     return [kinds[k % len(kinds)] for k in range(samples)]
 
 
@@ -220,7 +221,7 @@ def perturbed_texts(
     descriptions: Mapping[str, Sequence[str]] | None = None,
     templates: Sequence[str] | None = None,
 ) -> list[list[str]]:
-    """K perturbed prompts for every class: T~_k(c), k = 1..K, of docs/METHOD.md.
+    """Return K perturbed prompts for every class: T~_k(c), k = 1..K, of docs/METHOD.md.
 
     Prompt k is of kind ``sample_kinds(kinds, samples)[k]``; its random numbers depend on the seed,
     its class name, kind and k alone. Kinds that replace the sentence always do so here unless
@@ -232,7 +233,7 @@ def perturbed_texts(
         One list of ``samples`` texts per class, in the order of ``classnames``.
 
     Raises:
-        ValueError: as `perturb_prompt` and `sample_kinds`.
+        UsageError: as `perturb_prompt` and `sample_kinds`.
     """
     rate = check_rate(rate)
     sequence = sample_kinds(kinds, samples)

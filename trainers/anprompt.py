@@ -33,8 +33,8 @@ from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import IMAGENET_TEMPLATES
 from noise.descriptions import load_descriptions
 from noise.embeddings import content_mask, perturb_embeddings
-from noise.seeding import torch_generator_for
 from noise.text import perturbed_texts, sample_kinds
+from noise.torch_seeding import torch_generator_for
 
 from .base import ClassPrompts, Loss, TrainingBatch, require_vit, setting_for
 from .mmrl import (

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from dassl.utils import UsageError
+from common.errors import UsageError
 
 FEWEST_CLASSES = 4  # its targeted loss ranks four of them
 MOST_TARGETS = 9  # other classes that its targeted attacks aim at

@@ -16,9 +16,9 @@ from anprompt.robustness.plan import Cell, Plan, image_cell
 from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Descriptions, noisy_tokens
 from noise.adversarial import pgd
-from noise.measures import calibration_error, consistency
-from noise.seeding import torch_generator_for
+from noise.metrics import calibration_error, consistency
 from noise.text import TEXT_KINDS, text_rate
+from noise.torch_seeding import torch_generator_for
 
 PGD_STEPS = 10
 PGD_STEP_SHARE = 1 / 4  # of the bound

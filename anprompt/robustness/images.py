@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+
+# isort: split
+import common.torchvision_compat  # noqa: F401
+
+# isort: split
 from torchvision import transforms as T
 from yacs.config import CfgNode
 

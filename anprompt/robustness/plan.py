@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.errors import UsageError
 from noise.image import IMAGE_KINDS
 from noise.kinds import get_kind
 from noise.text import TEXT_KINDS
@@ -100,7 +101,7 @@ def parse_noise(text: str, has_descriptions: bool) -> dict:
             otherwise.
 
     Raises:
-        ValueError: an unknown name, nothing at all, or ``description`` by name without its file.
+        UsageError: an unknown name, nothing at all, or ``description`` by name without its file.
     """
     names = _split(text)
     if "all" in names:
@@ -109,9 +110,9 @@ def parse_noise(text: str, has_descriptions: bool) -> dict:
     for name in names:
         get_kind(known, name, "noise (--noise)")
     if not names:
-        raise ValueError("--noise: name a kind or group of noise, e.g. all")
+        raise UsageError("--noise: name a kind or group of noise, e.g. all")
     if "description" in names and not has_descriptions:
-        raise ValueError("--noise description: name the file of descriptions with --descriptions")
+        raise UsageError("--noise description: name the file of descriptions with --descriptions")
     wants_text = {"text", "both"} & set(names) and not set(TEXT_KINDS) & set(names)
     wants_images = {"image", "both"} & set(names) and not set(IMAGE_KINDS) & set(names)
     text_kinds = [kind for kind in TEXT_KINDS if kind in names or "text" in names or wants_text]
@@ -133,15 +134,15 @@ def parse_noise(text: str, has_descriptions: bool) -> dict:
 
 
 def parse_severities(text: str) -> tuple[int, ...]:
-    """ "1-5" or "1,3,5"; ValueError for what does not exist."""
+    """ "1-5" or "1,3,5"; UsageError for what does not exist."""
     numbers = _numbers(text, "--severities")
     for number in numbers:
         if number == 0:
-            raise ValueError(
+            raise UsageError(
                 "--severities 0: that is no noise, which is measured anyway; give 1 to 5"
             )
         if number > 5:
-            raise ValueError(f"--severities {number}: there is no such severity; give 1 to 5")
+            raise UsageError(f"--severities {number}: there is no such severity; give 1 to 5")
     return numbers
 
 
@@ -151,7 +152,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if re.fullmatch(r"\s*\d+\s*", text):
         numbers = tuple(range(1, numbers[0] + 1))
     if not numbers:
-        raise ValueError("--seeds 0: give at least one seed")
+        raise UsageError("--seeds 0: give at least one seed")
     return numbers
 
 
@@ -159,7 +160,7 @@ def parse_bounds(text: str) -> tuple[int, ...]:
     """Largest changes of a value, in 255ths: "1,4"."""
     numbers = _numbers(text, "--eps")
     if not all(1 <= number <= 255 for number in numbers):
-        raise ValueError(f"--eps {text}: give 1 to 255, in 255ths of the range of values")
+        raise UsageError(f"--eps {text}: give 1 to 255, in 255ths of the range of values")
     return numbers
 
 
@@ -172,13 +173,13 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
     for item in _split(text):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", item)
         if found is None or len(item) > 9:
-            raise ValueError(f"{flag} {text!r}: give whole numbers as 1-5 or 1,3,5")
+            raise UsageError(f"{flag} {text!r}: give whole numbers as 1-5 or 1,3,5")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise ValueError(f"{flag} {item}: the range runs backwards")
+            raise UsageError(f"{flag} {item}: the range runs backwards")
         numbers += range(first, last + 1)
     if not numbers:
-        raise ValueError(f"{flag}: give whole numbers as 1-5 or 1,3,5")
+        raise UsageError(f"{flag}: give whole numbers as 1-5 or 1,3,5")
     return tuple(dict.fromkeys(numbers))
 
 

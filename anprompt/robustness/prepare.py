@@ -27,6 +27,7 @@ from anprompt.runs.trained import (
     training_folder,
     versions,
 )
+from common.errors import UsageError
 from common.lock import FolderLock
 from dassl.data.datasets import build_dataset
 from noise.descriptions import find_descriptions, load_descriptions
@@ -42,7 +43,7 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
         The runs' folders, and the parts of the classes that they were measured on.
 
     Raises:
-        ValueError, FileNotFoundError: bad input, or another process is at one of these runs;
+        UsageError: bad input, or another process is at one of these runs;
             nothing was written.
     """
     plan = plans.Plan(
@@ -57,7 +58,7 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
         ("--workers", args.workers, 0),
     ):
         if value is not None and value < least:
-            raise ValueError(f"{flag} {value}: give {least} or more")
+            raise UsageError(f"{flag} {value}: give {least} or more")
     for path in args.plugin:
         load_plugin(path)
     descriptions = load_descriptions(args.descriptions) if args.descriptions else None
@@ -77,18 +78,18 @@ def find_trained(paths: list[Path]) -> list[Path]:
     """Folders of runs: the given ones, or those below the given ones.
 
     Raises:
-        ValueError: a path holds no run.
+        UsageError: a path holds no run.
     """
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            raise ValueError(f"--model-dir {path}: no such folder")
+            raise UsageError(f"--model-dir {path}: no such folder")
         if (path / CONFIG).is_file():
             found = [path]
         else:
             found = sorted(file.parent for file in path.rglob(CONFIG) if _is_model(file.parent))
         if not found:
-            raise ValueError(f"--model-dir {path}: no trained model there or below (no {CONFIG})")
+            raise UsageError(f"--model-dir {path}: no trained model there or below (no {CONFIG})")
         folders |= dict.fromkeys(found)
     return list(folders)
 
@@ -111,13 +112,13 @@ def parts_to_measure(cfgs: dict[Path, CfgNode], asked: str) -> tuple[str, ...]:
             trained on.
 
     Raises:
-        ValueError: unknown parts, or runs that do not have the same classes.
+        UsageError: unknown parts, or runs that do not have the same classes.
     """
     _refuse_different(cfgs, lambda cfg: cfg.DATASET.NAME)
     if asked:
         parts = tuple(dict.fromkeys(asked.replace(",", " ").split()))
         if not parts or set(parts) - set(PARTS):
-            raise ValueError(f"--classes {asked!r}: choose from {', '.join(PARTS)}")
+            raise UsageError(f"--classes {asked!r}: choose from {', '.join(PARTS)}")
         return parts
 
     def own_parts(cfg: CfgNode) -> tuple[str, ...]:
@@ -137,7 +138,7 @@ def _refuse_different(
     for folder, found in others:
         if found != known:
             a, b = (v if isinstance(v, str) else "+".join(v) for v in (known, found))
-            raise ValueError(
+            raise UsageError(
                 f"these runs have different class sets and cannot be compared: {first} has {a}, "
                 f"{folder} has {b}. {hint}"
             )
@@ -174,7 +175,7 @@ class Jobs:
         """Models, images and results so far for a part of the classes.
 
         Raises:
-            ValueError: no checkpoint, other classes or images than another run's, ...
+            UsageError: no checkpoint, other classes or images than another run's, ...
         """
         first: tuple[Path, CfgNode] | None = None
         works: list[Work] = []
@@ -196,12 +197,12 @@ class Jobs:
                         [dataset.test[i] for i in chosen], [keys[i] for i in chosen], crop
                     )
                 elif (dataset.classnames, keys) != (classnames, all_keys):
-                    raise ValueError(
+                    raise UsageError(
                         f"these runs have different class sets and cannot be compared: {name} "
                         f"classes or test images of {first[0]} and {folder} differ"
                     )
             if _preparation(cfg) != _preparation(first[1]):
-                raise ValueError(
+                raise UsageError(
                     f"{first[0]} and {folder} prepare images differently (INPUT.SIZE, "
                     "INTERPOLATION, normalisation); evaluate them one after the other"
                 )

@@ -10,8 +10,9 @@ import torch
 from clip.simple_tokenizer import SimpleTokenizer
 from datasets.templates import IMAGENET_TEMPLATES
 from noise.embeddings import perturb_embeddings
-from noise.seeding import rng_for, torch_generator_for
+from noise.seeding import rng_for
 from noise.text import PLACEHOLDER, TEXT_KINDS, fill, perturb_prompt, text_rate
+from noise.torch_seeding import torch_generator_for
 
 # CLIP reads 77 tokens: start, end, a closing full stop, up to 16 learned ones, and these.
 MAX_TOKENS = 55

@@ -12,7 +12,7 @@ import pytest
 import torch
 from runs_of_tests import ROOT, run_folder
 
-from anprompt.commands import robustness
+from anprompt.__main__ import main
 from anprompt.robustness.attacks import autoattack, check_autoattack
 from anprompt.robustness.images import image_key, select, split_transform
 from anprompt.robustness.store import Store
@@ -31,7 +31,7 @@ from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
 from dassl.utils import read_image
 from noise.image import corrupt
-from noise.measures import expected_calibration_error
+from noise.metrics import calibration_error
 from noise.seeding import rng_for
 from noise.text import perturb_prompt, text_rate
 
@@ -42,7 +42,7 @@ SMALL = ["--noise", "char,embed,gaussian_noise,blur,both,learned,pgd", "--severi
 def call(capsys, *arguments):
     capsys.readouterr()
     try:
-        status = robustness.main([str(argument) for argument in arguments])
+        status = main(["robustness", *map(str, arguments)])
     except SystemExit as end:
         status = end.code
     printed = capsys.readouterr()
@@ -58,7 +58,7 @@ def output(trained_output, tmp_path_factory) -> Path:
     """A copy of the trained runs, all four evaluated in one call."""
     folder = tmp_path_factory.mktemp("evaluated") / "output"
     shutil.copytree(trained_output, folder)
-    assert robustness.main(["--model-dir", str(folder), *SMALL]) == 0
+    assert main(["robustness", "--model-dir", str(folder), *SMALL]) == 0
     return folder
 
 
@@ -114,7 +114,7 @@ def check_cell(folder, part, key, labels, noisy, clean):
         assert found[rule]["consistency"] == pytest.approx(
             100 * np.mean(answers == clean[rule].argmax(axis=1))
         )
-        error = 100 * expected_calibration_error(probabilities, labels)
+        error = 100 * calibration_error(probabilities.max(axis=1), answers == labels)
         assert found[rule]["ece"] == pytest.approx(error, abs=0.01)
 
 
@@ -447,7 +447,7 @@ def test_two_evaluations_of_one_run_are_not_mixed(fresh, capsys):
         assert "in use by another process" in refused(capsys, "--model-dir", folder, *SMALL)
         other.communicate("")
     assert not (folder / "robustness.json").exists()
-    assert robustness.main(["--model-dir", str(folder), "--noise", "blur", "--images", "4"]) == 0
+    assert main(["robustness", "--model-dir", str(folder), "--noise", "blur", "--images", "4"]) == 0
 
 
 def test_another_backbones_file_is_noticed_for_every_run(fresh, capsys):

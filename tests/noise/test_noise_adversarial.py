@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from noise.adversarial import pgd
-from noise.seeding import torch_generator_for
+from noise.torch_seeding import torch_generator_for
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 4
 

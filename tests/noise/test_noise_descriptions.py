@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from common.errors import UsageError
 from noise.descriptions import find_descriptions, leading_sentences, load_descriptions
 
 
@@ -25,18 +26,20 @@ def test_reads_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON text"),
-        ({}, "holds no classes"),
-        (["a cat"], "holds no classes"),
-        ({"cat": []}, "class 'cat' has no list"),
-        ({"cat": "Soft."}, "class 'cat' has no list"),
-        ({"cat": ["Soft.", 3]}, "class 'cat' holds 3"),
-        ({"cat": [" "]}, "class 'cat' holds ' '"),
+        ("{", "not valid JSON"),
+        ("[" * 5000, "not valid JSON"),
+        ("{}", "it holds no classes"),
+        (["a cat"], "the content is a list, not a mapping"),
+        ({"cat": []}, "class 'cat' has no sentence, or an empty one"),
+        ({"cat": "Soft."}, "cat is Soft., not a list"),
+        ({"cat": ["Soft.", 3]}, "cat/1 is 3, not a text"),
+        ({"cat": [" "]}, "class 'cat' has no sentence, or an empty one"),
+        (None, "not a mapping"),
     ],
 )
 def test_refuses_other_content_in_one_line(tmp_path, content, message):
     path = written(tmp_path, content)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UsageError) as error:
         load_descriptions(path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
@@ -46,12 +49,12 @@ def test_refuses_other_content_in_one_line(tmp_path, content, message):
 def test_refuses_binary_files(tmp_path):
     path = tmp_path / "image.json"
     path.write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match="is not JSON text"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         load_descriptions(path)
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no file .*nothing.json"):
+    with pytest.raises(UsageError, match="nothing.json: no such file"):
         load_descriptions(tmp_path / "nothing.json")
 
 

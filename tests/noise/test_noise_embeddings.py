@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from noise.embeddings import content_mask, perturb_embeddings
-from noise.seeding import torch_generator_for
+from noise.torch_seeding import torch_generator_for
 
 START, END = 49406, 49407
 TOKENS = torch.tensor([[START, 320, 1125, END, 0, 0], [START, END, 0, 0, 0, 0]])

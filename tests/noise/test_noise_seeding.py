@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noise.seeding import rng_for, seed_for, torch_generator_for
+from noise.seeding import rng_for, seed_for
+from noise.torch_seeding import torch_generator_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -34,6 +34,6 @@ def peak_memory_mb(device: str) -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**10
-    from dassl.engine.results import process_peak_memory_mb
+    from dassl.utils.memory import process_peak_memory_mb
 
     return process_peak_memory_mb(torch.device(device))

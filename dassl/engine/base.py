@@ -1,27 +1,19 @@
-"""What every trainer has: models with optimisers and schedules, their checkpoints, a loop."""
+"""The part of a trainer that knows no data: models, checkpoints, scalars, a loop over epochs."""
 
-import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from dassl.utils import (
-    get_rng_state,
-    load_checkpoint,
-    mkdir_if_missing,
-    save_checkpoint,
-    set_rng_state,
-    tolist_if_not,
-)
-from dassl.utils.torchtools import check_fits, restore
+from dassl.utils import get_rng_state, load_checkpoint, set_rng_state
+from dassl.utils.integrity import NotFiniteError
+from dassl.utils.torchtools import check_fits, content_of, restore
 
 from . import checkpoints
-
-Names = str | Sequence[str] | None
+from .models import Names, RegisteredModels
+from .scalars import ScalarWriter
 
 
 class TrainerBase:
@@ -33,16 +25,31 @@ class TrainerBase:
         train_seconds: time spent in them, those before a resume included.
     """
 
-    def __init__(self):
-        self._models: OrderedDict[str, nn.Module] = OrderedDict()
-        self._optims: OrderedDict[str, torch.optim.Optimizer | None] = OrderedDict()
-        self._scheds: OrderedDict[str, Any] = OrderedDict()
-        self._writer: Any = None
+    start_epoch: int
+    max_epoch: int
+    epoch: int
+    batch_idx: int
+
+    def __init__(self) -> None:
+        self._registered = RegisteredModels()
+        self._scalars = ScalarWriter()
         self._suspects: list[tuple[str, torch.Tensor]] = []
         self.trained_epochs: int | None = None
         self.train_seconds = 0.0
 
     # Models
+
+    @property
+    def _models(self) -> "OrderedDict[str, nn.Module]":
+        return self._registered.models
+
+    @property
+    def _optims(self) -> "OrderedDict[str, torch.optim.Optimizer | None]":
+        return self._registered.optims
+
+    @property
+    def _scheds(self) -> "OrderedDict[str, Any]":
+        return self._registered.scheds
 
     def register_model(
         self,
@@ -58,35 +65,20 @@ class TrainerBase:
             model: its ``state_dict`` is what checkpoints hold.
             optim, sched: None for a model that does not train.
         """
-        if "_models" not in self.__dict__:
+        if "_registered" not in self.__dict__:
             raise AttributeError("call super().__init__() before register_model()")
-        if name in self._models:
-            raise ValueError(f"a model is already registered as {name!r}")
-        self._models[name] = model
-        self._optims[name] = optim
-        self._scheds[name] = sched
+        if model is None:
+            raise TypeError(f"register_model({name!r}) takes a model")
+        self._registered.add(name, model, optim, sched)
 
     def get_model_names(self, names: Names = None) -> list[str]:
-        """``names`` as a list after a check that they are registered; by default all."""
-        known = list(self._models)
-        if names is None:
-            return known
-        names = tolist_if_not(names)
-        for name in names:
-            if name not in known:
-                raise ValueError(f"no model is registered as {name!r}; there are {known}")
-        return names
+        """Return ``names`` as a list after a check that they are registered; by default all."""
+        return self._registered.names(names)
 
     @property
     def num_trainable(self) -> int:
         """Number of values that training changes, over all registered models."""
-        parameters = {
-            id(parameter): parameter.numel()
-            for model in self._models.values()
-            for parameter in model.parameters()
-            if parameter.requires_grad
-        }
-        return sum(parameters.values())
+        return sum(parameter.numel() for _, parameter in self._registered.parameters())
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """Put models in training ("train") or evaluation ("test", "eval") mode."""
@@ -102,9 +94,8 @@ class TrainerBase:
                 self._scheds[name].step()
 
     def get_current_lr(self, names: Names = None) -> float:
-        """Learning rate of the first model's first parameter group."""
-        name = self.get_model_names(names)[0]
-        return self._optims[name].param_groups[0]["lr"]
+        """Return the learning rate of the first model's first parameter group."""
+        return next(self._registered.optimizers(names)).param_groups[0]["lr"]
 
     # Checkpoints
 
@@ -129,46 +120,41 @@ class TrainerBase:
             is_best: write ``model-best.pth.tar`` as well.
             val_result: accuracy on validation, if measured.
             model_name: file name; by default ``model.pth.tar-<epoch + 1>``.
+
+        Raises:
+            NotFiniteError: a loss or a learned number is not finite; nothing is written.
         """
         self._raise_if_anomalous()
         scaler = getattr(self, "scaler", None)
+        meta = self.checkpoint_meta(epoch, model_name)
         shared = {
             "epoch": epoch + 1,
             "scaler": scaler.state_dict() if scaler is not None and scaler.is_enabled() else None,
             "rng": get_rng_state(),
             "trainer": self.extra_state(),
             "val_result": val_result,
-            "meta": self.checkpoint_meta(epoch, model_name),
+            "meta": meta,
         }
-        for name in self.get_model_names():
-            optim, sched = self._optims[name], self._scheds[name]
-            save_checkpoint(
-                {
-                    "state_dict": self._models[name].state_dict(),
-                    "optimizer": None if optim is None else optim.state_dict(),
-                    "scheduler": None if sched is None else sched.state_dict(),
-                    **shared,
-                },
-                os.path.join(directory, name),
-                is_best=is_best,
-                model_name=model_name,
-                verbose=not shared["meta"].get("rolling", False),
-            )
+        is_verbose = not meta.get("rolling", False)
+        checkpoints.write(self._registered, directory, shared, is_best, model_name, is_verbose)
 
     def extra_state(self) -> dict[str, Any]:
-        """What else a trainer must have back to continue: tensors and plain values by name."""
+        """Return what else must be back to continue: tensors and plain values by name."""
         return {}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`extra_state` gave."""
 
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
-        """Numbers about the run that go into a checkpoint."""
+        """Return numbers and names about the run that go into a checkpoint."""
         return {"train_seconds": self.train_seconds}
 
     def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
         """Continue counting from the numbers of the checkpoint written after ``epoch`` epochs."""
-        self.train_seconds = meta["train_seconds"]
+        self.train_seconds = float(meta["train_seconds"])
+
+    def check_origin(self, directory: str, path: str, meta: dict[str, Any]) -> None:
+        """Refuse to go on from a checkpoint that another run wrote; called before any change."""
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continue from the newest checkpoint in a run's folder, if there is one.
@@ -180,24 +166,28 @@ class TrainerBase:
             UsageError: a checkpoint is damaged or of another model. Nothing is changed then.
         """
         found = checkpoints.find_common(directory, self.get_model_names()) if self._models else None
-        if found is None:
+        if not found:
             print("No checkpoint found, train from scratch")
             return 0
         print(f"Found checkpoint at {directory} (will resume training)")
         for name, (path, checkpoint) in found.items():
             check_fits(path, checkpoint, self._models[name])
+            self.check_origin(directory, path, checkpoint["meta"])
         for name, (path, checkpoint) in found.items():
             print(f'Loading checkpoint from "{path}"')
             restore(path, checkpoint, self._models[name], self._optims[name], self._scheds[name])
-        scaler = getattr(self, "scaler", None)
-        if scaler is not None and checkpoint["scaler"]:
-            scaler.load_state_dict(checkpoint["scaler"])
-        self.load_extra_state(checkpoint.get("trainer", {}))
-        self.trained_epochs = checkpoint["epoch"]
-        self.restore_meta(checkpoint["epoch"], checkpoint["meta"])
-        set_rng_state(checkpoint["rng"])
-        print(f"Previous epoch: {checkpoint['epoch']}")
-        return checkpoint["epoch"]
+        path, checkpoint = next(reversed(found.values()))
+        epoch = checkpoint["epoch"]
+        with content_of(path, "this trainer"):
+            scaler = getattr(self, "scaler", None)
+            if scaler is not None and checkpoint["scaler"]:
+                scaler.load_state_dict(checkpoint["scaler"])
+            self.load_extra_state(checkpoint.get("trainer", {}))
+            self.restore_meta(epoch, checkpoint["meta"])
+            set_rng_state(checkpoint["rng"])
+        self.trained_epochs = epoch
+        print(f"Previous epoch: {epoch}")
+        return epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load weights for testing.
@@ -217,12 +207,14 @@ class TrainerBase:
             checkpoint = load_checkpoint(path)
             check_fits(path, checkpoint, self._models[name])
             val_result = checkpoint.get("val_result")
-            shown = "none" if val_result is None else f"{val_result:.1f}"
+            shown = f"{val_result:.1f}" if isinstance(val_result, (int, float)) else "none"
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")
             self._models[name].load_state_dict(checkpoint["state_dict"])
             self.trained_epochs = checkpoint["epoch"]
             if not self.train_seconds:  # not trained in this process
-                self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+                with content_of(path, "this trainer"):
+                    seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+                    self.train_seconds = float(seconds)
 
     # One step
 
@@ -233,7 +225,7 @@ class TrainerBase:
         whichever is first, so no checkpoint is ever written after such a loss.
 
         Raises:
-            FloatingPointError: the loss, or on a GPU an earlier one, is infinite or NaN.
+            NotFiniteError: the loss, or on a GPU an earlier one, is infinite or NaN.
         """
         place = f"epoch {getattr(self, 'epoch', 0) + 1}, batch {getattr(self, 'batch_idx', 0) + 1}"
         self._suspects.append((place, ~torch.isfinite(loss.detach()).all()))
@@ -244,13 +236,15 @@ class TrainerBase:
         suspects, self._suspects = self._suspects, []
         for place, is_anomalous in suspects:
             if is_anomalous:
-                raise FloatingPointError(f"Loss is infinite or NaN! ({place})")
+                raise NotFiniteError(
+                    f"Loss is infinite or NaN! ({place}) Lower OPTIM.LR or look at the other "
+                    "settings; what the epochs before it wrote is kept"
+                )
 
     def model_zero_grad(self, names: Names = None) -> None:
         """Forget gradients."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+        for optim in self._registered.optimizers(names):
+            optim.zero_grad()
 
     def model_backward(self, loss: torch.Tensor) -> None:
         """Compute gradients of a finite loss."""
@@ -259,12 +253,11 @@ class TrainerBase:
 
     def model_update(self, names: Names = None) -> None:
         """Let optimisers take a step."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+        for optim in self._registered.optimizers(names):
+            optim.step()
 
     def model_backward_and_update(self, loss: torch.Tensor, names: Names = None) -> None:
-        """Gradients of ``loss`` and one optimiser step."""
+        """Compute gradients of ``loss`` and take one optimiser step."""
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.model_update(names)
@@ -273,32 +266,24 @@ class TrainerBase:
 
     def init_writer(self, log_dir: str) -> None:
         """Start writing scalars to ``log_dir``, if tensorboard is installed."""
-        if self._writer is not None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            print("tensorboard is not installed: no scalars are written")
-            return
-        print(f"Initialize tensorboard (log_dir={log_dir})")
-        mkdir_if_missing(log_dir)
-        self._writer = SummaryWriter(log_dir=log_dir)
+        self._scalars.open(log_dir)
 
     def close_writer(self) -> None:
         """Finish writing scalars."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._scalars.close()
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Write a scalar; does nothing outside training."""
-        if self._writer is not None:
-            self._writer.add_scalar(tag, scalar_value, global_step)
+        self._scalars.add(tag, scalar_value, global_step)
 
     # The loop
 
     def train(self, start_epoch: int, max_epoch: int) -> None:
-        """Run epochs ``start_epoch`` (``before_train`` may move it) to ``max_epoch`` - 1."""
+        """Run epochs ``start_epoch`` (``before_train`` may move it) to ``max_epoch`` - 1.
+
+        Raises:
+            NotFiniteError: a loss or, after an epoch, a learned tensor is not finite.
+        """
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
         self.before_train()
@@ -307,21 +292,23 @@ class TrainerBase:
             self.before_epoch()
             self.run_epoch()
             self.train_seconds += time.perf_counter() - started
+            self._raise_if_anomalous()
+            self._registered.check_finite(f"epoch {self.epoch + 1}")
             self.trained_epochs = self.epoch + 1
             self.after_epoch()
         self.after_train()
 
     def before_train(self) -> None:
-        """Called once before the first epoch."""
+        """Do what comes once before the first epoch."""
 
     def after_train(self) -> None:
-        """Called once after the last epoch."""
+        """Do what comes once after the last epoch."""
 
     def before_epoch(self) -> None:
-        """Called before every epoch."""
+        """Do what comes before every epoch."""
 
     def after_epoch(self) -> None:
-        """Called after every epoch."""
+        """Do what comes after every epoch."""
 
     def run_epoch(self) -> None:
         """Train for one epoch."""
@@ -332,23 +319,23 @@ class TrainerBase:
         raise NotImplementedError
 
     def parse_batch_train(self, batch: dict[str, Any]) -> Any:
-        """What a training step needs of a batch, on the device."""
+        """Return what a training step needs of a batch, on the device."""
         raise NotImplementedError
 
     def parse_batch_test(self, batch: dict[str, Any]) -> Any:
-        """Images and labels of a batch, on the device."""
+        """Return images and labels of a batch, on the device."""
         raise NotImplementedError
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any] | None:
-        """One training step; returns what to log by name."""
+        """Take one training step; return what to log by name."""
         raise NotImplementedError
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of images (B, 3, H, W)."""
+        """Return logits (B, C) of images (B, 3, H, W)."""
         raise NotImplementedError
 
     def model_inference_rules(self, image: torch.Tensor) -> dict[str, torch.Tensor] | None:
-        """Logits by inference rule, for a method that has several; None for one that has one.
+        """Return logits by inference rule, for a method that has several; None for one rule.
 
         A test then evaluates all rules in one pass and reports the one that ``headline_rule``
         names.

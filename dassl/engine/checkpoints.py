@@ -1,29 +1,68 @@
-"""Which checkpoint files a run continues from, and which it no longer needs."""
+"""The checkpoint files of a run: written, found again, no longer needed."""
 
 import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from dassl.utils import UsageError, load_checkpoint
+from dassl.utils import UsageError, load_checkpoint, save_checkpoint
 from dassl.utils.torchtools import BEST, POINTER, read_pointer
+
+from .models import RegisteredModels
 
 
 def file_name(num_epochs: int) -> str:
-    """Name of the checkpoint written after ``num_epochs`` epochs."""
+    """Return the name of the checkpoint written after ``num_epochs`` epochs."""
     return f"model.pth.tar-{num_epochs}"
 
 
 Found = dict[str, tuple[str, dict[str, Any]]]  # path and content by model name
 
 
+def write(
+    registered: RegisteredModels,
+    directory: str,
+    shared: dict[str, Any],
+    is_best: bool = False,
+    model_name: str = "",
+    verbose: bool = True,
+) -> None:
+    """Write every model's checkpoint to ``directory/<name>/``.
+
+    Args:
+        registered: the models; each file has one's state and those of its optimiser and schedule.
+        shared: the entries that all files have.
+        is_best, model_name, verbose: as `dassl.utils.save_checkpoint`.
+    """
+    for name in registered.names():
+        optim, sched = registered.optims[name], registered.scheds[name]
+        save_checkpoint(
+            {
+                "state_dict": registered.models[name].state_dict(),
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                **shared,
+            },
+            os.path.join(directory, name),
+            is_best=is_best,
+            model_name=model_name,
+            verbose=verbose,
+        )
+
+
 def exist(directory: str, names: Sequence[str]) -> bool:
-    """Whether every model of a run has a checkpoint."""
+    """Return whether every model of a run has a checkpoint."""
     return all(os.path.isfile(os.path.join(directory, name, POINTER)) for name in names)
 
 
+def has_epoch(directory: str, names: Sequence[str], num_epochs: int) -> bool:
+    """Return whether every model has the checkpoint written after ``num_epochs`` epochs."""
+    file = file_name(num_epochs)
+    return all(os.path.isfile(os.path.join(directory, name, file)) for name in names)
+
+
 def find_common(directory: str, names: Sequence[str]) -> Found | None:
-    """The newest state that all models of a run have.
+    """Return the newest state that all models of a run have.
 
     A process killed while it wrote several models' files leaves some an epoch ahead. The older file
     of those is still there, because it is removed only after the last model's new one is in place.
@@ -53,14 +92,26 @@ def find_common(directory: str, names: Sequence[str]) -> Found | None:
 
 
 def load_for_resuming(path: str) -> dict[str, Any]:
-    """A checkpoint that training can continue from.
+    """Return a checkpoint that training can continue from.
 
     Raises:
         UsageError: it cannot be read, or holds weights but not the state of a training.
     """
     checkpoint = load_checkpoint(path)
-    wanted = ("state_dict", "epoch", "optimizer", "scheduler", "scaler", "rng", "meta")
-    missing = [key for key in wanted if key not in checkpoint]
+    wanted = {
+        "state_dict": dict,
+        "epoch": int,
+        "optimizer": (dict, type(None)),
+        "scheduler": (dict, type(None)),
+        "scaler": (dict, type(None)),
+        "rng": dict,
+        "meta": dict,
+    }
+    missing = [
+        key
+        for key, kinds in wanted.items()
+        if key not in checkpoint or not isinstance(checkpoint[key], kinds)
+    ]
     if missing:
         raise UsageError(
             f"{path} cannot be resumed from: it has no {', '.join(missing)}. If another program "
@@ -70,7 +121,7 @@ def load_for_resuming(path: str) -> dict[str, Any]:
 
 
 def model_path(directory: str, name: str, epoch: int | None) -> str:
-    """Path of a model's checkpoint: of that epoch, or the best on validation.
+    """Return the path of a model's checkpoint: of that epoch, or the best on validation.
 
     Raises:
         UsageError: there is no such file; says which there are.

@@ -1,76 +1,68 @@
 """``results.json``: what a test measured, and what it takes to know where the numbers come from."""
 
+import math
 import os
 import platform
-import sys
 from collections import Counter
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from dassl.evaluation import Tally
+from common.provenance import now
+from dassl.evaluation import Predictions
 from dassl.utils import write_json
-
-if TYPE_CHECKING:
-    from .trainer import SimpleTrainer
 
 FILE_NAME = "results.json"
 
 
 def write_results(
-    trainer: "SimpleTrainer",
-    split: str,
-    headline: Tally,
-    rules: dict[str, Tally],
-    test_seconds: float,
+    folder: str,
+    facts: dict[str, Any],
+    predictions: Predictions,
+    rules: dict[str, Predictions],
+    *,
+    with_confusions: bool = False,
+    more: dict[str, Any] | None = None,
 ) -> None:
-    """Write the results of a finished test to the trainer's output folder, atomically.
+    """Write the results of a finished test, atomically.
 
     Args:
-        trainer: what was tested.
-        split: "test" or "val".
-        headline: predictions that the reported accuracy is computed from.
-        rules: predictions by inference rule, if the trainer has several.
-        test_seconds: duration of the test.
+        folder: the run's.
+        facts: what was tested and how: names, settings, times.
+        predictions: those that the reported accuracy is computed from.
+        rules: predictions by inference rule, if the method has several.
+        with_confusions: also the confusion matrix.
+        more: further entries, behind the others.
     """
-    cfg = trainer.cfg
     results = {
         "finished": True,
-        "trainer": cfg.TRAINER.NAME,
-        "dataset": cfg.DATASET.NAME,
-        "split": split,
-        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
-        "classnames": [name for _, name in sorted(trainer.lab2cname.items())],
-        "shots": cfg.DATASET.NUM_SHOTS,
-        "seed": cfg.SEED,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        **_figures(headline),
-        "rules": {name: _figures(tally) for name, tally in rules.items()},
-        "headline_rule": trainer.headline_rule if rules else None,
-        "epochs": trainer.trained_epochs,
-        "train_seconds": round(trainer.train_seconds, 3),
-        "test_seconds": round(test_seconds, 3),
-        "peak_memory_mb": round(trainer.peak_memory_mb(), 1),
-        "device": _device_name(trainer.device),
-        "num_trainable": trainer.num_trainable,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": metadata.version("torchvision"),
-            "numpy": np.__version__,
-        },
-        "config": _as_dict(cfg),
+        **facts,
+        **_figures(predictions),
+        "rules": {name: _figures(some) for name, some in rules.items()},
+        "versions": versions(),
+        "date": now(),
+        **(more or {}),
     }
-    if cfg.TEST.COMPUTE_CMAT:
-        results["confusion_matrix"] = headline.confusion_matrix().tolist()
-    write_json(results, os.path.join(cfg.OUTPUT_DIR, FILE_NAME))
+    if with_confusions:
+        results["confusion_matrix"] = predictions.confusion_matrix().tolist()
+    write_json(results, os.path.join(folder, FILE_NAME))
 
 
-def _figures(tally: Tally) -> dict[str, Any]:
-    figures = tally.figures()
+def versions() -> dict[str, str]:
+    """Return the versions that numbers may depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "numpy": np.__version__,
+    }
+
+
+def _figures(predictions: Predictions) -> dict[str, Any]:
+    figures = predictions.figures()
     rows = figures["per_class"]
     count = Counter(row["name"] for row in rows)
     # Class names can repeat (ImageNet has two "maillot"); then the label tells them apart.
@@ -87,24 +79,26 @@ def _figures(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _as_dict(value: Any) -> Any:
-    """A configuration as plain nested dictionaries."""
+def as_plain(value: Any) -> Any:
+    """Return a configuration as plain nested dictionaries."""
     if isinstance(value, CfgNode):
-        return {key: _as_dict(item) for key, item in value.items()}
+        return {key: as_plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
-def _device_name(device: torch.device) -> str:
+def as_number(value: Any) -> Any:
+    """Return a metric of somebody's evaluator as JSON can hold it."""
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    plain = (bool, int, float, str, type(None))
+    if isinstance(value, dict):
+        return {str(key): as_number(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_number(item) for item in value]
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    return value if isinstance(value, plain) and is_finite else str(value)
+
+
+def device_name(device: torch.device) -> str:
+    """Return a GPU's name, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def process_peak_memory_mb(device: torch.device) -> float:
-    """Highest memory use of this process so far (MiB): tensors on a GPU, all of it on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

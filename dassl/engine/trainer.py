@@ -8,22 +8,22 @@ epoch over labelled images. A method subclasses ``TrainerX`` and fills in ``buil
 import datetime
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
+from yacs.config import CfgNode
 
+from common.provenance import provenance
 from dassl.data import DataManager
-from dassl.evaluation import Tally, build_evaluator
+from dassl.evaluation import Classification, Predictions, build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, UsageError, check_availability
+from dassl.utils.memory import process_peak_memory_mb
 from dassl.utils.torchtools import BEST
 
-from . import checkpoints
+from . import checkpoints, results
 from .base import TrainerBase
-from .results import process_peak_memory_mb, write_results
-
-if TYPE_CHECKING:
-    from dassl.config import Config
+from .scalars import Curve
 
 __all__ = ["SimpleTrainer", "TrainerBase", "TrainerX"]
 
@@ -38,11 +38,14 @@ class SimpleTrainer(TrainerBase):
         num_classes, lab2cname: classes.
         headline_rule: which of several inference rules is reported; None for the first.
         best_result: best accuracy on validation so far (percent), with TEST.FINAL_MODEL best_val.
+        provenance: what ``results.json`` says of where its numbers come from.
+        epoch_metrics: means over the last epoch of what its steps reported, by name.
     """
 
     headline_rule: str | None = None
+    model: Any
 
-    def __init__(self, cfg: "Config"):
+    def __init__(self, cfg: CfgNode):
         super().__init__()
         _check_settings(cfg)
         self.check_cfg(cfg)
@@ -53,16 +56,24 @@ class SimpleTrainer(TrainerBase):
         self.output_dir = cfg.OUTPUT_DIR
         self.cfg = cfg
         self.best_result = -float("inf")
+        self.provenance: dict[str, Any] = provenance()
+        self.epoch_metrics: dict[str, float] = {}
+        self._curve = Curve(self.output_dir)
         self._earlier_peak_mb = 0.0
         # Finished epochs whose checkpoints go once the next epoch's are on disk.
         self._superseded: list[int] = []
         self.build_data_loader()
+        if self._chooses_best() and self.val_loader is None:
+            print(
+                "TEST.FINAL_MODEL is best_val, but there are no validation images: "
+                "the best epoch is chosen on the test set"
+            )
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
         if not self._models:
             self.trained_epochs = 0
 
-    def check_cfg(self, cfg: "Config") -> None:
+    def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse settings that the trainer cannot work with."""
 
     def build_data_loader(self) -> None:
@@ -81,7 +92,7 @@ class SimpleTrainer(TrainerBase):
         """Create ``self.model`` and register what trains."""
         raise NotImplementedError(f"{type(self).__name__} has no build_model()")
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # Dassl's signature
         """Train from where the run's folder stands, then test."""
         super().train(self.start_epoch, self.max_epoch)
 
@@ -89,18 +100,52 @@ class SimpleTrainer(TrainerBase):
         """Resume if there is a checkpoint, and start the records.
 
         A run that has written a checkpoint goes on from it; a new one starts from RESUME, if given.
+
+        Raises:
+            UsageError: a checkpoint is damaged, of another run, or has more epochs behind it than
+                are asked for; or RESUME has none.
         """
         has_started = checkpoints.exist(self.output_dir, self.get_model_names())
         if self.cfg.RESUME and not has_started:
-            self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME)
-            if self.start_epoch == 0:
-                raise UsageError(f"RESUME is {self.cfg.RESUME!r}, but there is no checkpoint in it")
-            self._superseded = []  # those files are in the other folder and stay there
+            self._start_from(self.cfg.RESUME)
         else:
             self.start_epoch = self.resume_model_if_exist(self.output_dir)
+            self._check_length(self.output_dir)
+            self._curve.resume(self.start_epoch)
+            if self.start_epoch:
+                self._complete_epoch(self.start_epoch)
         self.epoch = max(self.start_epoch - 1, 0)  # also if no epoch is left to train
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
+
+    def _start_from(self, directory: str) -> None:
+        """Begin with the state of a training in another folder, which stays as it is."""
+        self.start_epoch = self.resume_model_if_exist(directory)
+        if self.start_epoch == 0:
+            raise UsageError(f"RESUME is {directory!r}, but there is no checkpoint in it")
+        self._check_length(directory)
+        self._superseded = []
+        if self.start_epoch == self.max_epoch:  # nothing is left to train, and this run keeps it
+            self.save_model(self.start_epoch - 1, self.output_dir)
+
+    def _check_length(self, directory: str) -> None:
+        if self.start_epoch > self.max_epoch:
+            raise UsageError(
+                f"{directory} has {self.start_epoch} epochs behind it, OPTIM.MAX_EPOCH is "
+                f"{self.max_epoch}; ask for more epochs, or test it with --eval-only --model-dir "
+                f"{directory}"
+            )
+
+    def _complete_epoch(self, num_epochs: int) -> None:
+        """Do what a killed process had left to do after ``num_epochs`` epochs.
+
+        It may have written the model that is best on validation and not yet the epoch's own
+        checkpoint, or that one and not yet removed those before it.
+        """
+        if not checkpoints.has_epoch(self.output_dir, self.get_model_names(), num_epochs):
+            self._save_epoch(num_epochs - 1)
+        else:
+            self._remove_superseded(num_epochs)
 
     def after_train(self) -> None:
         """Test the last or the best model."""
@@ -121,53 +166,93 @@ class SimpleTrainer(TrainerBase):
 
         The checkpoints of every CHECKPOINT_FREQ-th and of the last epoch stay.
         """
-        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
-            result = self.test(split="val")
+        metrics = dict(self.epoch_metrics)
+        if self._chooses_best():
+            result = metrics["val_accuracy"] = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
-        self.save_model(self.epoch, self.output_dir)
+        self._curve.add(self.epoch + 1, metrics)
+        self._save_epoch(self.epoch)
+
+    def _chooses_best(self) -> bool:
+        """Return whether every epoch is validated, and the best one tested."""
+        return not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val"
+
+    def _save_epoch(self, epoch: int) -> None:
+        self.save_model(epoch, self.output_dir)
+        self._remove_superseded(epoch + 1)
+        self._superseded = [] if self._is_kept(epoch) else [epoch + 1]
+
+    def _remove_superseded(self, num_epochs: int) -> None:
+        """Remove the checkpoints that the one written after ``num_epochs`` epochs replaces."""
         for epoch in self._superseded:
-            checkpoints.remove(self.output_dir, self.get_model_names(), epoch)
-        self._superseded = [] if self._is_kept(self.epoch) else [self.epoch + 1]
+            if epoch != num_epochs:
+                checkpoints.remove(self.output_dir, self.get_model_names(), epoch)
+        self._superseded = [epoch for epoch in self._superseded if epoch == num_epochs]
 
     def _is_kept(self, epoch: int) -> bool:
-        """Whether an epoch's checkpoint outlives the next one's."""
+        """Return whether an epoch's checkpoint outlives the next one's."""
         freq = self.cfg.TRAIN.CHECKPOINT_FREQ
         return epoch + 1 == self.max_epoch or (freq > 0 and (epoch + 1) % freq == 0)
 
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
-        """Numbers about the run that go into a checkpoint."""
+        """Return numbers and names about the run that go into a checkpoint."""
         return {
             **super().checkpoint_meta(epoch, model_name),
+            **self._origin(),
+            "classnames": self._classnames(),
             "rolling": not model_name and not self._is_kept(epoch),
             "superseded": self._superseded,
             "best_result": self.best_result,
             "peak_memory_mb": self.peak_memory_mb(),
         }
 
+    def _origin(self) -> dict[str, Any]:
+        cfg = self.cfg
+        return {"trainer": cfg.TRAINER.NAME, "dataset": cfg.DATASET.NAME, "seed": cfg.SEED}
+
+    def _classnames(self) -> list[str]:
+        return [str(name) for _, name in sorted(self.lab2cname.items())]
+
+    def check_origin(self, directory: str, path: str, meta: dict[str, Any]) -> None:
+        """Refuse a checkpoint in the run's own folder that another run wrote.
+
+        Raises:
+            UsageError: names what differs.
+        """
+        if directory != self.output_dir:
+            return
+        own = {**self._origin(), "classnames": self._classnames()}
+        for key, value in own.items():
+            if meta.get(key, value) != value:
+                shown = "" if key == "classnames" else f" ({meta[key]!r} there, {value!r} here)"
+                raise UsageError(
+                    f"{path} was written by another run: its {key} differs{shown}; put this run's "
+                    "own file back, or remove the folder"
+                )
+
     def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
         """Continue counting from the numbers of the checkpoint written after ``epoch`` epochs."""
         super().restore_meta(epoch, meta)
-        self.best_result = meta["best_result"]
-        self._earlier_peak_mb = meta["peak_memory_mb"]
-        self._superseded = meta["superseded"] + ([epoch] if meta["rolling"] else [])
+        self.best_result = float(meta["best_result"])
+        self._earlier_peak_mb = float(meta["peak_memory_mb"])
+        superseded = [int(earlier) for earlier in meta["superseded"]]
+        self._superseded = superseded + ([epoch] if meta["rolling"] else [])
 
     def peak_memory_mb(self) -> float:
-        """Highest memory use of the run so far, of processes before a resume too (MiB)."""
+        """Return the highest memory use of the run so far, before a resume too (MiB)."""
         return max(self._earlier_peak_mb, process_peak_memory_mb(self.device))
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluate on a split and print the figures.
+        """Evaluate on a split and print the metrics.
 
-        Without ``split`` this is the final test, on TEST.SPLIT, and ``results.json`` is written.
-
-        Args:
-            split: "val" or "test"; "val" falls back to "test" if there are no validation images.
+        Without ``split`` this is the final test, on TEST.SPLIT, and ``results.json`` is written,
+        before anything is printed.
 
         Returns:
-            The evaluator's first figure: accuracy in percent.
+            The evaluator's first metric: accuracy in percent.
         """
         is_final = split is None
         self.set_model_mode("eval")
@@ -180,35 +265,93 @@ class SimpleTrainer(TrainerBase):
         print(f"Evaluate on the *{split}* set")
 
         started = time.perf_counter()
-        headline, rules = Tally(self.lab2cname), {}
-        for batch in tqdm(data_loader):
+        evaluator = self.evaluator
+        is_builtin = type(evaluator) is Classification
+        reported = evaluator.predictions if is_builtin else Predictions(self.lab2cname)
+        rules: dict[str, Predictions] = {}
+        headline_rule = self.headline_rule
+        for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
             image, label = self.parse_batch_test(batch)
             logits_by_rule = self.model_inference_rules(image)
             if logits_by_rule is None:
                 logits = self.model_inference(image)
             else:
-                if self.headline_rule is None:
-                    self.headline_rule = next(iter(logits_by_rule))
-                logits = logits_by_rule[self.headline_rule]
+                headline_rule = headline_rule or next(iter(logits_by_rule))
+                logits = logits_by_rule[headline_rule]
                 for name, rule_logits in logits_by_rule.items():
-                    rules.setdefault(name, Tally(self.lab2cname)).add(rule_logits, label)
-            self.evaluator.process(logits, label)
-            headline.add(logits, label)
-        results = self.evaluator.evaluate()
+                    if name == headline_rule:
+                        rules.setdefault(name, reported)
+                    else:
+                        rules.setdefault(name, Predictions(self.lab2cname)).add(rule_logits, label)
+            evaluator.process(logits, label)
+            if not is_builtin:
+                reported.add(logits, label)
         seconds = time.perf_counter() - started
 
-        for name, value in results.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
         if is_final:
-            write_results(self, split, headline, rules, seconds)
-        return next(iter(results.values()))
+            facts = self._facts(split, headline_rule if rules else None, seconds)
+            confusions = self.cfg.TEST.COMPUTE_CMAT
+        if is_final and is_builtin:
+            results.write_results(
+                self.output_dir, facts, reported, rules, with_confusions=confusions
+            )
+        metrics = evaluator.evaluate()
+        if is_final and not is_builtin:
+            more = {"evaluator": self._of_evaluator(metrics, reported)}
+            results.write_results(
+                self.output_dir, facts, reported, rules, with_confusions=confusions, more=more
+            )
+        for name, value in metrics.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(metrics.values()))
+
+    def _of_evaluator(self, metrics: dict[str, Any], reported: Predictions) -> dict[str, Any]:
+        """Return the metrics of a user's own evaluator, for ``results.json``.
+
+        Prints a line where its accuracy is another than the one that tables take.
+        """
+        own: dict[str, Any] = {
+            "name": self.cfg.TEST.EVALUATOR,
+            "metrics": results.as_number(dict(metrics)),
+        }
+        accuracy, given = reported.figures()["accuracy"], metrics.get("accuracy")
+        if isinstance(given, (int, float)) and abs(given - accuracy) > 1e-6:
+            own["note"] = (
+                f'its accuracy is {given:.2f}%; "accuracy" in this file, which tables show, is '
+                f"top-1 accuracy, {accuracy:.2f}%"
+            )
+            print(f"Evaluator {own['name']}: {own['note'].replace('this file', 'results.json')}")
+        return own
+
+    def _facts(self, split: str, headline_rule: str | None, seconds: float) -> dict[str, Any]:
+        """Return what ``results.json`` says beside the metrics of a test."""
+        cfg = self.cfg
+        return {
+            "trainer": cfg.TRAINER.NAME,
+            "dataset": cfg.DATASET.NAME,
+            "split": split,
+            "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+            "classnames": self._classnames(),
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": cfg.SEED,
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "headline_rule": headline_rule,
+            "epochs": self.trained_epochs,
+            "train_seconds": round(self.train_seconds, 3),
+            "test_seconds": round(seconds, 3),
+            "peak_memory_mb": round(self.peak_memory_mb(), 1),
+            "device": results.device_name(self.device),
+            "num_trainable": self.num_trainable,
+            **self.provenance,
+            "config": results.as_plain(cfg),
+        }
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
-        """Logits (B, C) of images (B, 3, H, W)."""
+        """Return logits (B, C) of images (B, 3, H, W)."""
         return self.model(input)
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) and labels (B,) on the device."""
+        """Return images (B, 3, H, W) and labels (B,) on the device."""
         return self._to_device(batch["img"]), self._to_device(batch["label"])
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -220,13 +363,14 @@ class TrainerX(SimpleTrainer):
     """Trains on labelled images only."""
 
     def run_epoch(self) -> None:
-        """One pass over the training images, with a printed line every PRINT_FREQ batches.
+        """Pass over the training images once, with a printed line every PRINT_FREQ batches.
 
         Losses that ``forward_backward`` returns as tensors are read out only when a line is
         printed, so on a GPU steps queue up without waiting in between. The step that prints waits
         for all before it and is charged for them: single times then vary, averages are true.
         """
         self.set_model_mode("train")
+        self.epoch_metrics = {"lr": self.get_current_lr()}
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         print_freq = self.cfg.TRAIN.PRINT_FREQ
         pending: list[tuple[int, float, dict[str, Any] | None]] = []
@@ -248,6 +392,7 @@ class TrainerX(SimpleTrainer):
                 self._print_progress(losses, batch_time, data_time)
             end = time.time()
         self._read_out(pending, losses)
+        self.epoch_metrics |= {name: meter.avg for name, meter in losses.meters.items()}
 
     def _read_out(
         self, pending: list[tuple[int, float, dict[str, Any] | None]], losses: MetricMeter
@@ -280,7 +425,7 @@ class TrainerX(SimpleTrainer):
     def parse_batch_train(
         self, batch: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W), labels (B,) and domains (B,) on the device."""
+        """Return images (B, 3, H, W), labels (B,) and domains (B,) on the device."""
         return (
             self._to_device(batch["img"]),
             self._to_device(batch["label"]),
@@ -288,7 +433,7 @@ class TrainerX(SimpleTrainer):
         )
 
 
-def _check_settings(cfg: "Config") -> None:
+def _check_settings(cfg: CfgNode) -> None:
     """Refuse values that would fail late, or silently do something else."""
     choices = {"SPLIT": ["test", "val"], "FINAL_MODEL": ["last_step", "best_val"]}
     for key, values in choices.items():
@@ -302,7 +447,7 @@ def _check_settings(cfg: "Config") -> None:
 
 
 def _detached(summary: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The same values without the graph they came from."""
+    """Return the same values without the graph they came from."""
     if not isinstance(summary, dict):
         return summary
     return {

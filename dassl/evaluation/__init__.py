@@ -1,7 +1,12 @@
 """What a test computes from logits and labels."""
 
-from .build import EVALUATOR_REGISTRY, build_evaluator
-from .evaluator import Classification, EvaluatorBase
-from .tally import Tally
+from .evaluator import EVALUATOR_REGISTRY, Classification, EvaluatorBase, build_evaluator
+from .predictions import Predictions
 
-__all__ = ["EVALUATOR_REGISTRY", "Classification", "EvaluatorBase", "Tally", "build_evaluator"]
+__all__ = [
+    "EVALUATOR_REGISTRY",
+    "Classification",
+    "EvaluatorBase",
+    "Predictions",
+    "build_evaluator",
+]

@@ -1,25 +1,39 @@
-"""Evaluators: fed batch by batch, then asked for a summary."""
+"""Evaluators by name: fed batch by batch, then asked for a summary."""
 
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from yacs.config import CfgNode
 
-from dassl.utils import atomic_write
+from dassl.utils import Registry, atomic_write, check_availability
 
-from .build import EVALUATOR_REGISTRY
-from .tally import Tally
+from .predictions import Predictions
 
-if TYPE_CHECKING:
-    from dassl.config import Config
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+
+
+def build_evaluator(cfg: CfgNode, **kwargs: Any) -> "EvaluatorBase":
+    """Make the evaluator that ``cfg.TEST.EVALUATOR`` names.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    name = cfg.TEST.EVALUATOR
+    check_availability(
+        name, EVALUATOR_REGISTRY.registered_names(), kind="evaluator (TEST.EVALUATOR)"
+    )
+    if cfg.VERBOSE:
+        print(f"Loading evaluator: {name}")
+    return EVALUATOR_REGISTRY.get(name)(cfg, **kwargs)
 
 
 class EvaluatorBase:
     """What a trainer expects of an evaluator."""
 
-    def __init__(self, cfg: "Config"):
+    def __init__(self, cfg: CfgNode):
         self.cfg = cfg
 
     def reset(self) -> None:
@@ -27,11 +41,11 @@ class EvaluatorBase:
         raise NotImplementedError
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
-        """Take in model outputs and labels of one batch."""
+        """Add model outputs and labels of one batch."""
         raise NotImplementedError
 
     def evaluate(self) -> "OrderedDict[str, float]":
-        """Print and return the figures; the first one is the result of a test."""
+        """Print and return the metrics; the first one is the result of a test."""
         raise NotImplementedError
 
 
@@ -40,26 +54,29 @@ class Classification(EvaluatorBase):
     """Accuracy, error and macro-F1 in percent; on request per class and as confusion matrix.
 
     The printed lines have Dassl's wording, which log parsers look for.
+
+    Attributes:
+        predictions: what was taken in so far.
     """
 
-    def __init__(self, cfg: "Config", lab2cname: dict[int, str] | None = None, **_: Any):
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **_: Any):
         super().__init__(cfg)
         if cfg.TEST.PER_CLASS_RESULT and lab2cname is None:
             raise ValueError("TEST.PER_CLASS_RESULT needs class names (lab2cname)")
-        self._tally = Tally(lab2cname)
+        self.predictions = Predictions(lab2cname)
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._tally.reset()
+        self.predictions.reset()
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
-        """Take in logits (B, C) and labels (B,)."""
-        self._tally.add(mo, gt)
+        """Add logits (B, C) and labels (B,) of one batch."""
+        self.predictions.add(mo, gt)
 
     def evaluate(self) -> "OrderedDict[str, float]":
-        """Print the figures and return them as ``accuracy``, ``error_rate``, ``macro_f1`` and, with
+        """Print the metrics and return them as ``accuracy``, ``error_rate``, ``macro_f1`` and, with
         TEST.PER_CLASS_RESULT, ``perclass_accuracy``."""
-        figures = self._tally.figures()
+        figures = self.predictions.figures()
         print(
             "=> result\n"
             f"* total: {figures['num_test']:,}\n"
@@ -95,5 +112,5 @@ class Classification(EvaluatorBase):
     def _save_confusions(self) -> None:
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         with atomic_write(path, "wb") as file:
-            torch.save(torch.from_numpy(self._tally.confusion_matrix()), file)
+            torch.save(torch.from_numpy(self.predictions.confusion_matrix()), file)
         print(f"Confusion matrix is saved to {path}")

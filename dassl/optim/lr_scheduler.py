@@ -78,15 +78,11 @@ class Schedule(LRScheduler):
         """Continue from a state and set the optimiser's rates to match.
 
         Raises:
-            ValueError: the state has another number of parameter groups.
+            ValueError: the state has other full rates, or as many as another optimiser has groups.
         """
         base_lrs = list(state_dict["base_lrs"])
-        if len(base_lrs) != len(self.optimizer.param_groups):
-            raise ValueError(
-                f"schedule of {len(base_lrs)} parameter groups, optimiser of "
-                f"{len(self.optimizer.param_groups)}"
-            )
-        self.base_lrs = base_lrs
+        if base_lrs != self.base_lrs:
+            raise ValueError(f"its full learning rates are {base_lrs}, here {self.base_lrs}")
         self.last_epoch = int(state_dict["last_epoch"])
         self._step_count = self.last_epoch + 1
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):

@@ -1,14 +1,17 @@
 """Checkpoints, and small questions about modules.
 
 A checkpoint written here is a dictionary of tensors (on the CPU), numbers, strings, lists and
-dictionaries. It loads with ``torch.load(weights_only=True)``, so reading one can run no foreign
-code, and it replaces an older file only when it is complete on disk.
+dictionaries, and a digest over all of them. It loads with ``torch.load(weights_only=True)``, so
+reading one can run no foreign code, and it replaces an older file only when it is complete on disk.
+Numbers that are not finite are neither written nor read.
 """
 
+import contextlib
 import os
 import pickle
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,15 @@ from torch import nn
 
 from common.errors import UsageError
 from common.files import atomic_write
+
+from .integrity import (
+    FINITE,
+    NotFiniteError,
+    check_archive,
+    check_extent,
+    check_finite,
+    content_digest,
+)
 
 __all__ = [
     "count_num_param",
@@ -32,6 +44,25 @@ __all__ = [
 
 POINTER = "checkpoint"
 BEST = "model-best.pth.tar"
+DIGEST = "digest"  # a checkpoint's entry: the digest over all others
+
+# Their state has one tensor per parameter, of its shape.
+_ELEMENTWISE = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+)
+# What the parts of a damaged file raise when they are put to use.
+_BAD_CONTENT = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def to_plain(value: Any) -> Any:
@@ -47,12 +78,16 @@ def to_plain(value: Any) -> Any:
         return value.detach().cpu().clone()
     if isinstance(value, np.generic):
         return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, dict):
         return {to_plain(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_plain(item) for item in value)
+    for kind in (list, tuple):
+        if isinstance(value, kind):
+            return kind(to_plain(item) for item in value)
     raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
 
@@ -81,10 +116,17 @@ def save_checkpoint(
 
     Returns:
         The path written.
+
+    Raises:
+        NotFiniteError: a learned tensor or a number of the optimiser is not finite. Nothing is
+            written then.
     """
     state = to_plain(state)
     if remove_module_from_keys:
         state["state_dict"] = _without_module_prefix(state["state_dict"])
+    for part in FINITE:
+        check_finite(state.get(part), part)
+    state[DIGEST] = content_digest({key: part for key, part in state.items() if key != DIGEST})
     name = model_name or f"model.pth.tar-{state['epoch']}"
     path = os.path.join(save_dir, name)
     _write(state, path)
@@ -121,18 +163,24 @@ def _plain_dict(*_: Any) -> dict:
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code from it.
+    """Read a checkpoint onto the CPU without running any code from it, and check it for damage.
+
+    Its digest is compared with what was read. A file without one, written by another program or by
+    an earlier version, is read with a line that says so.
 
     Files written by Dassl itself hold a live scheduler object. Such objects are not built: an inert
     placeholder stands where they were, and the tensors around them are read.
 
     Raises:
-        UsageError: no such file, a damaged one, or one that holds no dictionary; names the file.
+        UsageError: no such file, a damaged one, one that holds no dictionary, numbers that are not
+            finite, or another epoch than its name says; names the file.
     """
     if not fpath or not os.path.isfile(fpath):
         raise UsageError(f"no checkpoint at {fpath!r}")
     try:
+        check_archive(fpath)
         checkpoint = _read(fpath)
+        check_extent(checkpoint)
     except Exception as error:  # torch.load raises many unrelated types on damaged files
         reason = str(error).split("WeightsUnpickler error: ")[-1].strip().split(". ")[0][:150]
         raise UsageError(
@@ -143,7 +191,39 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise UsageError(
             f"{fpath} holds a {type(checkpoint).__name__}, not a checkpoint dictionary"
         )
+    _check_content(fpath, checkpoint)
     return checkpoint
+
+
+def _check_content(fpath: str, checkpoint: dict[str, Any]) -> None:
+    """Compare a checkpoint with its digest and its file's name, and look for NaN and infinities."""
+    given = checkpoint.get(DIGEST)
+    if given is None:
+        if "epoch" in checkpoint:  # else weights without a training, which never have one
+            print(f'"{fpath}" has no digest (written by an earlier version or another program)')
+    else:
+        content = {key: part for key, part in checkpoint.items() if key != DIGEST}
+        try:
+            matches = content_digest(content) == given
+        except TypeError:
+            matches = False
+        if not matches:
+            raise UsageError(
+                f"{fpath} is damaged or was edited: its content does not match its digest; "
+                "put the original back, or remove it"
+            )
+    try:
+        for part in FINITE:
+            check_finite(checkpoint.get(part), part)
+    except NotFiniteError as error:
+        raise UsageError(f"{fpath} is of no use: {error}; remove it or name another") from None
+    named = re.fullmatch(r"model\.pth\.tar-(\d+)", os.path.basename(fpath))
+    epoch = checkpoint.get("epoch")
+    if named and type(epoch) is int and epoch != int(named[1]):
+        raise UsageError(
+            f"{fpath} was written after {epoch} epochs, not after {named[1]} as its name says; "
+            "put the file of that name back, or remove it"
+        )
 
 
 def _read(fpath: str) -> Any:
@@ -170,9 +250,9 @@ def read_pointer(fdir: str) -> str | None:
     if not os.path.isfile(pointer):
         return None
     with open(pointer, encoding="utf-8", errors="replace") as file:
-        name = file.readline().strip()
+        name = file.readline(500).strip().replace("\0", "")
     path = os.path.join(fdir, name)
-    if not name or not os.path.isfile(path):
+    if not name or os.path.basename(name) != name or not os.path.isfile(path):
         raise UsageError(
             f"{pointer} names {name!r}, which is not in {fdir}; write an existing file's name "
             "into it, or remove it to start from scratch"
@@ -211,8 +291,8 @@ def check_fits(path: str, checkpoint: dict[str, Any], model: nn.Module) -> None:
     Raises:
         UsageError: names the file and the first tensor that differs.
     """
-    state_dict = checkpoint.get("state_dict")
-    if not isinstance(state_dict, dict) or not isinstance(checkpoint.get("epoch"), int):
+    state_dict, epoch = checkpoint.get("state_dict"), checkpoint.get("epoch")
+    if not isinstance(state_dict, dict) or type(epoch) is not int or not 0 <= epoch < 2**31:
         raise UsageError(f"{path} is not a training checkpoint: it has no state_dict and epoch")
     own = model.state_dict()
     for key, tensor in own.items():
@@ -225,9 +305,21 @@ def check_fits(path: str, checkpoint: dict[str, Any], model: nn.Module) -> None:
                 f"{path} is of another model: {key!r} has shape {tuple(state_dict[key].shape)}, "
                 f"here it is {tuple(tensor.shape)}"
             )
+        if _kind(tensor.dtype) != _kind(state_dict[key].dtype):
+            raise UsageError(
+                f"{path} is of another model: {key!r} is {state_dict[key].dtype}, "
+                f"here it is {tensor.dtype}"
+            )
     for key in state_dict:
         if key not in own:
             raise UsageError(f"{path} is of another model: {key!r} is unknown here")
+
+
+def _kind(dtype: torch.dtype) -> str:
+    """Return what numbers of a type are, however many bits they have."""
+    if dtype.is_complex:
+        return "complex"
+    return "real" if dtype.is_floating_point else "bool" if dtype is torch.bool else "whole"
 
 
 def restore(
@@ -246,16 +338,45 @@ def restore(
     for part, name in ((optimizer, "optimizer"), (scheduler, "scheduler")):
         if part is not None and not isinstance(checkpoint.get(name), dict):
             raise UsageError(f"{path} cannot be resumed from: it has no {name} state")
-    try:
+    with content_of(path, "this optimiser and schedule"):
         if optimizer is not None:
-            optimizer.load_state_dict(checkpoint["optimizer"])
+            _load_optimizer(optimizer, checkpoint["optimizer"])
         if scheduler is not None:
             scheduler.load_state_dict(checkpoint["scheduler"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be resumed from with this optimiser and schedule ({error})"
-        ) from error
     model.load_state_dict(checkpoint["state_dict"])
+
+
+@contextlib.contextmanager
+def content_of(path: str, what: str) -> Iterator[None]:
+    """Turn what a file's bad content raises into a ``UsageError`` that names the file.
+
+    Args:
+        what: what the content does not go with.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except _BAD_CONTENT as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UsageError(f"{path} cannot be resumed from with {what} ({reason})") from error
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's state after a look at what torch takes without one."""
+    for own, given in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        for key, value in own.items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if is_number and type(given.get(key, value)) not in (int, float):
+                raise ValueError(f"{key} is {given[key]!r}, which is no number")
+    if isinstance(optimizer, _ELEMENTWISE):
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
+        for number, values in state["state"].items():
+            for key, value in values.items():
+                is_tensor = isinstance(value, torch.Tensor) and value.dim() > 0
+                if is_tensor and value.shape != parameters[number].shape:
+                    raise ValueError(f"{key} of parameter {number} has another shape")
+    optimizer.load_state_dict(state)
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:

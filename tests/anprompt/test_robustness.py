@@ -29,7 +29,7 @@ from anprompt.robustness.texts import noisy_prompts
 from anprompt.runs.trained import fingerprint, quiet, read_cfg, training_folder
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
-from dassl.utils import read_image
+from dassl.utils import read_image, save_checkpoint
 from noise.image import corrupt
 from noise.metrics import calibration_error
 from noise.seeding import rng_for
@@ -281,7 +281,7 @@ def test_a_model_trained_anew_starts_over(fresh, capsys):
     path = folder / "prompt_learner/model.pth.tar-2"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"]["ctx"] += 1
-    torch.save(checkpoint, path)
+    save_checkpoint(checkpoint, str(path.parent))
     marked = content(folder)
     marked["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] = -1
     (folder / "robustness.json").write_text(json.dumps(marked))

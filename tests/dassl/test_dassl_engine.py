@@ -1,20 +1,24 @@
 """Trainers: a run's life, its log, its checkpoints, and that a killed run loses nothing."""
 
+import csv
 import json
 import os
 import re
 import shutil
 import sys
+from collections import OrderedDict
 
+import dassl_toy
 import pytest
 import torch
 from dassl_toy import CLASSES, ToyTrainer, state
 
 from dassl.engine import TrainerX, build_trainer
-from dassl.utils import UsageError, load_checkpoint, set_random_seed
+from dassl.evaluation import EVALUATOR_REGISTRY, EvaluatorBase
+from dassl.utils import UsageError, load_checkpoint, set_random_seed, torchtools
 
 # Counted by machine and clock, so no run repeats them.
-MEASURED = {"train_seconds", "test_seconds", "peak_memory_mb", "config"}
+MEASURED = {"train_seconds", "test_seconds", "peak_memory_mb", "date", "config"}
 
 
 def build(cfg, seed=0):
@@ -138,6 +142,10 @@ def test_results(toy_cfg):
     assert found["config"]["OPTIM"]["LR"] == 0.05
     assert found["versions"]["torch"] == torch.__version__
     assert found["rules"] == {}
+    assert set(found["code"]) == {"version", "commit", "dirty"} and found["code"]["version"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found["date"])
+    assert found["host"] and found["command"].startswith("python ")
+    assert "evaluator" not in found
     assert found["train_seconds"] > 0
     assert found["peak_memory_mb"] > 0
 
@@ -231,6 +239,101 @@ def test_loss_that_is_not_finite_stops_and_saves_nothing(toy_cfg):
     with pytest.raises(FloatingPointError, match=r"infinite or NaN.*epoch 2, batch 1"):
         Diverging(cfg).train()
     assert files(cfg) == ["checkpoint", "model.pth.tar-1"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_after_the_last_step_are_not_kept(toy_cfg, value):
+    """The loss was finite; what the optimiser made of it is not."""
+
+    class Diverging(ToyTrainer):
+        def after_step(self):
+            if (self.epoch, self.batch_idx) == (3, 2):
+                self.model[2].weight.data[0, 0] = value
+
+        def forward_backward(self, batch):
+            summary = super().forward_backward(batch)
+            self.after_step()
+            return summary
+
+    cfg = toy_cfg("OPTIM.MAX_EPOCH", 4)
+    with pytest.raises(UsageError, match=r"epoch 4: learned tensor linear.2.weight is infinite or"):
+        Diverging(cfg).train()
+    assert files(cfg) == ["checkpoint", "model.pth.tar-3"]
+    assert not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "results.json"))
+
+
+def test_logits_that_are_nan_are_no_result(toy_cfg):
+    cfg = toy_cfg()
+    trainer = build(cfg)
+    trainer.model[2].weight.data[:] = float("nan")
+    with pytest.raises(UsageError, match="logits are NaN"):
+        trainer.test()
+    assert not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "results.json"))
+
+
+def test_results_are_on_disk_before_they_are_shown(toy_cfg, monkeypatch):
+    cfg = toy_cfg()
+    trainer = build(cfg)
+
+    def fails(self):
+        raise UnicodeEncodeError("ascii", "\u043a", 0, 1, "cannot be shown")
+
+    monkeypatch.setattr("dassl.evaluation.Classification.evaluate", fails)
+    with pytest.raises(UnicodeEncodeError):
+        trainer.test()
+    assert results(cfg)["num_test"] == 15
+
+
+def test_metrics_of_an_evaluator_of_ones_own(toy_cfg, capsys, monkeypatch):
+    class Lenient(EvaluatorBase):
+        def __init__(self, cfg, lab2cname=None):
+            super().__init__(cfg)
+
+        def reset(self):
+            pass
+
+        def process(self, mo, gt):
+            pass
+
+        def evaluate(self):
+            return OrderedDict(accuracy=100.0, ece=torch.tensor(0.25), worst=float("nan"))
+
+    monkeypatch.setitem(EVALUATOR_REGISTRY._objects, "Lenient", Lenient)
+    cfg = toy_cfg("TEST.EVALUATOR", "Lenient")
+    trainer = build(cfg)
+    trainer.model[2].bias.data[:] = torch.tensor([1e3, 0.0, 0.0])
+    assert trainer.test() == 100.0
+    found = results(cfg)
+    assert found["accuracy"] == pytest.approx(100 / 3)
+    assert found["evaluator"]["name"] == "Lenient"
+    assert found["evaluator"]["metrics"] == {"accuracy": 100.0, "ece": 0.25, "worst": "nan"}
+    assert "top-1 accuracy, 33.33%" in found["evaluator"]["note"]
+    assert "Evaluator Lenient: its accuracy is 100.00%" in capsys.readouterr().out
+
+
+def test_best_without_validation_images_says_so(toy_cfg, capsys, monkeypatch):
+    monkeypatch.setattr(dassl_toy, "SPLITS", {"train": 8, "val": 0, "test": 5})
+    build(toy_cfg("TEST.FINAL_MODEL", "best_val"))
+    assert "the best epoch is chosen on the test set" in capsys.readouterr().out
+
+
+def test_curve(toy_cfg):
+    cfg = toy_cfg("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 3)
+    undisturbed = build(cfg)
+    undisturbed.train()
+    path = os.path.join(cfg.OUTPUT_DIR, "curve.csv")
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "lr", "loss", "acc", "val_accuracy"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [float(row["lr"]) for row in rows[:2]] == [1e-5, 0.05]
+    losses = undisturbed.losses[3:6]
+    assert float(rows[1]["loss"]) == pytest.approx(sum(losses) / 3)
+    killed = toy_cfg("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 3, output="killed")
+    train_until(killed, epoch=2)
+    build(killed).train()
+    with open(path) as one, open(os.path.join(killed.OUTPUT_DIR, "curve.csv")) as other:
+        assert one.read() == other.read()
 
 
 def test_model_bookkeeping(toy_cfg):
@@ -332,6 +435,7 @@ def test_content(toy_cfg):
         "trainer",
         "val_result",
         "meta",
+        "digest",
     }
     assert content["epoch"] == 2
     assert content["scheduler"]["last_epoch"] == 2
@@ -429,8 +533,6 @@ def test_workers_may_change_at_a_resume(toy_cfg):
 def test_killed_while_checkpoints_are_written(toy_cfg, monkeypatch, saved):
     """Two models are written one after the other, each a file and a pointer to it. Wherever the
     process dies among them, all models continue from one epoch."""
-    from dassl.utils import torchtools
-
     undisturbed = build(toy_cfg())
     undisturbed.train()
     cfg = toy_cfg(output="killed")
@@ -452,6 +554,98 @@ def test_killed_while_checkpoints_are_written(toy_cfg, monkeypatch, saved):
     assert resumed.start_epoch in (1, 2)
     assert torch.equal(state(resumed), state(undisturbed))
     assert files(cfg) == files(cfg, "counter") == ["checkpoint", "model.pth.tar-4"]
+
+
+@pytest.mark.parametrize("written", range(1, 8))
+def test_killed_while_the_best_model_is_written(toy_cfg, monkeypatch, written):
+    """Whichever write is the last: every file of an undisturbed run is there in the end."""
+    options = ["TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 2]
+    script = [10.0, 20.0]
+
+    class Scripted(ToyTrainer):
+        def test(self, split=None):
+            actual = super().test(split)
+            return script[self.epoch] if split == "val" else actual
+
+    set_random_seed(0)
+    undisturbed = Scripted(toy_cfg(*options))
+    undisturbed.train()
+    cfg = toy_cfg(*options, output="killed")
+    write, calls = torchtools.atomic_write, []
+
+    def dying(path, mode="w"):
+        calls.append(path)
+        # Two models with a file and a pointer each, the best and the epoch's: 8 writes an epoch.
+        if len(calls) > 8 + written:
+            raise KeyboardInterrupt
+        return write(path, mode)
+
+    set_random_seed(0)
+    trainer = Scripted(cfg)
+    with monkeypatch.context() as patch:
+        patch.setattr(torchtools, "atomic_write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    resumed = Scripted(cfg)
+    resumed.train()
+    assert files(cfg) == files(cfg, "counter") == files(undisturbed.cfg)
+    assert files(cfg) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-2"]
+    for file in files(cfg)[1:]:
+        one, other = (
+            load_checkpoint(os.path.join(c.OUTPUT_DIR, "linear", file))
+            for c in (cfg, undisturbed.cfg)
+        )
+        for key in one["state_dict"]:
+            assert torch.equal(one["state_dict"][key], other["state_dict"][key])
+    assert torch.equal(state(resumed), state(undisturbed))
+
+
+def test_killed_before_the_former_checkpoint_was_removed(toy_cfg, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    cfg = toy_cfg("OPTIM.MAX_EPOCH", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("dassl.engine.checkpoints.remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(cfg).train()
+    assert files(cfg) == ["checkpoint", "model.pth.tar-1", "model.pth.tar-2"]
+    build(cfg).train()
+    assert files(cfg) == files(cfg, "counter") == ["checkpoint", "model.pth.tar-2"]
+
+
+def test_more_epochs_behind_it_than_asked_for(toy_cfg):
+    cfg = toy_cfg("OPTIM.MAX_EPOCH", 4)
+    build(cfg).train()
+    for short in (
+        toy_cfg("OPTIM.MAX_EPOCH", 2, "RESUME", cfg.OUTPUT_DIR, output="short"),
+        toy_cfg("OPTIM.MAX_EPOCH", 2),
+    ):
+        with pytest.raises(UsageError, match="has 4 epochs behind it, OPTIM.MAX_EPOCH is 2"):
+            build(short).train()
+    # As many as asked for: the new folder has its checkpoint, and can be evaluated.
+    equal = toy_cfg("OPTIM.MAX_EPOCH", 4, "RESUME", cfg.OUTPUT_DIR, output="equal")
+    build(equal).train()
+    assert files(equal) == ["checkpoint", "model.pth.tar-4"]
+    assert figures(equal) == figures(cfg)
+
+
+def test_another_runs_checkpoint_is_not_gone_on_from(toy_cfg):
+    cfg, other = toy_cfg(), toy_cfg("SEED", 5, output="other")
+    train_until(cfg, epoch=2)
+    train_until(other, epoch=2)
+    shutil.rmtree(cfg.OUTPUT_DIR)
+    shutil.copytree(other.OUTPUT_DIR, cfg.OUTPUT_DIR)
+    with pytest.raises(UsageError, match=r"another run: its seed differs \(5 there, 0 here\)"):
+        build(cfg).train()
+
+
+def test_another_learning_rate_does_not_go_with_a_resumed_schedule(toy_cfg):
+    cfg = toy_cfg()
+    train_until(cfg, epoch=2)
+    other = toy_cfg("OPTIM.LR", 0.9, "RESUME", cfg.OUTPUT_DIR, output="other")
+    with pytest.raises(UsageError, match=r"rate.*0.05.*0.9"):
+        build(other).train()
 
 
 def test_finished_run_trains_no_more(toy_cfg):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.config import get_cfg_default
-from dassl.evaluation import Tally, build_evaluator
+from dassl.evaluation import Predictions, build_evaluator
 from dassl.metrics import compute_accuracy
 from dassl.utils import UsageError
 
@@ -100,7 +100,7 @@ def test_unknown_evaluator(tmp_path):
     st.integers(1, 7),
 )
 def test_figures_against_counting(pairs, batch_size):
-    tally = Tally()
+    tally = Predictions()
     for start in range(0, len(pairs), batch_size):
         predictions, labels = zip(*pairs[start : start + batch_size], strict=True)
         tally.add(one_hot(predictions, 5), torch.tensor(labels))

@@ -147,7 +147,7 @@ def test_schedule_state_is_numbers_only():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     state = build_lr_scheduler(optimizer, optim_cfg(LR_SCHEDULER="cosine")).state_dict()
     assert state == {"last_epoch": 0, "base_lrs": [0.1]}
-    with pytest.raises(ValueError, match="2 parameter groups"):
+    with pytest.raises(ValueError, match=r"full learning rates are \[0.1, 0.2\], here \[0.1\]"):
         schedule = build_lr_scheduler(optimizer, optim_cfg())
         schedule.load_state_dict({"last_epoch": 1, "base_lrs": [0.1, 0.2]})
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_golden import GOLDEN, check_logits, golden_cfg
 
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import save_checkpoint
 
 WRITTEN_BY_UPSTREAM = [
     ("coop", "logits", "logits"),
@@ -159,7 +160,7 @@ def test_training_from_another_trainings_parameters(make_trainer, tmp_path):
     path = tmp_path / first.model_name / "model.pth.tar-7"
     content = torch.load(path, weights_only=True)
     content["meta"]["dataset"] = "Food101"
-    torch.save(content, path)
+    save_checkpoint(content, str(path.parent))
     second = make_trainer({}, "ANPrompt", init=str(path))
     assert torch.equal(second.model.prompt_learner.tokens, first.model.prompt_learner.tokens)
     assert not second.model.prompt_learner.noise_prompts.any()

@@ -1,17 +1,17 @@
-"""Predictions gathered over batches, and the figures they give."""
+"""Collect predictions over batches and compute metrics from them."""
 
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import confusion_matrix, f1_score
 
-from dassl.utils import UsageError
+from common.errors import UsageError
 
 
-class Tally:
-    """Collects predictions and labels; computes accuracy, error, macro-F1, per class, and
-    confusions.
+class Predictions:
+    """Predictions and labels of a test, and the metrics they give.
+
+    These are accuracy, error, macro-F1, accuracy per class, and the confusion matrix.
 
     Args:
         lab2cname: class names by label. Without it classes go by their number.
@@ -25,9 +25,10 @@ class Tally:
         """Forget all batches."""
         self._predictions: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
+        self._has_nan: list[torch.Tensor] = []
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Take in a batch. Nothing is moved off its device yet, so this does not wait for a GPU.
+        """Add a batch. Nothing is moved off its device yet, so this does not wait for a GPU.
 
         Args:
             logits: shape (B, C).
@@ -35,25 +36,33 @@ class Tally:
         """
         self._predictions.append(logits.max(1).indices)
         self._labels.append(labels)
+        self._has_nan.append(logits.isnan().any())
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and predictions of all batches, each of shape (N,).
+        """Return labels and predictions of all batches, each of shape (N,).
 
         Raises:
-            UsageError: no images were evaluated.
+            UsageError: no images were evaluated, or logits were NaN.
         """
         if not self._labels:
             raise UsageError("nothing to evaluate: the data set has no images in this split")
+        if any(self._has_nan):
+            raise UsageError(
+                "the model's logits are NaN, so no accuracy is reported; its backbone's or its "
+                "learned tensors are of no use, or the precision is too low (PREC fp32)"
+            )
         return torch.cat(self._labels).cpu().numpy(), torch.cat(self._predictions).cpu().numpy()
 
     def figures(self) -> dict[str, Any]:
-        """All figures; rates in percent.
+        """Return all metrics; rates in percent.
 
         Returns:
             ``accuracy``, ``error``, ``macro_f1`` (over the classes that occur among the labels),
             ``num_test``, ``num_correct``, and ``per_class``: for each label that occurs, in order,
             its ``label``, ``name``, ``total``, ``correct`` and ``accuracy``.
         """
+        from sklearn.metrics import f1_score  # slow to import, and needed only here
+
         labels, predictions = self.arrays()
         hits = labels == predictions
         occurring = np.unique(labels)
@@ -83,10 +92,12 @@ class Tally:
         }
 
     def confusion_matrix(self) -> np.ndarray:
-        """Share of each class's images (row) that got each prediction (column); shape (C, C).
+        """Return the share of each class's images (row) that got each prediction (column).
 
-        The row of a class without images is zero.
+        Shape (C, C). The row of a class without images is zero.
         """
+        from sklearn.metrics import confusion_matrix
+
         labels, predictions = self.arrays()
         classes = np.union1d(np.union1d(labels, predictions), list(self._lab2cname)).astype(int)
         return confusion_matrix(labels, predictions, labels=classes, normalize="true")

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.model import CLIP, Attention, Edit, QuickGELU, ResidualAttentionBlock, Transformer
+from clip.blocks import Attention, Edit, QuickGELU, ResidualAttentionBlock, Transformer
+from clip.model import CLIP
 from clip.text import SharedText
 from trainers.base import PromptLearner, TokenizedPrompts
 from trainers.mmrl import RepresentationCLIP

@@ -1,10 +1,8 @@
 """CLIPs of random weights in OpenAI's layout: the shape of the real ones, nothing to download.
 
 Speed does not depend on the values. Where they matter (tests compare with recorded numbers), the
-same seed draws the same weights, and ``state_dict_digest`` tells whether it did.
+same seed draws the same weights.
 """
-
-import hashlib
 
 import torch
 from torch import Tensor
@@ -81,13 +79,3 @@ def random_clip_state_dict(
     weights["text_projection"] = stored(draw(text_width, embed, std=text_width**-0.5))
     weights["logit_scale"] = torch.tensor(4.6052, dtype=torch.float32)  # about ln 100
     return weights
-
-
-def state_dict_digest(weights: dict[str, Tensor]) -> str:
-    """SHA-256 over keys, shapes and bytes, in order."""
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(name.encode())
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

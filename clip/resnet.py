@@ -80,6 +80,11 @@ class AttentionPool2d(nn.Module):
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet. ``layers`` are the block counts of its four stages."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self, layers: list[int], output_dim: int, heads: int, input_resolution: int, width: int
     ):

@@ -9,21 +9,35 @@ Attention is causal, so two savings are exact:
   class, in every layer. They run once, and each class's own tokens attend to their keys and
   values.
 
-``SharedText`` holds hidden states in that form. Its plain twin, ``plain_features``, runs every
-sequence in full; tests compare the two, values and gradients.
+``SharedText`` holds hidden states in that form. Tests compare it, values and gradients, with a twin
+that runs every sequence in full.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .model import CLIP, Edit, ResidualAttentionBlock, Transformer
+from .blocks import Edit, LayerNorm, ResidualAttentionBlock, Transformer
 from .packing import packing
+
+
+class TextTower(Protocol):
+    """What encoding texts needs of a CLIP."""
+
+    transformer: Transformer
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter
+    ln_final: LayerNorm
+    text_projection: nn.Parameter
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 def end_positions(tokens: Tensor) -> Tensor:
@@ -70,7 +84,7 @@ class SharedText:
         D), and an empty prefix: nothing else is read.
         """
         stop = transformer.layers if stop is None else stop
-        blocks = list(transformer.resblocks)[start:stop]
+        blocks = transformer.blocks()[start:stop]
         if not blocks:
             return self
         to_end = stop == transformer.layers
@@ -96,7 +110,7 @@ class SharedText:
             return SharedText(prefix[:, :0], own, torch.zeros_like(self.eot))
         return SharedText(prefix, own, self.eot)
 
-    def features(self, clip: CLIP) -> Tensor:
+    def features(self, clip: TextTower) -> Tensor:
         """Text features (G, C, embed_dim), or (C, embed_dim) for one group; not normalised."""
         if self.own.shape[2] == 1:
             at_end = self.own[:, :, 0]
@@ -105,8 +119,21 @@ class SharedText:
         features = clip.ln_final(at_end) @ clip.text_projection
         return features[0] if len(features) == 1 else features
 
-    def detach(self) -> SharedText:
-        return replace(self, prefix=self.prefix.detach(), own=self.own.detach())
+
+class HeldText(nn.Module):
+    """Hidden states of texts as part of a model: they move with it and are not saved."""
+
+    prefix: Tensor
+    own: Tensor
+
+    def __init__(self, text: SharedText):
+        super().__init__()
+        self.register_buffer("prefix", text.prefix, persistent=False)
+        self.register_buffer("own", text.own, persistent=False)
+        self.eot = text.eot  # on the CPU wherever the rest is: lengths decide shapes
+
+    def forward(self) -> SharedText:
+        return SharedText(self.prefix, self.own, self.eot)
 
 
 def _run_own(
@@ -131,7 +158,7 @@ def _run_own(
     return F.pad(packed.unpack(x), (0, 0, 0, own.shape[2] - packed.longest))
 
 
-def share_text(clip: CLIP, prefix: Tensor, own: Tensor, eot: Tensor) -> SharedText:
+def share_text(clip: TextTower, prefix: Tensor, own: Tensor, eot: Tensor) -> SharedText:
     """Token embeddings -> block 0's input (positions added).
 
     Args:
@@ -156,32 +183,16 @@ def split_embeddings(
     return embeddings[0, :prefix_length], embeddings[:, prefix_length:last], eot - prefix_length
 
 
-def encode_tokens(clip: CLIP, tokens: Tensor) -> Tensor:
+def encode_tokens(clip: TextTower, tokens: Tensor) -> Tensor:
     """Token ids (C, L) -> text features (C, embed_dim), not normalised."""
     embeddings = clip.token_embedding(tokens)
     parts = split_embeddings(embeddings, end_positions(tokens), common_prefix_length(tokens))
     return share_text(clip, *parts).run(clip.transformer).features(clip)
 
 
-def encode_embeddings(clip: CLIP, embeddings: Tensor, eot: Tensor) -> Tensor:
+def encode_embeddings(clip: TextTower, embeddings: Tensor, eot: Tensor) -> Tensor:
     """Token embeddings (C, L, D) that share the start token only, ends (C,) -> features (C,
     embed_dim).
     """
     parts = split_embeddings(embeddings, eot, prefix_length=1)
     return share_text(clip, *parts).run(clip.transformer).features(clip)
-
-
-def plain_features(clip: CLIP, text: SharedText, edit: Edit | None = None) -> Tensor:
-    """The obvious twin of ``text.run(...).features(...)``: whole sequences, one per class and
-    group.
-
-    Returns:
-        (G, C, embed_dim), or (C, embed_dim) for one group.
-    """
-    groups, classes = text.own.shape[:2]
-    prefix = text.prefix.unsqueeze(1).expand(-1, classes, -1, -1)
-    x = torch.cat([prefix, text.own], dim=2).flatten(0, 1)  # (G * C, P + S, D)
-    own_length = text.own.shape[2]
-    x = clip.transformer.run(x, edit=edit)
-    own = x[:, x.shape[1] - own_length :].unflatten(0, (groups, classes))
-    return SharedText(text.prefix, own, text.eot).features(clip)

@@ -8,10 +8,7 @@ import os
 
 import torch
 
-from benchmarks.random_clip import (  # noqa: F401  (tests take them from here)
-    random_clip_state_dict,
-    state_dict_digest,
-)
+from benchmarks.random_clip import random_clip_state_dict  # noqa: F401  (tests take it from here)
 
 # folder name -> class name, as upstream's EuroSAT; label = position in this sorted list
 EUROSAT = [
@@ -68,3 +65,13 @@ def make_fake_eurosat(root, ext="png", n_train=20, n_val=6, n_test=10):
     with open(os.path.join(base, "split_zhou_EuroSAT.json"), "w") as f:
         json.dump(split, f, indent=1)
     return h.hexdigest()
+
+
+def state_dict_digest(weights):
+    """SHA-256 over keys, shapes and bytes, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode())
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import clip
-from clip.compiled import compile_blocks
+from clip.compile import compile_blocks
 from common.errors import UsageError
 
 PRECISIONS = ("fp32", "fp16", "amp", "bf16")

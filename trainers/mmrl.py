@@ -23,7 +23,7 @@ from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import InsertThenReplace
-from clip.text import SharedText
+from clip.text import HeldText
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 
@@ -193,8 +193,6 @@ class RepresentationCLIP(PromptedCLIP):
     """
 
     rules = ("class", "mix")
-    text_prefix: Tensor
-    text_own: Tensor
     frozen_text_features: Tensor
 
     def __init__(
@@ -215,15 +213,14 @@ class RepresentationCLIP(PromptedCLIP):
             text = TokenizedPrompts(clip_model, prompts).shared_text(clip_model)
             below = text.run(clip_model.transformer, stop=self.first)
             frozen = self.run_text(below, start=self.first)
-        self.register_buffer("text_prefix", below.prefix, persistent=False)
-        self.register_buffer("text_own", below.own, persistent=False)
-        self.text_eot = below.eot
+        self.text_below = HeldText(below)
         self.register_buffer("frozen_text_features", frozen, persistent=False)  # t (C, E)
 
     def text_features(self) -> Tensor:
         """Return s (C, E), read at the end token."""
-        below = SharedText(self.text_prefix, self.text_own, self.text_eot)
-        return self.run_text(below, start=self.first, edit=self.prompt_learner.text_edit())
+        return self.run_text(
+            self.text_below(), start=self.first, edit=self.prompt_learner.text_edit()
+        )
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         f, r, _ = self.encode_image(image)

@@ -23,14 +23,14 @@ from anprompt.pretraining.batches import RESOLUTION
 from anprompt.pretraining.training import Recipe, Training
 from anprompt.pretraining.world import build_world
 from anprompt.pretraining.zero_shot import Evaluation, markdown
-from clip.loading import load_model, to_openai_layout
+from clip import load_model
 from clip.model import CLIP, build_model
+from clip.weights.layouts import to_openai_layout
+from clip.weights.names import BUNDLED, write_digest
 from common.cli import CommandParser
 from common.errors import UsageError
 from common.files import atomic_write
 from common.paths import ROOT
-
-DEFAULT_OUT = ROOT / "clip" / "small" / "small_clip.safetensors"
 
 
 def keep_freed_memory() -> None:
@@ -51,7 +51,10 @@ def keep_freed_memory() -> None:
 
 
 def export(model: CLIP, token_ids: Tensor, path: Path) -> None:
-    """Write fp16 weights in OpenAI's layout, the token table reduced to the rows ``token_ids``."""
+    """Write fp16 weights in OpenAI's layout, the token table reduced to the rows ``token_ids``.
+
+    The file's digest is written beside it.
+    """
     tensors = {
         name: value.detach().to(torch.float16).contiguous()
         for name, value in model.state_dict().items()
@@ -59,6 +62,7 @@ def export(model: CLIP, token_ids: Tensor, path: Path) -> None:
     tensors["token_embedding.ids"] = token_ids.to(torch.int32)
     with atomic_write(path, "wb") as file:
         file.write(save(tensors))
+    write_digest(path)
 
 
 def full_model(model: CLIP, token_ids: Tensor) -> CLIP:
@@ -155,7 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--samples", type=int, default=300_000, help="training images to see, repeats counted"
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="weights file")
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="weights file")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "output" / "pretrain", help="folder of the checkpoint"
     )

@@ -22,6 +22,7 @@ from anprompt.pretraining.batches import RESOLUTION, Captions, augment, draw_ind
 from anprompt.pretraining.muon import Muon
 from anprompt.pretraining.world import World
 from clip.model import CLIP, VisionTransformer
+from common.errors import UsageError, one_line
 from common.files import atomic_write
 
 PATCH, WIDTH, LAYERS, EMBED, CONTEXT = 8, 128, 12, 128, 77
@@ -211,16 +212,16 @@ class Training:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: not a checkpoint of this tool, or one of another world or seed.
+            UsageError: not a checkpoint of this tool, or one of another world or seed.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             same = torch.equal(state["token_ids"], self.captions.ids)
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{path} is not a checkpoint of this tool: {reason}") from None
+            reason = one_line(error)[:150]
+            raise UsageError(f"{path} is not a checkpoint of this tool: {reason}") from None
         if not same or state["seed"] != self.seed:
-            raise ValueError(
+            raise UsageError(
                 f"{path} was trained with other captions or another seed; use a new --work"
             )
         self.model.load_state_dict(state["model"])

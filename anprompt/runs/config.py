@@ -203,16 +203,12 @@ def weights_digest(name: str) -> str:
     A registered name always means the same weights; a file's do change, the bundled one's too.
 
     Raises:
-        ValueError, FileNotFoundError: as ``clip.load_model``.
+        UsageError: as ``clip.load_model``.
     """
-    from clip import loading
+    from clip.weights import names
 
-    path, _, _ = loading.resolve(name)
-    if path is None:
-        return ""
-    if not path.is_file():
-        raise FileNotFoundError(f"backbone {name}: no file {path}")
-    return _digest(path, *_version(path))
+    path = names.resolve(name).path
+    return "" if path is None else _digest(path, *_version(path))
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -223,7 +219,7 @@ def _version(path: Path) -> tuple[int, int]:
 
 @functools.cache  # a sweep builds hundreds of configurations with one backbone
 def _digest(path: Path, *version: int) -> str:
-    from clip import hub
+    from clip.weights import hub
 
     return hub.sha256(path)[:16]
 
@@ -235,23 +231,16 @@ def backbone_resolution(name: str) -> int:
     machine that no longer has them.
 
     Raises:
-        ValueError, FileNotFoundError: as ``clip.load_model``.
+        UsageError: as ``clip.load_model``.
     """
-    from clip import hub, loading
+    from clip.weights import names
 
-    architecture, tag = loading.split_tag(name)
-    if name in hub.OPENAI_NAMES or (tag and hub.is_architecture(architecture)):
-        return hub.input_resolution(architecture)
-    path, _, _ = loading.resolve(name)
-    return _file_resolution(name, *(_version(path) if path.is_file() else ()))
+    path = names.resolve(name).path
+    return _resolution(name, *(() if path is None else _version(path)))
 
 
 @functools.cache
-def _file_resolution(name: str, *version: int) -> int:
-    from clip import loading
-    from clip.model import input_resolution
+def _resolution(name: str, *version: int) -> int:
+    import clip
 
-    try:
-        return input_resolution(loading.load_state_dict(name))
-    except KeyError as error:
-        raise ValueError(f"{name}: not a CLIP in OpenAI's layout: no {error.args[0]!r}") from None
+    return clip.preprocessing(name).resolution

@@ -1,6 +1,7 @@
 """Pretraining on a tiny world of drawn pictures: it learns, resumes, exports what it trained."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -31,6 +32,7 @@ from anprompt.pretraining.zero_shot import (
     zero_shot,
 )
 from clip import load_model, tokenize
+from common.errors import UsageError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -239,26 +241,26 @@ def test_a_resumed_run_is_the_undisturbed_one(world, tmp_path):
 def test_command_trains_resumes_and_refuses(tmp_path, capsys):
     assert main(arguments(tmp_path, "--max-steps", 1)) == 0
     assert "1 steps, 6 samples" in capsys.readouterr().out
-    assert main(arguments(tmp_path, "--max-steps", 2)) == 2  # a checkpoint is there
-    assert "--resume" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="checkpoint.pt exists: --resume continues it"):
+        main(arguments(tmp_path, "--max-steps", 2))
     assert main(arguments(tmp_path, "--max-steps", 2, "--resume")) == 0
     assert "2 steps, 12 samples" in capsys.readouterr().out
     assert load_model(str(tmp_path / "small.safetensors")).visual.input_resolution == 48
 
     before = (tmp_path / "small.safetensors").read_bytes()
+    recorded = json.loads((tmp_path / "small.json").read_text())
+    assert recorded == {"sha256": hashlib.sha256(before).hexdigest()}
     (tmp_path / "work" / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    assert main(arguments(tmp_path, "--max-steps", 3, "--resume")) == 2
-    *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("pretrain_small_clip.py: error: ") and "checkpoint.pt" in error
+    with pytest.raises(UsageError, match="checkpoint.pt"):
+        main(arguments(tmp_path, "--max-steps", 3, "--resume"))
     assert (tmp_path / "small.safetensors").read_bytes() == before
 
 
-def test_command_names_missing_data(tmp_path, capsys):
-    assert main(arguments(tmp_path, "--data", tmp_path / "nowhere")) == 2
-    error = capsys.readouterr().err
-    assert "nowhere" in error and "--data" in error
-    assert main(["--evaluate", "--out", str(tmp_path / "none.safetensors")]) == 2
-    assert "none.safetensors" in capsys.readouterr().err
+def test_command_names_missing_data(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*--data|--data.*nowhere"):
+        main(arguments(tmp_path, "--data", tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="none.safetensors"):
+        main(["--evaluate", "--out", str(tmp_path / "none.safetensors")])
 
 
 def test_evaluation_reads_what_the_data_folder_has(tmp_path):

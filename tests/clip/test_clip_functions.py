@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 
 import clip
 from clip import clip as clip_functions
-from clip import hub, loading
 from clip.model import CLIP
+from clip.weights import hub, names
+from common.errors import UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, as stock code
 
@@ -98,8 +99,10 @@ def test_bundled_clip_for_stock_code(tiny_clip_state_dict, tmp_path, monkeypatch
     ids = clip.tokenize(["a cat", "a dog"]).unique()
     compact = {key: value.half() for key, value in tiny_clip_state_dict.items()}
     compact["token_embedding.weight"] = compact["token_embedding.weight"][ids].contiguous()
-    save_file(compact | {"token_embedding.ids": ids.int()}, tmp_path / "small_clip.safetensors")
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "small_clip.safetensors")
+    path = tmp_path / "small_clip.safetensors"
+    save_file(compact | {"token_embedding.ids": ids.int()}, path)
+    names.write_digest(path)
+    monkeypatch.setattr(names, "BUNDLED", path)
     model = stock_load("small")
     assert model.dtype == torch.float16 and model.vocab_size == 49408
     expected = features(clip.load_model("small"))
@@ -129,7 +132,7 @@ def test_archive_of_unknown_origin_never_reaches_stock_code(tiny_clip_state_dict
     with pytest.raises(RuntimeError):
         torch.jit.load(written)
     # The same archive with a checksum that the registry states is OpenAI's own.
-    source = loading.Source(Path(path), verified=True)
+    source = names.CheckpointFile(Path(path), verified=True)
     assert clip_functions._stock_code_can_read(source)
 
 
@@ -137,7 +140,7 @@ def test_cache_that_cannot_be_written_is_named(tiny_clip_state_dict, tmp_path, m
     path, blocked = tmp_path / "weights.pt", tmp_path / "file"
     torch.save({"state_dict": tiny_clip_state_dict}, path)
     blocked.touch()
-    with pytest.raises(FileNotFoundError, match=f"cannot write to {blocked}.*set CLIP_CACHE"):
+    with pytest.raises(UsageError, match=f"cannot write to {blocked}.*set CLIP_CACHE"):
         clip_functions._download(str(path), root=str(blocked))
 
 
@@ -185,9 +188,13 @@ def test_download_root(monkeypatch, tmp_path):
 
 
 def test_import_is_light():
-    """Neither open_clip nor torchvision (seconds each) just to tokenise and load a file."""
+    """Neither open_clip nor torchvision (seconds each) just to tokenise and load a file; no PyTorch
+    for what is known of a backbone without its weights."""
     code = (
-        "import sys, clip; from clip import clip as c; clip.tokenize('a cat')\n"
+        "import sys, clip; from clip.weights import names\n"
+        "clip.preprocessing('small'), clip.preprocessing('ViT-B/16'), names.resolve('RN50')\n"
+        "assert 'torch' not in sys.modules\n"
+        "from clip import clip as c; clip.tokenize('a cat'); clip.load_model('small')\n"
         "print([m for m in ('open_clip', 'torchvision', 'dassl') if m in sys.modules])"
     )
     root = Path(clip.__file__).parent.parent

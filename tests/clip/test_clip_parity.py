@@ -6,8 +6,9 @@ import torch
 from open_clip.model import CLIP as OpenClip
 
 import clip
-from clip import hub
 from clip.model import CLIP, build_model, convert_weights
+from clip.weights import hub
+from common.errors import UsageError
 
 TEXTS = ["a photo of a cat.", "annual crop land"]
 TINY_VISION = dict(layers=2, width=128, head_width=64, patch_size=8, image_size=32)
@@ -112,9 +113,11 @@ def test_every_architecture_accepted_has_the_shapes_of_open_clips():
     accepted = []
     for architecture in dict.fromkeys(architecture for architecture, _ in hub.tags()):
         try:
-            settings = hub.settings(architecture)
-        except ValueError as error:
+            settings = hub.facts(architecture).settings
+        except UsageError as error:
             assert "\n" not in str(error) and str(error).startswith(f"{architecture}: ")
+            continue
+        if "image_tower" in settings:
             continue
         accepted.append(architecture)
         if architecture.endswith("-quickgelu"):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clip import tokenize
+from clip.blocks import SEQUENCES_AT_ONCE
 from clip.edits import (
     InsertThenReplace,
     ReplaceTokens,
@@ -13,13 +14,12 @@ from clip.edits import (
     insert_tokens,
     replace_tokens,
 )
-from clip.model import SEQUENCES_AT_ONCE, build_model
+from clip.model import build_model
 from clip.text import (
     SharedText,
     common_prefix_length,
     encode_embeddings,
     end_positions,
-    plain_features,
     share_text,
     split_embeddings,
 )
@@ -34,6 +34,22 @@ def seeded(seed: int) -> torch.Generator:
 @pytest.fixture(scope="module")
 def model(tiny_clip_state_dict):
     return build_model(tiny_clip_state_dict)
+
+
+def plain_features(model, text: SharedText, edit=None) -> torch.Tensor:
+    """The obvious twin of ``text.run(...).features(...)``: whole sequences, one per class and
+    group.
+
+    Returns:
+        (G, C, embed_dim), or (C, embed_dim) for one group.
+    """
+    groups, classes = text.own.shape[:2]
+    prefix = text.prefix.unsqueeze(1).expand(-1, classes, -1, -1)
+    x = torch.cat([prefix, text.own], dim=2).flatten(0, 1)  # (G * C, P + S, D)
+    own_length = text.own.shape[2]
+    x = model.transformer.run(x, edit=edit)
+    own = x[:, x.shape[1] - own_length :].unflatten(0, (groups, classes))
+    return SharedText(text.prefix, own, text.eot).features(model)
 
 
 def whole_sequences(model, tokens: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,6 @@ def compile_blocks(model: CLIP, **options: Any) -> None:
     if isinstance(model.visual, VisionTransformer):
         towers.append(model.visual.transformer)
     for tower in towers:
-        for block in tower.resblocks:
+        for block in tower.blocks():
             for name in ("run", "run_prefix", "run_own"):
                 setattr(block, name, torch.compile(getattr(block, name), **options))

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.random_clip import random_clip_state_dict
 from clip import tokenize
-from clip.compiled import compile_blocks
+from clip.compile import compile_blocks
 from clip.model import build_model
 
 SIZE = dict(vw=64, vl=2, patch=16, image=32, tw=64, tl=2, embed=64)

@@ -6,6 +6,7 @@ import urllib.error
 import zipfile
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -14,8 +15,12 @@ from open_clip.model import CLIP as OpenClip
 from safetensors.torch import save_file
 
 import clip
-from clip import archive, hub, loading
-from clip.loading import UnknownBackboneError, load_model, load_state_dict
+from clip import load_model
+from clip.weights import archive, hub, names
+from clip.weights.configs import Preprocessing
+from clip.weights.loading import load_state_dict
+from clip.weights.names import UnknownBackboneError
+from common.errors import UsageError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch.jit.save and load
@@ -40,7 +45,7 @@ def cache(tmp_path, monkeypatch) -> Path:
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_url", unreachable)
-    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_hf", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     monkeypatch.setattr(hub.socket, "getaddrinfo", unreachable)
     return folder
 
@@ -129,11 +134,18 @@ def test_load_model_is_frozen_and_in_the_precision_asked_for(weights, tmp_path):
 
 
 def test_bundled_compact_file_by_name(weights, tmp_path, monkeypatch):
-    save_compact(weights, tmp_path / "small.safetensors")
-    monkeypatch.setattr(loading, "BUNDLED", tmp_path / "small.safetensors")
+    path = tmp_path / "small.safetensors"
+    save_compact(weights, path)
+    names.write_digest(path)
+    monkeypatch.setattr(names, "BUNDLED", path)
     for name in ("", "small"):
         embedding = load_state_dict(name)["token_embedding.weight"]
         torch.testing.assert_close(embedding, weights["token_embedding.weight"])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="small.safetensors: damaged, or another file than small"):
+        load_state_dict("small")
 
 
 def test_bundled_clip_has_the_shapes_that_paper_configurations_need():
@@ -199,7 +211,7 @@ def test_hostile_pickle_is_refused_and_not_run(kind, weights, tmp_path):
     path, victim = tmp_path / kind, tmp_path / "created"
     WRITERS[kind](weights, path)
     rewrite(path, "/data.pkl", pickle.dumps(Call(Path.touch, victim), protocol=2))
-    with pytest.raises(ValueError, match=f"{kind}: truncated, or not a checkpoint"):
+    with pytest.raises(UsageError, match=rf"{kind}: holds a \w+, not a state dict"):
         load_state_dict(str(path))
     assert not victim.exists()
 
@@ -247,12 +259,13 @@ def test_truncated_files_are_named(name, share, weights, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"a": torch.ones(1)}, "no CLIP in OpenAI's layout: 1 tensors, none named 'visual.conv1"),
-        ({"epoch": 3}, "not a state dict, 'epoch' is a int"),
+        ({"a": torch.ones(1)}, "no CLIP in a layout known here: 1 tensors, none named 'token_emb"),
+        ({"epoch": 3}, "not a state dict, it holds no tensors by name"),
+        ({3: torch.ones(1)}, "not a state dict, it holds no tensors by name"),
         ([1], "holds a list, not a state dict"),
         ({}, "holds a dict, not a state dict"),
-        ({"text_model.embeddings.weight": torch.ones(1)}, "Hugging Face transformers' layout"),
-        (torch.nn.Linear(1, 1), "it holds objects besides tensors; save its state_dict alone"),
+        ({"text_model.embeddings.weight": torch.ones(1)}, "no CLIP in a layout known here"),
+        (torch.nn.Linear(1, 1), "holds a Linear, not a state dict; save its state_dict() alone"),
     ],
 )
 def test_foreign_content_is_named(content, says, tmp_path):
@@ -309,14 +322,16 @@ def test_unknown_tag_says_the_known_ones():
 @pytest.mark.parametrize(
     ("name", "obstacle"),
     [
-        ("ViT-B-16-SigLIP::webli", "vision_cfg.timm_model_name"),
-        ("ViT-L-14-CLIPA::datacomp1b", "vision_cfg.no_ln_pre = True"),
-        ("coca_ViT-B-32::laion2b_s13b_b90k", "vision_cfg.attentional_pool = True"),
-        ("roberta-ViT-B-32::laion2b_s12b_b32k", "text_cfg.hf_model_name"),
+        ("ViT-B-16-SigLIP::webli", "in its text tower words attend to later words"),
+        ("MobileCLIP-S1::datacompdr", "in its text tower words attend to later words"),
+        ("ViT-L-14-CLIPA::datacomp1b", "in its text tower words attend to later words"),
+        ("ViT-H-14-worldwide::metaclip2_worldwide", "its texts are tokenised by 'facebook/xlm-v-b"),
+        ("coca_ViT-B-32::laion2b_s13b_b90k", "its text tower adds a class token"),
+        ("roberta-ViT-B-32::laion2b_s12b_b32k", "its text tower is 'roberta-base'"),
     ],
 )
-def test_what_the_layout_cannot_express_is_refused_before_any_download(name, obstacle):
-    with pytest.raises(ValueError, match=f"{obstacle}.* cannot be expressed in OpenAI's"):
+def test_other_text_towers_are_refused_before_any_download(name, obstacle):
+    with pytest.raises(UsageError, match=f"{name}: {obstacle}.*; learned prompts need CLIP's own"):
         load_state_dict(name)
 
 
@@ -345,22 +360,30 @@ def test_registry_knows_all_openai_names():
     for architecture in hub.OPENAI_NAMES.values():
         entry = open_clip.pretrained.get_pretrained_cfg(architecture, "openai")
         assert len(hub.stated_sha256(entry["url"])) == 64
-        assert hub.settings(architecture, entry["quick_gelu"]) == {}
+        assert hub.facts(architecture, "openai").settings == {}
 
 
 @pytest.mark.parametrize(
     ("tag", "config_gelu"),
     [("laion2b_e16", {"quick_gelu": False}), ("laion400m_e32", {}), ("metaclip_400m", {})],
 )
-def test_activation_is_the_tags(tag, config_gelu, monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "_fetch", lambda *_: tmp_path)
-    assert hub.fetch("ViT-B-32", tag) == (tmp_path, config_gelu)
+def test_activation_is_the_tags(tag, config_gelu):
+    assert hub.facts("ViT-B-32", tag).settings == config_gelu
 
 
-def test_other_pixel_statistics_are_announced(monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "_fetch", lambda *_: tmp_path)
-    with pytest.warns(UserWarning, match=r"pixel mean \(0.5, 0.5, 0.5\)"):
-        hub.fetch("ViT-L-14", "laion2b_s32b_b82k")
+def test_pixel_statistics_are_the_tags():
+    half = (0.5, 0.5, 0.5)
+    pixels = clip.preprocessing("ViT-L-14::laion2b_s32b_b82k")
+    assert (pixels.resolution, pixels.mean, pixels.std) == (224, half, half)
+    assert pixels.interpolation == "bicubic" and pixels.resize_mode == "shortest"
+    assert clip.preprocessing("ViT-L/14@336px") == Preprocessing(336)
+    assert clip.preprocessing("ViT-L-14-336::openai") == Preprocessing(336)
+
+
+def test_resolutions_of_openais_models_are_the_registrys():
+    for name, architecture in hub.OPENAI_NAMES.items():
+        stated = open_clip.get_model_config(architecture)["vision_cfg"]["image_size"]
+        assert clip.preprocessing(name).resolution == stated
 
 
 def test_file_read_as_an_architecture(weights, reference, tmp_path):
@@ -403,12 +426,24 @@ def test_configuration_beside_a_file_is_heeded(weights, tmp_path):
     save_file(weights, path)
     config.write_text('{"model_cfg": {"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}}}')
     assert load_state_dict(str(path))["quick_gelu"].item() is False
-    config.write_text('{"model_cfg": {"vision_cfg": {"pool_type": "avg"}, "text_cfg": {}}}')
-    with pytest.raises(ValueError, match="open_clip_config.json: vision_cfg.pool_type = 'avg'"):
+    config.write_text('{"model_cfg": {"vision_cfg": {}, "text_cfg": {"pool_type": "last"}}}')
+    with pytest.raises(
+        UsageError, match="open_clip_config.json: text_cfg.pool_type = 'last' is no"
+    ):
         load_state_dict(str(path))
-    config.write_text("{")
-    with pytest.raises(ValueError, match="open_clip_config.json: not an open_clip configuration"):
-        load_state_dict(str(path))
+    towers = '"model_cfg": {"vision_cfg": {}, "text_cfg": {}}'
+    for damaged, says in (
+        ("{", "open_clip_config.json: not valid JSON"),
+        ("[]", "open_clip_config.json: not a configuration of a CLIP"),
+        ('{"model_cfg": {"vision_cfg": 3, "text_cfg": []}}', "not a configuration of a CLIP"),
+        ('{"model_cfg": {"vision_cfg": {"head_width": "a"}, "text_cfg": {}}}', "not a config"),
+        (f'{{{towers}, "preprocess_cfg": {{"mean": [1]}}}}', "not a configuration of a CLIP"),
+        (f'{{{towers}, "preprocess_cfg": {{"std": [0, 1, 1]}}}}', "images of 224 pixels with"),
+    ):
+        config.write_text(damaged)
+        with pytest.raises(UsageError, match=says) as error:
+            load_state_dict(str(path))
+        assert "\n" not in str(error.value)
 
 
 # --- downloads ---
@@ -478,7 +513,7 @@ def test_advice_on_local_files_keeps_the_activation(cache):
             load_state_dict(name)
         assert str(error.value).endswith(advice)
         architecture = advice.removeprefix("give ").removesuffix("::PATH")
-        named = hub.settings(architecture)
+        named = hub.facts(architecture).settings
         assert named.get("quick_gelu", True) == ("quickgelu" in architecture)
 
 

@@ -1,0 +1,237 @@
+"""Transformer blocks that a stack of them can run in ranges, with a token edit before each block.
+
+Tensors inside are batch first, (B, L, D). ``Transformer.forward`` and
+``ResidualAttentionBlock.forward`` keep OpenAI's sequence-first convention, (L, B, D), which stock
+CoOp-family code relies on.
+
+References:
+    [0] Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
+        https://arxiv.org/abs/2103.00020
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .packing import Packing
+
+Edit = Callable[[int, Tensor], Tensor]
+
+SEQUENCES_AT_ONCE = 8  # on a CPU, without gradients: their activations stay in its caches
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation computed in the precision of its own weights (fp32), result cast back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """OpenAI's approximation of GELU, x * sigmoid(1.702 x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The same through silu(y) = y * sigmoid(y): fewer passes, and one tensor kept for the
+        # gradient instead of two. silu keeps its input, so its output may be scaled in place.
+        return F.silu(1.702 * x).div_(1.702)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with ``nn.MultiheadAttention``'s parameter names."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def _heads_first(self, x: Tensor) -> Tensor:
+        """(..., L, D) -> (..., heads, L, D / heads)"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+    def _split(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights of the queries, of the keys and values; biases of the same."""
+        width = self.in_proj_weight.shape[1]
+        sizes = [width, 2 * width]
+        return *self.in_proj_weight.split(sizes), *self.in_proj_bias.split(sizes)
+
+    def forward(self, x: Tensor, causal: bool = False, keep: slice | None = None) -> Tensor:
+        """Attend within ``x`` (B, L, D); with ``keep``, only those positions ask (all answer)."""
+        if keep is None:
+            return self.forward_prefix(x, causal)[0]
+        if causal:
+            raise ValueError("keep= is for bidirectional attention")
+        q_weight, kv_weight, q_bias, kv_bias = self._split()
+        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
+        q, k, v = map(self._heads_first, (F.linear(x[:, keep], q_weight, q_bias), k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def forward_prefix(
+        self, x: Tensor, causal: bool = True
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend within ``x`` (B, L, D); also keys and values, each (B, heads, L, D / heads)."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = map(self._heads_first, qkv.chunk(3, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out_proj(out.transpose(1, 2).flatten(2)), (k, v)
+
+    def forward_own(
+        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+    ) -> Tensor:
+        """Causal attention of the tokens that follow a shared beginning.
+
+        Each attends to its group's beginning and, causally, to its own text.
+
+        Args:
+            own: (G, T, D), the tokens of C texts, packed.
+            shared: keys and values of the G beginnings, each (G, heads, P, D / heads).
+            ends: only the texts' last tokens ask.
+
+        Returns:
+            (G, T, D), or (G, C, D) with ``ends``.
+        """
+        if ends:
+            q_weight, kv_weight, q_bias, kv_bias = self._split()
+            q = F.linear(own[:, packing.ends], q_weight, q_bias).unsqueeze(2)  # (G, C, 1, D)
+            k, v = packing.unpack(F.linear(own, kv_weight, kv_bias)).chunk(2, dim=-1)
+            mask = packing.beyond
+        else:
+            qkv = F.linear(own, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = packing.unpack(qkv).chunk(3, dim=-1)  # (G, C, S, D)
+            mask = packing.later
+        q, k, v = map(self._heads_first, (q, k, v))  # (G, C, H, S, d)
+        k_shared, v_shared = shared
+
+        # Scores against the shared keys as one matrix product per head, against own keys per class,
+        # one softmax over both. Nothing of size classes x prefix keys is ever copied.
+        rows = q.shape[1], q.shape[3]  # C, and S or 1
+        q_rows = q.transpose(1, 2).flatten(2, 3)  # (G, H, C * S, d)
+        to_shared = (q_rows @ k_shared.transpose(-2, -1)).unflatten(2, rows)  # (G, H, C, S, P)
+        to_own = (q @ k.transpose(-2, -1)).masked_fill(mask, float("-inf"))  # (G, C, H, S, S)
+        scores = torch.cat([to_shared.transpose(1, 2), to_own], dim=-1) * q.shape[-1] ** -0.5
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+        w_shared, w_own = weights.split([k_shared.shape[2], k.shape[3]], dim=-1)
+        from_shared = w_shared.transpose(1, 2).flatten(2, 3) @ v_shared  # (G, H, C * S, d)
+        out = from_shared.unflatten(2, rows).transpose(1, 2) + w_own @ v
+        out = out.transpose(2, 3).flatten(3)  # (G, C, S, D)
+        return self.out_proj(out.squeeze(2) if ends else packing.pack(out))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        causal: bool = False,
+        quick_gelu: bool = True,
+        mlp_width: int | None = None,
+    ):
+        super().__init__()
+        mlp_width = mlp_width or 4 * width
+        self.causal = causal
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, mlp_width),
+                gelu=QuickGELU() if quick_gelu else nn.GELU(),
+                c_proj=nn.Linear(mlp_width, width),
+            )
+        )
+        self.ln_2 = LayerNorm(width)
+
+    def run(self, x: Tensor, keep: slice | None = None) -> Tensor:
+        """(B, L, D) -> (B, L, D), or only the positions ``keep`` of it."""
+        residual = x if keep is None else x[:, keep]
+        x = residual + self.attn(self.ln_1(x), causal=self.causal, keep=keep)
+        return x + self.mlp(self.ln_2(x))
+
+    def run_prefix(self, prefix: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Causally over the beginnings of texts (G, P, D); with their keys and values, for
+        ``run_own``.
+        """
+        out, shared = self.attn.forward_prefix(self.ln_1(prefix))
+        prefix = prefix + out
+        return prefix + self.mlp(self.ln_2(prefix)), shared
+
+    def run_own(
+        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+    ) -> Tensor:
+        """What follows these beginnings, packed: (G, T, D) -> (G, T, D), or with ``ends`` the
+        outputs at the C last tokens only, (G, C, D).
+        """
+        residual = own[:, packing.ends] if ends else own
+        own = residual + self.attn.forward_own(self.ln_1(own), shared, packing, ends)
+        return own + self.mlp(self.ln_2(own))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence first, (L, B, D) -> (L, B, D), as OpenAI's."""
+        return self.run(x.transpose(0, 1)).transpose(0, 1)
+
+
+class Transformer(nn.Module):
+    """A stack of blocks that can be run in ranges, with a token edit before each block.
+
+    Attributes:
+        classes_at_once: how many class texts ``clip.text`` runs together; 0 for all. With fewer
+            the others' activations are not held: training makes them a second time.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        causal: bool = False,
+        quick_gelu: bool = True,
+        mlp_width: int | None = None,
+    ):
+        super().__init__()
+        self.width = width
+        self.layers = layers
+        self.classes_at_once = 0
+        block = partial(ResidualAttentionBlock, width, heads, causal, quick_gelu, mlp_width)
+        self.resblocks = nn.Sequential(*[block() for _ in range(layers)])
+
+    def blocks(self) -> list[ResidualAttentionBlock]:
+        """Return the blocks in order."""
+        return cast("list[ResidualAttentionBlock]", list(self.resblocks))
+
+    def run(
+        self,
+        x: Tensor,
+        start: int = 0,
+        stop: int | None = None,
+        edit: Edit | None = None,
+        keep: slice | None = None,
+    ) -> Tensor:
+        """Blocks ``start .. stop - 1`` (0-based) over ``x`` (B, L, D).
+
+        edit: called as ``edit(layer, x)`` before each block; may change L.
+        keep: positions wanted of the last block's output; the rest of it is not computed.
+        """
+        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > SEQUENCES_AT_ONCE:
+            pieces = x.split(SEQUENCES_AT_ONCE)
+            return torch.cat([self.run(piece, start, stop, edit, keep) for piece in pieces])
+        stop = self.layers if stop is None else stop
+        blocks = self.blocks()
+        for layer in range(start, stop):
+            if edit is not None:
+                x = edit(layer, x)
+            x = blocks[layer].run(x, keep if layer == stop - 1 else None)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequence first, (L, B, D) -> (L, B, D), as OpenAI's."""
+        return self.run(x.transpose(0, 1)).transpose(0, 1)

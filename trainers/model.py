@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
-from clip.model import Edit
+from clip.blocks import Edit
 from clip.text import SharedText
 from common.errors import UsageError
 

@@ -73,6 +73,9 @@ class CoCoOpCLIP(PromptedCLIP):
         ]
         return {self.rule: self.scale * torch.cat(logits)}
 
+    def upstream_key(self, name: str) -> str:
+        return name  # upstream saves the learner alone
+
 
 @TRAINER_REGISTRY.register()
 class CoCoOp(PromptTrainer):

@@ -107,7 +107,9 @@ class CoOpPromptLearner(PromptLearner):
     def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
         position = settings.CLASS_TOKEN_POSITION
-        class_specific = settings.CSC and not settings.CTX_INIT  # given words are always shared
+        class_specific = settings.CSC and not settings.CTX_INIT
+        if settings.CSC and not class_specific:
+            print("CSC has no effect beside CTX_INIT: all classes share the words that are given")
         ctx, words = initial_context(
             clip_model,
             settings.CTX_INIT,
@@ -152,6 +154,9 @@ class CoOpCLIP(PromptedCLIP):
 
     def text_features(self) -> Tensor:
         return self.run_text(self.prompt_learner(self.clip))
+
+    def upstream_key(self, name: str) -> str:
+        return name  # upstream saves the learner alone
 
 
 @TRAINER_REGISTRY.register()

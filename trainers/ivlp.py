@@ -25,7 +25,13 @@ from .base import (
     require_vit,
 )
 from .coop import phrase_context, rest_of_phrase
-from .vpt import check_depth, prompted_image_features, random_prompts, upstream_prompt_name
+from .vpt import (
+    check_depth,
+    own_prompt_name,
+    prompted_image_features,
+    random_prompts,
+    upstream_prompt_name,
+)
 
 
 class IndependentPromptLearner(PromptLearner):
@@ -83,6 +89,9 @@ class IndependentCLIP(PromptedCLIP):
         return prompted_image_features(self.clip, embedded, prompts)
 
     def rename_key(self, name: str) -> str:
+        return own_prompt_name(name)
+
+    def upstream_key(self, name: str) -> str:
         return upstream_prompt_name(name)
 
 

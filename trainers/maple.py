@@ -82,6 +82,9 @@ class MaPLeCLIP(PromptedCLIP):
         tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
         return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
 
+    def upstream_key(self, name: str) -> str:
+        return f"prompt_learner.{name}"
+
 
 @TRAINER_REGISTRY.register()
 class MaPLe(PromptTrainer):

@@ -222,6 +222,9 @@ class RepresentationCLIP(PromptedCLIP):
             self.text_below(), start=self.first, edit=self.prompt_learner.text_edit()
         )
 
+    def image_features(self, image: Tensor) -> Tensor:
+        return self.encode_image(image)[0]
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         f, r, _ = self.encode_image(image)
         return f, r
@@ -339,6 +342,14 @@ class MMRLCLIP(RepresentationCLIP):
         name = name.replace("compound_rep_tokens_r2vproj", "to_vision")
         name = name.replace("compound_rep_tokens_r2tproj", "to_text")
         return "tokens" if name == "compound_rep_tokens" else name
+
+    def upstream_key(self, name: str) -> str:
+        if name == "proj_rep":
+            return "image_encoder.proj_rep"
+        name = name.replace("to_vision", "compound_rep_tokens_r2vproj")
+        name = name.replace("to_text", "compound_rep_tokens_r2tproj")
+        name = "compound_rep_tokens" if name == "tokens" else name
+        return f"representation_learner.{name}"
 
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         """The width of the shared space may be set by data set; it is the training's."""

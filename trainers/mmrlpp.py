@@ -155,6 +155,14 @@ class MMRLppCLIP(MMRLCLIP):
             name = name.replace(f"{theirs}.srra.", f"{ours}.layers.").replace(theirs, ours)
         return "tokens" if name == "compound_rep_tokens" else name
 
+    def upstream_key(self, name: str) -> str:
+        if name in ("A", "B"):
+            return f"image_encoder.{name}"
+        for theirs, ours in (("srra_r2vproj", "to_vision"), ("srra_r2tproj", "to_text")):
+            name = name.replace(f"{ours}.layers.", f"{theirs}.srra.").replace(ours, theirs)
+        name = "compound_rep_tokens" if name == "tokens" else name
+        return f"representation_learner.{name}"
+
 
 @TRAINER_REGISTRY.register()
 class MMRLpp(RepresentationTrainer):

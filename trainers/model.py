@@ -220,6 +220,12 @@ class PromptedCLIP(nn.Module):
         """Return the learner's name of a checkpoint's tensor, ours or an upstream repository's."""
         return name.removeprefix("prompt_learner.")
 
+    def upstream_key(self, name: str) -> str | None:
+        """Return what the method's upstream repository calls a tensor of the learner; None where
+        there is no upstream. The inverse of ``rename_key``.
+        """
+        return None
+
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         """Refuse a checkpoint whose tensors have no meaning for this model.
 

@@ -60,8 +60,8 @@ def prompted_image_features(
     return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
 
 
-def upstream_prompt_name(name: str) -> str:
-    """Our name of a layer prompt in an upstream checkpoint; other names as they are."""
+def own_prompt_name(name: str) -> str:
+    """Return our name of a layer prompt in an upstream checkpoint; other names as they are."""
     name = name.removeprefix("prompt_learner.")
     if name == "image_encoder.VPT":
         return "vision_prompts.0"
@@ -71,6 +71,18 @@ def upstream_prompt_name(name: str) -> str:
     tower, number = layer[1], int(layer[2])
     # Block 0's text prompt is the context, so the list of text prompts starts with block 1's.
     return f"vision_prompts.{number}" if tower == "image" else f"text_prompts.{number - 1}"
+
+
+def upstream_prompt_name(name: str) -> str:
+    """Return upstream's name of one of our learned tensors, the inverse of `own_prompt_name`."""
+    if name == "vision_prompts.0":
+        return "image_encoder.VPT"
+    tokens, _, number = name.partition(".")
+    if tokens == "vision_prompts":
+        return f"image_encoder.transformer.resblocks.{number}.VPT_shallow"
+    if tokens == "text_prompts":
+        return f"text_encoder.transformer.resblocks.{int(number) + 1}.VPT_shallow"
+    return f"prompt_learner.{name}"
 
 
 class VisionPromptLearner(PromptLearner):
@@ -106,6 +118,9 @@ class VPTCLIP(PromptedCLIP):
         )
 
     def rename_key(self, name: str) -> str:
+        return own_prompt_name(name)
+
+    def upstream_key(self, name: str) -> str:
         return upstream_prompt_name(name)
 
 
@@ -120,6 +135,15 @@ class VPT(PromptTrainer):
         cfg.TRAINER.VPT.CTX_INIT = "a photo of a"  # words before the class name; not learned
         cfg.TRAINER.VPT.PREC = "fp16"  # fp16, fp32, amp, bf16
         cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # layers with tokens, the first included
+
+    @classmethod
+    def precision_of(cls, cfg: Any, device: torch.device) -> str:
+        """Return the precision; fp16 means fp32, as upstream, whose VPT is never halved."""
+        precision = super().precision_of(cfg, device)
+        if precision == "fp16":
+            print("Precision: VPT runs in fp32 where fp16 is set, as upstream does")
+            return "fp32"
+        return precision
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:

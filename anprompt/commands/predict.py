@@ -9,7 +9,9 @@
 RUN is the folder of a training (or of an evaluation). The answers are the classes that it was
 tested on; --classes names others, one a line or a JSON list. --export writes the model to a folder
 that needs neither run nor data set: class features and learned tensors (safetensors), settings
-(JSON). In Python: anprompt.runs.predictor.Predictor.
+(JSON). --export-upstream writes the learned tensors under the names of the method's upstream
+repository (CoOp, CoCoOp, KgCoOp, MaPLe, IVLP, VPT, PromptSRC, MMRL, MMRL++), whose --model-dir DIR
+reads them. In Python: anprompt.runs.predictor.Predictor.
 
 exit status: 0 done, 1 done but for images that cannot be read (each is named), 2 bad input.
 """
@@ -23,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import CommandParser
-from common.errors import UsageError
+from common.errors import UsageError, one_line
+from common.reading import read_json, read_text
+from common.schema import mismatch
 
 BATCH = 64
 
@@ -43,6 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
     add("--export", type=Path, metavar="DIR", help="write the model to this folder")
+    add(
+        "--export-upstream",
+        type=Path,
+        metavar="DIR",
+        help="write the learned tensors as the method's upstream repository would have",
+    )
     add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
     add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
     add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
@@ -50,11 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``anprompt predict``; returns the exit status."""
+    """Run ``anprompt predict``; return the exit status."""
     args = make_parser().parse_args(argv)
     if args.top < 1:
         raise UsageError(f"--top {args.top}: give 1 or more")
-    if not args.images and args.export is None:
+    if not args.images and args.export is None and args.export_upstream is None:
         raise UsageError("name an image or a folder, or --export DIR")
     files, others = find_images(args.images)
     from anprompt.runs.config import load_plugin
@@ -67,6 +77,11 @@ def main(argv: list[str]) -> int:
     if args.export is not None:
         predictor.export(args.export)
         print(f"model written to {args.export}", file=sys.stderr)
+    if args.export_upstream is not None:
+        from anprompt.runs.export import write_upstream
+
+        file = write_upstream(predictor.trained, args.export_upstream)
+        print(f"learned tensors written to {file}", file=sys.stderr)
     if others:
         print(
             f"no images by their names, left out: {len(others)}, e.g. {others[0]}", file=sys.stderr
@@ -81,10 +96,11 @@ def main(argv: list[str]) -> int:
 
 
 def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Images to answer for, folders searched, and files in folders that are none by their names.
+    """Return images to answer for, folders searched, and files in them that are none by their
+    names.
 
     Raises:
-        ValueError: a path does not exist, or a folder holds no image.
+        UsageError: a path does not exist, or a folder holds no image.
     """
     from datasets.splits import IMAGE_SUFFIXES
 
@@ -109,44 +125,40 @@ def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Class names of a file: a JSON list, or one a line.
+    """Return the class names in a file: a JSON list, or one a line.
 
     Raises:
-        ValueError: unreadable, or not of that form.
+        UsageError: unreadable, or not of that form.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
         if not text.lstrip().startswith("["):
             return [line.strip() for line in text.splitlines() if line.strip()]
-        names = json.loads(text)
-    except FileNotFoundError:
-        raise UsageError(f"--classes {path}: no such file") from None
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--classes {path}: not readable as class names ({error})") from None
-    if not all(isinstance(name, str) for name in names):
-        raise UsageError(f"--classes {path}: expected a JSON list of names")
+        names = read_json(path)
+    except UsageError as error:
+        raise UsageError(f"--classes {error}") from None
+    if problem := mismatch(names, [str]):
+        raise UsageError(f"--classes {path}: expected a JSON list of names ({problem})")
     return names
 
 
 def answers(predictor: Any, files: list[Path], top: int) -> Iterator[tuple[Path, Any, str]]:
-    """(path, predictions, "") or, for an image that cannot be read, (path, None, reason)."""
-    from dassl.utils import UsageError
-
+    """Yield (path, predictions, "") or, for an image that cannot be read, (path, None, reason)."""
     for start in range(0, len(files), BATCH):
         batch = files[start : start + BATCH]
         inputs, reasons = {}, {}
         for path in batch:
             try:
                 inputs[path] = predictor.prepare(path)  # small, whatever the image's size
-            except UsageError as error:
-                reasons[path] = str(error)
-        found = dict(zip(inputs, predictor.classify(list(inputs.values()), top), strict=True))
+            except (UsageError, OSError) as error:
+                reasons[path] = one_line(error)
+        found = dict(zip(inputs, predictor.predict_many(inputs.values(), top), strict=True))
         for path in batch:
             yield path, found.get(path), reasons.get(path, "")
 
 
 def write_text(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
-    """Print answers for reading; returns the images that could not be read."""
+    """Print answers for reading; return the images that could not be read."""
     failed = []
     for path, predictions, reason in rows:
         if predictions is None:
@@ -159,7 +171,7 @@ def write_text(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
 
 
 def write_csv(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
-    """Print image,rank,class,probability; returns the images that could not be read."""
+    """Print image,rank,class,probability; return the images that could not be read."""
     failed = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["image", "rank", "class", "probability"])
@@ -173,7 +185,7 @@ def write_csv(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
 
 
 def write_json(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
-    """Print a list with one entry an image, unreadable ones with ``error``; returns those."""
+    """Print a list with one entry an image, unreadable ones with ``error``; return those."""
     failed, content = [], []
     for path, predictions, reason in rows:
         if predictions is None:

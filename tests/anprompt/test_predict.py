@@ -14,6 +14,7 @@ from runs_of_tests import run_folder
 from safetensors.torch import load_file
 
 from anprompt.commands import predict
+from anprompt.runs.export import read_export
 from anprompt.runs.predictor import Predictor
 from anprompt.runs.trained import quiet, read_cfg, training_folder
 from common import cli
@@ -194,6 +195,109 @@ def test_export_answers_alike_without_run_or_data(trained_output, trainer, image
     assert description["input"]["size"] == [64, 64]
 
 
+def test_logits_features_and_other_classes_at_run_time(trained_output, images):
+    run = run_folder(trained_output, "ANPrompt")
+    predictor = Predictor.load(run)
+    pictures = [images / "a.png", Image.open(images / "a.png"), predictor.prepare(images / "a.png")]
+    logits = predictor.logits(pictures)
+    assert logits.shape == (3, len(BASE)) and torch.equal(logits[0], logits[2])
+    torch.testing.assert_close(predictor.probabilities(pictures), logits.softmax(dim=-1))
+    best = predictor.predict(images / "a.png", top=1)[0]
+    assert best.classname == BASE[int(logits[0].argmax())]
+    f, s = predictor.image_features(pictures), predictor.text_features()
+    assert predictor.rule == "mix"
+    tau = float(predictor.trained.model.scale)
+    predictor.trained.model.rule = "class"
+    torch.testing.assert_close(predictor.logits(pictures), tau * f @ s.t(), atol=1e-3, rtol=1e-4)
+    assert predictor.logits([]).shape == (0, len(BASE)) and predictor.predict_many([]) == []
+
+    predictor.set_classes(["sea", "desert", "Forest"])
+    assert predictor.classnames == ["sea", "desert", "Forest"] and predictor.rule == "class"
+    expected = Predictor.load(run, ["sea", "desert", "Forest"]).logits(pictures)
+    assert torch.equal(predictor.logits(pictures), expected)
+    predictor.set_classes(BASE[:2])  # trained on both
+    assert predictor.rule == "mix"
+    predictor.set_classes(BASE)
+    assert predictor.rule == "mix" and torch.equal(predictor.logits(pictures), logits)
+    with pytest.raises(UsageError, match="two at least"):
+        predictor.set_classes(["sea"])
+    with pytest.raises(UsageError, match="class 'very.*CLIP reads 77"):
+        predictor.set_classes(["sea", "very " * 80])
+
+
+def test_answers_that_are_not_finite_are_none(trained_output, images):
+    predictor = Predictor.load(run_folder(trained_output, "CoOp"))
+    with torch.no_grad():
+        predictor.trained.model.prompt_learner.ctx[0, 0] = float("nan")
+    predictor.trained.model.eval()  # forgets the features of before
+    with pytest.raises(UsageError, match="not finite"):
+        predictor.predict(images / "a.png")
+
+
+def test_what_training_accepts_is_accepted(trained_output, images, tmp_path):
+    """Two classes of one name, as ImageNet has them."""
+    run = tmp_path / "run"
+    shutil.copytree(run_folder(trained_output, "ZeroshotCLIP"), run)
+    results = json.loads((run / "results.json").read_text())
+    results["classnames"] = ["Forest", "River", "Forest"]
+    (run / "results.json").write_text(json.dumps(results))
+    predictor = Predictor.load(run)
+    assert predictor.classnames == ["Forest", "River", "Forest"]
+    assert len(predictor.predict(images / "a.png")) == 3
+    predictor.export(tmp_path / "export")
+    assert Predictor.load(tmp_path / "export").classnames == predictor.classnames
+    assert Predictor.load(run, predictor.classnames).classnames == predictor.classnames
+    with pytest.raises(UsageError, match="named twice"):
+        Predictor.load(run, ["cat", "cat"])
+
+
+def test_a_damaged_export_is_noticed(trained_output, tmp_path):
+    folder = tmp_path / "export"
+    Predictor.load(run_folder(trained_output, "CoOp")).export(folder)
+    whole = read_export(folder)
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for number in range(80):
+        path = folder / ("model.json" if number % 2 else "model.safetensors")
+        content = path.read_bytes()
+        damaged = bytearray(content)
+        damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = read_export(folder)
+        except UsageError as error:
+            noticed += 1
+            assert str(folder) in str(error)
+        else:  # a blank of the JSON file for another
+            assert number % 2 and found.classnames == whole.classnames
+        path.write_bytes(content)
+    assert noticed > 70
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rule": "max"}, "has no rule 'max'"),
+        ({"classnames": 3}, "classnames is 3, not a list"),
+        ({"trained_on": []}, "trained_on is a list, not a mapping"),
+        ({"format": 2}, "not an export of this version"),
+    ],
+)
+def test_exports_of_before_have_no_digest(trained_output, tmp_path, images, caplog, change, said):
+    folder = tmp_path / "export"
+    before = Predictor.load(run_folder(trained_output, "CoOp"))
+    before.export(folder)
+    description = json.loads((folder / "model.json").read_text())
+    del description["digest"]
+    (folder / "model.json").write_text(json.dumps(description))
+    with caplog.at_level("INFO"):
+        assert Predictor.load(folder).predict(images / "a.png") == before.predict(images / "a.png")
+    assert "has no digest" in caplog.text
+    (folder / "model.json").write_text(json.dumps(description | change))
+    with pytest.raises(UsageError, match=said):
+        Predictor.load(folder)
+
+
 def test_evaluations_folder_leads_to_its_training(trained_output, images):
     folder = run_folder(trained_output, "ANPrompt", "test_new")
     predictor = Predictor.load(folder)
@@ -223,7 +327,7 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
         (["--model-dir", run, images, "--classes", tmp_path / "twice.txt"], "named twice"),
         (["--model-dir", run, images, "--classes", tmp_path / "bad.json"], "JSON list"),
         (["--model-dir", run, images, "--json", "--csv"], "not allowed"),
-        (["--model-dir", tmp_path / "export", images], "not the tensors of this model"),
+        (["--model-dir", tmp_path / "export", images], "damaged or were changed"),
         (["--model-dir", run, "--export", tmp_path / "one.txt"], "one.txt"),
     ]:
         status, _, err = call(*arguments)

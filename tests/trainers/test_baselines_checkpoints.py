@@ -14,8 +14,12 @@ import torch
 from safetensors.torch import load_file
 from test_golden import GOLDEN, check_logits, golden_cfg
 
+from anprompt.runs.export import write_upstream
+from anprompt.runs.trained import trained_from
+from clip.model import build_model
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import save_checkpoint
+from dassl.utils import load_checkpoint, save_checkpoint
 
 WRITTEN_BY_UPSTREAM = [
     ("coop", "logits", "logits"),
@@ -42,6 +46,11 @@ def make_trainer(tiny_clip_path, fake_eurosat, tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def clip_of(tiny_clip_state_dict):
+    return build_model(tiny_clip_state_dict).requires_grad_(False).eval()
+
+
 @pytest.mark.parametrize(("name", "base_logits", "new_logits"), WRITTEN_BY_UPSTREAM)
 def test_file_written_by_upstream(name, base_logits, new_logits, make_trainer, tmp_path, capsys):
     record = json.loads((GOLDEN / "upstream" / f"{name}.json").read_text())
@@ -60,6 +69,45 @@ def test_file_written_by_upstream(name, base_logits, new_logits, make_trainer, t
         assert f"Ignored {record['ignored']} tensors" in printed
         assert "(epoch 2)" in printed
         check_logits(trainer, record, key, logits_name, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in WRITTEN_BY_UPSTREAM])
+def test_a_file_for_upstream_has_upstreams_names(name, make_trainer, clip_of, tmp_path):
+    """What upstream's own code wrote is read, and written again as it was."""
+    record = json.loads((GOLDEN / "upstream" / f"{name}.json").read_text())
+    theirs = load_checkpoint(str(GOLDEN / "upstream" / f"{name}.pth.tar"))
+    cfg = golden_cfg(record, record["method"], "", "", tmp_path)
+    trained = trained_from(cfg, ["a", "b", "c", "d", "e"], clip_of, theirs)
+    path = write_upstream(trained, tmp_path / "ours")
+    assert path == tmp_path / "ours" / record["folder"] / "model.pth.tar-2"
+    ours = torch.load(path, weights_only=True)
+    assert ours["epoch"] == theirs["epoch"] == 2
+    assert len(ours["state_dict"]) == record["learned"]
+    for key, tensor in ours["state_dict"].items():
+        assert torch.equal(tensor, theirs["state_dict"][key]), key
+
+
+@pytest.mark.parametrize(("name", "trainer_name"), SAME_LAYOUT)
+def test_names_for_upstream_are_those_of_its_tensors(name, trainer_name, golden, clip_of, tmp_path):
+    record = golden(name)
+    cfg = golden_cfg(record, trainer_name, "", "", tmp_path)
+    trained = trained_from(cfg, ["a", "b", "c", "d", "e"], clip_of, {})
+    learned = trained.model.prompt_learner.state_dict()
+    recorded = load_file(GOLDEN / f"{name}.safetensors")
+    names = {*recorded, *record["equal_tensors"]}
+    if name == "kgcoop":
+        names = {key.removeprefix("prompt_learner.") for key in names}
+    renamed = {key: trained.model.upstream_key(key) for key in learned}
+    assert set(renamed.values()) == names
+    assert {trained.model.rename_key(theirs): theirs for theirs in names} == renamed
+
+
+def test_what_no_upstream_knows_is_not_written(clip_of, tmp_path):
+    for name in ("ANPrompt", "ZeroshotCLIP"):
+        trained = trained_from(golden_cfg({}, name, "", "", tmp_path), ["a", "b"], clip_of, {})
+        with pytest.raises(UsageError, match=f"{name}: no upstream repository"):
+            write_upstream(trained, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
 
 
 def live_schedule() -> dict:

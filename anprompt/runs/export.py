@@ -1,0 +1,190 @@
+"""A trained model in a folder of its own: ``model.json`` and ``model.safetensors``.
+
+The safetensors file holds the learned tensors as ``learned.<name>`` and, unless every image has
+class features of its own, the normalised ``class_features`` (C, E). The JSON file holds class
+names, settings and how images are prepared; it names the frozen backbone, which is not copied, and
+carries a digest over both files.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from yacs.config import CfgNode
+
+from anprompt.runs.config import default_cfg
+from anprompt.runs.trained import TrainedModel, versions
+from common.errors import UsageError
+from common.reading import read_bytes, read_json
+from common.schema import Number, mismatch
+from dassl.utils import atomic_write, save_checkpoint, write_json
+
+DESCRIPTION = "model.json"
+TENSORS = "model.safetensors"
+FORMAT = 1
+LEARNED = "learned."
+CLASS_FEATURES = "class_features"
+CONTENT = {
+    "format": Number(FORMAT, FORMAT, whole=True),
+    "trainer": str,
+    "classnames": [str],
+    "rule": str,
+    "trained_on": {},
+    "config": {},
+    "digest?": str,
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export holds.
+
+    Attributes:
+        cfg: the run's settings.
+        classnames: what the model answered with.
+        rule: its inference rule.
+        checkpoint: learned tensors and what they were trained on; empty for a method that learns
+            nothing.
+        path: of the tensors.
+    """
+
+    cfg: CfgNode
+    classnames: list[str]
+    rule: str
+    checkpoint: dict[str, Any]
+    path: Path
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export."""
+    return (folder / DESCRIPTION).is_file()
+
+
+@torch.no_grad()
+def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str | Path) -> None:
+    """Write a model to ``folder``.
+
+    Raises:
+        UsageError: its tensors are not finite.
+    """
+    model, cfg = trained.model, trained.cfg
+    tensors = {
+        LEARNED + name: tensor.contiguous().cpu()
+        for name, tensor in model.prompt_learner.state_dict().items()
+    }
+    state = model.class_state()
+    if isinstance(state, torch.Tensor):
+        tensors[CLASS_FEATURES] = state.contiguous().cpu()
+    _check_finite(tensors, "this model")
+    meta = trained.checkpoint.get("meta", {})
+    description = {
+        "format": FORMAT,
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "classnames": list(classnames),
+        "rule": model.rule,
+        "logit_scale": float(model.scale),
+        "input": {
+            "size": list(cfg.INPUT.SIZE),
+            "interpolation": cfg.INPUT.INTERPOLATION,
+            "mean": list(cfg.INPUT.PIXEL_MEAN),
+            "std": list(cfg.INPUT.PIXEL_STD),
+        },
+        "trained_on": {key: meta[key] for key in ("dataset", "classnames") if key in meta},
+        "config": _plain(cfg),
+        "versions": versions(),
+    }
+    content = save_safetensors(tensors)
+    description["digest"] = _digest(description, content)
+    # The description last: a folder without it is no export.
+    with atomic_write(str(Path(folder) / TENSORS), "wb") as file:
+        file.write(content)
+    write_json(description, str(Path(folder) / DESCRIPTION))
+
+
+def read_export(folder: Path) -> Export:
+    """Read what `write_export` wrote.
+
+    Raises:
+        UsageError: it is damaged, or of another version.
+    """
+    description = read_json(folder / DESCRIPTION)
+    problem = mismatch(description, CONTENT)
+    if problem:
+        raise UsageError(f"{folder / DESCRIPTION}: not an export of this version ({problem})")
+    path = folder / TENSORS
+    content = read_bytes(path, limit=1 << 32)
+    digest = description.pop("digest", None)
+    if digest is None:
+        logger.info("%s has no digest: an earlier version wrote it", folder)
+    elif digest != _digest(description, content):
+        raise UsageError(f"{folder}: its files are damaged or were changed; export the model again")
+    try:
+        tensors = load_safetensors(content)
+    except Exception as error:  # safetensors' own
+        raise UsageError(f"{path}: not the tensors of this model ({error})") from None
+    _check_finite(tensors, str(path))
+    learned = {
+        name.removeprefix(LEARNED): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(LEARNED)
+    }
+    checkpoint = {"state_dict": learned, "meta": description["trained_on"]} if learned else {}
+    cfg = default_cfg()
+    cfg.merge_from_other_cfg(CfgNode(description["config"]))
+    return Export(cfg, description["classnames"], description["rule"], checkpoint, path)
+
+
+def write_upstream(trained: TrainedModel, folder: str | Path) -> Path:
+    """Write a model's learned tensors as the method's upstream repository would have.
+
+    Upstream's ``--model-dir FOLDER --load-epoch N`` reads them, N being the epoch that was read.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: the method has no upstream repository, or learns nothing.
+    """
+    model, name = trained.model, trained.cfg.TRAINER.NAME
+    learned = model.prompt_learner.state_dict()
+    renamed = {model.upstream_key(key): tensor.cpu() for key, tensor in learned.items()}
+    if not learned or None in renamed:
+        raise UsageError(f"{name}: no upstream repository has names for what it learns")
+    content = {
+        "state_dict": renamed,
+        "epoch": trained.checkpoint.get("epoch", 1),
+        "optimizer": None,
+        "scheduler": None,
+        "val_result": None,
+    }
+    return Path(
+        save_checkpoint(content, str(Path(folder) / trained.method.model_name), verbose=False)
+    )
+
+
+def _digest(description: dict[str, Any], tensors: bytes) -> str:
+    text = json.dumps(description, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode() + hashlib.sha256(tensors).digest()).hexdigest()
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UsageError(f"{where}: {name} holds values that are not finite; train anew")
+
+
+def _plain(value: Any) -> Any:
+    """Return a configuration as nested dictionaries and lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -143,6 +143,8 @@ class AntiNoisePromptLearner(RepresentationLearner):
     The shared space is CLIP's joint space, where the noise prompts live.
     """
 
+    noise_prompts: Tensor
+
     def __init__(self, clip_model: clip.model.CLIP, settings: Any, width: int | None = None):
         width = width or clip_model.visual.output_dim
         super().__init__(
@@ -190,7 +192,7 @@ class AntiNoiseCLIP(RepresentationCLIP):
         sim_weight: lambda_sim of this data set.
     """
 
-    noisy_text: Tensor | None
+    noisy_text: Tensor  # w (C, E), once training is prepared
 
     def __init__(
         self,
@@ -205,7 +207,7 @@ class AntiNoiseCLIP(RepresentationCLIP):
         super().__init__(clip_model, learner, prompts, alpha=settings.ALPHA, inference=inference)
         self.settings = settings
         self.sim_weight = sim_weight
-        self.register_buffer("noisy_text", None, persistent=False)  # w (C, E)
+        self.register_buffer("noisy_text", None, persistent=False)
 
     def prepare_training(self) -> None:
         """Make w from the classes trained on and, unless a checkpoint brought them, the noise

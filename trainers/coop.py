@@ -104,6 +104,8 @@ def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position:
 class CoOpPromptLearner(PromptLearner):
     """Learned: ``ctx`` (n_ctx, D), or (C, n_ctx, D) with class-specific contexts."""
 
+    order: Tensor
+
     def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
         position = settings.CLASS_TOKEN_POSITION

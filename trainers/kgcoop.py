@@ -42,7 +42,7 @@ class KnowledgeGuidedCLIP(CoOpCLIP):
         weight: W, of the tie.
     """
 
-    frozen_text_features: Tensor | None
+    frozen_text_features: Tensor  # (C, E), once training is prepared
 
     def __init__(
         self,
@@ -60,8 +60,7 @@ class KnowledgeGuidedCLIP(CoOpCLIP):
 
     def prepare_training(self) -> None:
         hand_written = ClassPrompts(self.template, self.prompts.classnames)
-        frozen = F.normalize(encode_prompts(self.clip, hand_written), dim=-1)  # (C, E)
-        self.frozen_text_features = frozen
+        self.frozen_text_features = F.normalize(encode_prompts(self.clip, hand_written), dim=-1)
 
     def loss(self, batch: TrainingBatch) -> Loss:
         text_features = self.text_features()

@@ -231,12 +231,14 @@ class RepresentationCLIP(PromptedCLIP):
 
     def encode_image(
         self, image: Tensor, with_frozen: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return class feature f, representation feature r and, if asked for, frozen CLIP's f0,
-        each (B, E).
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class feature f, representation feature r and frozen CLIP's f0, each (B, E).
+
+        Args:
+            with_frozen: without, f0 is not computed, and is (0, E).
         """
         visual, learner = self.clip.visual, self.prompt_learner
-        blocks, frozen = visual.transformer, None
+        blocks, frozen = visual.transformer, image.new_zeros(0, visual.output_dim)
         with grad_if_image_asks(image):
             below = visual.ln_pre(visual.embed(image.type(self.clip.dtype)))
             below = blocks.run(below, stop=self.first)

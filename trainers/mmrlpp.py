@@ -60,7 +60,8 @@ class SharedResidualMap(nn.Module):
 
     def forward(self, tokens: Tensor) -> list[Tensor]:
         """Map tokens (N, in) to one (N, out) per layer."""
-        return [F.linear(tokens, self.weight + r.A @ r.B, r.bias) for r in self.layers]
+        layers: Any = self.layers
+        return [F.linear(tokens, self.weight + r.A @ r.B, r.bias) for r in layers]
 
 
 class ResidualRepresentationLearner(PromptLearner):
@@ -73,6 +74,8 @@ class ResidualRepresentationLearner(PromptLearner):
         beta: share of new tokens against carried ones, in both towers' later layers.
         map_rank, proj_rank: ranks of the layers' maps and of the projection.
     """
+
+    frozen_projection: Tensor
 
     def __init__(
         self,

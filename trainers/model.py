@@ -238,10 +238,13 @@ class PromptedCLIP(nn.Module):
         """
         trained = trained_classnames(checkpoint.get("meta", {}))
         same = trained is None or trained == list(self.prompts.classnames)
-        found = {self.rename_key(name): x for name, x in checkpoint["state_dict"].items()}
-        own = dict(self.prompt_learner.named_parameters())
+        found: dict[str, Tensor] = {
+            self.rename_key(name): tensor for name, tensor in checkpoint["state_dict"].items()
+        }
+        own: dict[str, Tensor] = dict(self.prompt_learner.named_parameters())
         for name, setting in self.prompt_learner.per_class.items():
-            if not same or len(found.get(name, own[name])) != len(own[name]):
+            learned = found.get(name, own[name])
+            if not same or learned.shape[:1] != own[name].shape[:1]:
                 hint = f". Train with {setting} to test on other classes" if setting else ""
                 raise UsageError(
                     f"{where}: {name!r} was learned for each class of its training; this run has "

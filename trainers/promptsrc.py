@@ -116,7 +116,7 @@ class SelfRegulatedCLIP(IndependentCLIP):
         image_weight, text_weight: of the L1 ties.
     """
 
-    teacher_text: Tensor | None
+    teacher_text: Tensor  # (C, E), once training is prepared
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class SelfRegulatedCLIP(IndependentCLIP):
             with torch.random.fork_rng():
                 exact = self.load_exact()
         names = self.prompts.classnames
-        self.teacher_text = ensemble_features(exact, names, PROMPTSRC_TEMPLATES)  # (C, E)
+        self.teacher_text = ensemble_features(exact, names, PROMPTSRC_TEMPLATES)
 
     def both_image_features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return prompted and frozen features, each normalised (B, E)."""

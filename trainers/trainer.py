@@ -153,7 +153,7 @@ class PromptTrainer(TrainerX):
         """Return the optimiser's parameter groups, as ``torch.optim`` takes them; None for one."""
         return None
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # Dassl's signature
         """Train and test; a method that learns nothing is tested only."""
         if self.learns:
             super().train()
@@ -214,9 +214,9 @@ class PromptTrainer(TrainerX):
         if self.scaler is None:
             self.model_update()
         else:
-            for name in self.get_model_names():
-                if self._optims[name] is not None:
-                    self.scaler.step(self._optims[name])
+            for optimizer in self._optims.values():
+                if optimizer is not None:
+                    self.scaler.step(optimizer)
             self.scaler.update()
         summary = {
             "loss": loss.total.detach(),
@@ -238,12 +238,16 @@ class PromptTrainer(TrainerX):
 
     # Testing
 
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on a split; the accuracy reported is that of the model's inference rule."""
+        self.headline_rule = self.model.rule
+        return super().test(split)
+
     @torch.no_grad()
     def model_inference(self, image: Tensor) -> Tensor:
         return self.model(image)
 
     def model_inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
-        self.headline_rule = self.model.rule
         return self.model.inference_rules(image)
 
     # Checkpoints
@@ -283,13 +287,3 @@ class PromptTrainer(TrainerX):
         if not getattr(self, "train_seconds", 0):  # not trained in this process
             self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
         print(f'Loaded "{path}" (epoch {self.trained_epochs})')
-
-    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
-        """Return facts about the run that go into a checkpoint."""
-        here = self.cfg.DATASET
-        return {
-            **super().checkpoint_meta(epoch, model_name),
-            "dataset": here.NAME,
-            "subsample_classes": here.SUBSAMPLE_CLASSES,
-            "classnames": list(self.dm.dataset.classnames),
-        }

@@ -186,7 +186,8 @@ def write_csv(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
 
 def write_json(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
     """Print a list with one entry an image, unreadable ones with ``error``; return those."""
-    failed, content = [], []
+    failed: list[tuple[Path, str]] = []
+    content: list[dict[str, Any]] = []
     for path, predictions, reason in rows:
         if predictions is None:
             failed.append((path, reason))

@@ -15,6 +15,7 @@ set and no run are needed then.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -66,7 +67,7 @@ class Predictor:
         self._rule = rule
         self._take(trained, classnames)
         with quiet():
-            self._transform = build_transform(trained.cfg, is_train=False)
+            self._transform: Any = build_transform(trained.cfg, is_train=False)
         self._reading = reading_of(trained.cfg.DATASET.NAME)
 
     @staticmethod

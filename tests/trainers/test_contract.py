@@ -343,6 +343,7 @@ def test_train_ends_in_results(name, make_trainer, tmp_path):
     assert 0 <= results["accuracy"] <= 100
     if "rules" in results and results["rules"]:
         assert results["rules"][results["headline_rule"]]["accuracy"] == results["accuracy"]
+        assert results["headline_rule"] == trainer.model.rule == "mix"  # classes trained on
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -16,15 +16,33 @@ import functools
 import json
 import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
 from dassl.data.datasets import DatasetBase, Datum
+from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
 from datasets.splits import Entry, Split, check_split, halve, missing_images, read_split
 
 log = logging.getLogger(__name__)
+
+SHOWN = 3  # problems in one line
+
+
+class DataProblems(UsageError):
+    """All that is wrong with a data set; the message names the first.
+
+    Args:
+        name: of the data set.
+        problems: one line each.
+    """
+
+    def __init__(self, name: str, problems: list[str]):
+        self.problems = problems
+        more = f" (and {len(problems) - SHOWN:,} more)" if len(problems) > SHOWN else ""
+        super().__init__(f"{name}: {'; '.join(problems[:SHOWN])}{more}")
 
 
 class Reader:
@@ -37,6 +55,11 @@ class Reader:
         val_is_test: validate on the test images (ImageNet has no others).
         test_is_train: there are test images only, which stand in for training images too.
         reading: how image files are read, one of ``dassl.utils.images.READINGS``.
+        is_own: a user's own images, nobody has looked at them before.
+
+    Attributes:
+        dataset_dir, image_dir, split_path: absolute.
+        notes: what was passed over or assumed in reading, one line each.
 
     Args:
         root: folder that holds the data sets.
@@ -49,9 +72,11 @@ class Reader:
     val_is_test = False
     test_is_train = False
     reading = "as_seen"
+    is_own = False
 
     def __init__(self, root: str | os.PathLike, **options: Any):
         self.options = options
+        self.notes: list[str] = []
         self.locate(os.fspath(root))
 
     @classmethod
@@ -163,8 +188,11 @@ class FewShotDataset(Reader, DatasetBase):
                 "leave DATASET.SUBSAMPLE_CLASSES at all"
             )
         train, val, test = self.read()
+        for note in self.notes:
+            log.warning("%s: %s", self.name, note)
         if shots >= 1 and not self.test_is_train:
             train, val = self.few_shot_cache().get(train, val, shots, cfg.SEED)
+            self._note_shortage(train, shots)
         train, val, test = halve((train, val, test), subsample)
         n_classes = len({label for _, label, _ in train})
         if n_classes < 2:
@@ -175,6 +203,26 @@ class FewShotDataset(Reader, DatasetBase):
         train_x, test_x = self.to_datums(train), self.to_datums(test)
         val_x = test_x if self.val_is_test else self.to_datums(val)
         DatasetBase.__init__(self, train_x=train_x, val=val_x, test=test_x)
+        for group in same_names(self.classnames):
+            log.warning(
+                "%s: %d classes have one name in prompts (%r): labels tell them apart, prompts do "
+                "not", self.name, len(group), group[0],
+            )  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """What tables call the data set."""
+        return self.name
+
+    def _note_shortage(self, train: list[Entry], shots: int) -> None:
+        counts = Counter((label, name) for _, label, name in train)
+        short = [(name, count) for (_, name), count in counts.items() if count < shots]
+        if short:
+            more = f", and {len(short) - 1:,} more classes too few" if len(short) > 1 else ""
+            log.warning(
+                "%s: class %r has %d of the %d images asked for%s",
+                self.name, *short[0], shots, more,
+            )  # fmt: skip
 
     def to_datums(self, entries: list[Entry]) -> list[Datum]:
         """Return entries as Dassl's Datum objects with absolute paths."""

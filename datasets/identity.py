@@ -3,18 +3,13 @@
 Needs no PyTorch and decodes nothing, so that a finished run is recognised at once.
 """
 
-import hashlib
 import os
-from collections.abc import Iterable
 from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import FewShotDataset, Reader
 from datasets.splits import Entry, Split, split_digest
-
-# Contents are read where that is cheap; beyond it the size of each file is taken.
-CONTENT_FILES = 5_000
-CONTENT_BYTES = 32 << 20
+from datasets.verify import Files
 
 
 def identity(cfg: Any, known: dict[tuple, Any] | None = None) -> dict[str, str]:
@@ -48,7 +43,7 @@ def identity(cfg: Any, known: dict[tuple, Any] | None = None) -> dict[str, str]:
         reader = dataset_class.reader(cfg.DATASET.ROOT, **options)
         split = reader.read()
         digests = _list_digests(split)
-        digests["test_files"] = files_digest(reader.image_dir, _paths(split[2]))
+        digests["test_files"] = Files(reader.image_dir, _paths(split[2])).digest()
         known[source] = reader, split, digests
     reader, split, digests = known[source]
     shots = 0 if reader.test_is_train else max(cfg.DATASET.NUM_SHOTS, 0)
@@ -70,7 +65,7 @@ def _training_digests(reader: Reader, split: Split, shots: int, seed: int) -> di
             return {}
         train, val = cache.get(train, val, shots, seed, keep=False)
         digests["few_shot"] = split_digest((train, val))
-    digests["train_files"] = files_digest(reader.image_dir, _paths(train, val))
+    digests["train_files"] = Files(reader.image_dir, _paths(train, val)).digest()
     return digests
 
 
@@ -82,8 +77,8 @@ def _identity_of_lists(dataset: Any, root: str) -> dict[str, str]:
     ]
     train, val, test = lists
     digests = _list_digests((train, val, test))
-    digests["train_files"] = files_digest(root, _paths(train, val))
-    digests["test_files"] = files_digest(root, _paths(test))
+    digests["train_files"] = Files(root, _paths(train, val)).digest()
+    digests["test_files"] = Files(root, _paths(test)).digest()
     return digests
 
 
@@ -94,25 +89,3 @@ def _list_digests(split: Split) -> dict[str, str]:
 
 def _paths(*lists: list[Entry]) -> list[str]:
     return [path for entries in lists for path, _, _ in entries]
-
-
-def files_digest(image_dir: str, paths: Iterable[str]) -> str:
-    """Return sha256 over the sizes, and where they are cheap to read the contents, of files.
-
-    A file that is not there, or is no regular file, counts as one of size -1: whoever reads it
-    says so.
-    """
-    sizes = []
-    places = [os.path.join(image_dir, path) for path in paths]
-    for place in places:
-        try:
-            sizes.append(os.stat(place).st_size if os.path.isfile(place) else -1)
-        except OSError:
-            sizes.append(-1)
-    digest = hashlib.sha256(repr(sizes).encode())
-    if len(places) <= CONTENT_FILES and sum(sizes) <= CONTENT_BYTES:
-        for place, size in zip(places, sizes, strict=True):
-            if size >= 0:
-                with open(place, "rb") as file:
-                    digest.update(file.read())
-    return digest.hexdigest()

@@ -1,60 +1,89 @@
-"""Any images of your own: a folder per class, or a CSV of path,label. See docs/DATASETS.md."""
+"""Any images of your own: a folder per class, or a table of path,label. See docs/DATASETS.md."""
 
-import csv
+import logging
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 from common.errors import UsageError
+from common.settings import Setting, declare
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import FewShotDataset
-from datasets.classnames import read_classnames
+from datasets.base import DataProblems, FewShotDataset
+from datasets.classnames import read_classnames, same_names
 from datasets.fewshot import FewShotCache
-from datasets.splits import (
-    IMAGE_SUFFIXES,
-    PARTS,
-    Entry,
-    Split,
-    draw_split,
-    draw_val,
-    is_confined,
-    list_folder,
-)
+from datasets.folders import Found, read_tree
+from datasets.splits import PARTS, Entry, Split, draw_split, draw_val, shared_images
+from datasets.tables import read_table
+from datasets.verify import Files, copies, undecodable
 
-# (path, class key); a class key is a folder name or a CSV label, a class name is what prompts say.
-Item = tuple[str, str]
+log = logging.getLogger(__name__)
+
+SHOWN = 20  # class names in the log
+
+SETTINGS = {
+    "IMAGE_DIR": Setting(
+        "",
+        "ImageFolder: folder with one folder a class, or with train, val and test; below ROOT or "
+        "absolute",
+        scope="data",
+    ),
+    "CSV": Setting("", "ImageFolder: table of path,label[,split]", scope="data"),
+    "CLASSNAMES_FILE": Setting(
+        "", "ImageFolder: class names in words, in the order of the labels", scope="data"
+    ),
+    "TITLE": Setting(
+        "", "ImageFolder: what tables call the data set; empty: its folder's name", scope="neutral"
+    ),
+    "TRAIN_PER_CLASS": Setting(
+        0,
+        "ImageFolder: where no test images are given, images a class for training, all others for "
+        "testing; 0: 50% for training, 20% for validation, 30% for testing",
+        ge=0,
+        scope="data",
+    ),
+    "CHECK_IMAGES": Setting(
+        True,
+        "ImageFolder: decode all images before training (each image once, what was found is kept)",
+        scope="neutral",
+    ),
+}
 
 
 @DATASET_REGISTRY.register()
 class ImageFolder(FewShotDataset):
     """Reads ``cfg.DATASET.{IMAGE_DIR, CSV, CLASSNAMES_FILE}``, each relative to ROOT or absolute.
 
-    - IMAGE_DIR alone: ``IMAGE_DIR/<class>/...`` or ``IMAGE_DIR/{train,val,test}/<class>/...``.
-    - CSV: rows ``path,label[,split]``, header optional; paths are relative to IMAGE_DIR, or to the
-      CSV's own folder where IMAGE_DIR is empty.
+    - IMAGE_DIR alone: ``IMAGE_DIR/<class>/...`` or ``IMAGE_DIR/{train,val,test}/<class>/...``, see
+      `datasets.folders.read_tree`.
+    - CSV: rows ``path,label[,split]``, header optional, see `datasets.tables.read_table`; paths are
+      relative to IMAGE_DIR, or to the table's own folder where IMAGE_DIR is empty.
     - CLASSNAMES_FILE: lines ``key class name`` (CoOp's classnames.txt) or a JSON object of them.
       Its order is the order of the labels. Without it the keys are the class names, sorted.
 
-    What is not given is drawn, always the same way: all three parts 50/20/30 per class; val as 20%
+    What is not given is drawn, always the same way: all three parts by TRAIN_PER_CLASS; val as 20%
     of train. Given train and val alone, val is the test set too. Nothing is written to the folder.
     """
 
+    is_own = True
+
     @staticmethod
-    def extend_cfg(cfg) -> None:
+    def extend_cfg(cfg: Any) -> None:
+        """Declare the keys that this data set reads."""
         FewShotDataset.extend_cfg(cfg)
-        cfg.DATASET.IMAGE_DIR = ""  # folder of images
-        cfg.DATASET.CSV = ""  # table of path,label[,split]
-        cfg.DATASET.CLASSNAMES_FILE = ""  # class names in label order
+        declare(cfg, "DATASET", SETTINGS)
 
     @classmethod
-    def options_of(cls, cfg) -> dict[str, str]:
-        return {
-            "image_dir": cfg.DATASET.IMAGE_DIR,
-            "csv": cfg.DATASET.CSV,
-            "classnames_file": cfg.DATASET.CLASSNAMES_FILE,
-        }
+    def options_of(cls, cfg: Any) -> dict[str, Any]:
+        """Return where the images are and how they are split."""
+        # A data set of one's own may leave out what it does not need.
+        return {name.lower(): cfg.DATASET.get(name, SETTINGS[name].default) for name in SETTINGS}
 
     def locate(self, root: str) -> None:
+        """Find the folder, the table and the names file.
+
+        Raises:
+            UsageError: nothing is named, or what is named is not there.
+        """
         root = os.path.abspath(os.path.expanduser(root))
 
         def place(name: str) -> str:
@@ -67,15 +96,15 @@ class ImageFolder(FewShotDataset):
         self.dataset_dir = self.image_dir
         if not self.image_dir:
             raise UsageError(
-                "ImageFolder: name your images with DATASET.IMAGE_DIR FOLDER or DATASET.CSV FILE"
+                f"{self.name}: name your images with DATASET.IMAGE_DIR FOLDER or DATASET.CSV FILE"
             )
-        for key, path, exists in (
-            ("IMAGE_DIR", self.image_dir, os.path.isdir),
-            ("CSV", self.csv_path, os.path.isfile),
-            ("CLASSNAMES_FILE", self.names_path, os.path.isfile),
+        for key, path, kind, exists in (
+            ("IMAGE_DIR", self.image_dir, "folder", os.path.isdir),
+            ("CSV", self.csv_path, "file", os.path.isfile),
+            ("CLASSNAMES_FILE", self.names_path, "file", os.path.isfile),
         ):
             if path and not exists(path):
-                raise UsageError(f"ImageFolder: no {path} (DATASET.{key})")
+                raise UsageError(f"{self.name}: no {kind} {path} (DATASET.{key})")
 
     @classmethod
     def help_line(cls) -> str:
@@ -85,114 +114,126 @@ class ImageFolder(FewShotDataset):
         return FewShotCache(None, self.name, key=f"{self.image_dir}\n{self.csv_path}")
 
     def read_data(self) -> Split:
-        parts = read_csv(self.csv_path) if self.csv_path else read_tree(self.image_dir)
-        keys = {key for items in parts.values() for _, key in items}
-        if not keys:
-            raise UsageError(f"ImageFolder: no images under {self.image_dir}")
-        names = self.classnames_by_key(keys)
-        label = {key: number for number, key in enumerate(names)}
-        return complete(
-            {
-                part: [(path, label[key], names[key]) for path, key in items]
-                for part, items in parts.items()
-            },
-            [names[key] for key in names],
-        )
+        """Return the lists; ``self.notes`` says what was passed over or assumed.
 
-    def classnames_by_key(self, keys: set[str]) -> dict[str, str]:
-        """{key: class name} in label order: the names file's, or the keys themselves, sorted."""
-        if not self.names_path:
+        Raises:
+            DataProblems: all that is wrong.
+        """
+        found = read_table(self.csv_path) if self.csv_path else read_tree(self.image_dir)
+        self.notes = found.notes
+        keys = {key for items in found.parts.values() for _, key in items}
+        if not keys and not found.problems:
+            found.problems.append(f"no images in {self.csv_path or self.image_dir}")
+        names = {} if found.problems else self._names_by_key(keys, found)
+        if found.problems:
+            raise DataProblems(self.name, found.problems)
+        label = {key: number for number, key in enumerate(names)}
+        parts = {
+            part: [(path, label[key], names[key]) for path, key in items]
+            for part, items in found.parts.items()
+        }
+        split = self._complete(parts, list(names.values()))
+        self._note_classes(split, list(names.values()))
+        return split
+
+    def _names_by_key(self, keys: set[str], found: Found) -> dict[str, str]:
+        """Return {key: class name} in label order: the names file's, or the keys, sorted."""
+        if self.names_path:
+            names = read_classnames(self.names_path)
+            found.problems += [
+                f"{self.names_path} names no class {key!r}" for key in sorted(keys - set(names))
+            ]
+            found.problems += [
+                f"no image of class {key!r} of {self.names_path}"
+                for key in names
+                if key not in keys
+            ]
+        else:
             numbers = all(key.isdecimal() for key in keys)
-            return {key: key for key in sorted(keys, key=int if numbers else str)}
-        names = read_classnames(self.names_path)
-        for key in sorted(keys - set(names)):
-            raise UsageError(f"ImageFolder: {self.names_path} names no class {key!r}")
-        for key in names:
-            if key not in keys:
-                raise UsageError(f"ImageFolder: no image of class {key!r} of {self.names_path}")
+            names = {key: key for key in sorted(keys, key=int if numbers else str)}
+            if numbers:
+                found.notes.append(
+                    f"class names are numbers, so prompts say 'a photo of a {min(keys)}.'; give "
+                    "them words with DATASET.CLASSNAMES_FILE"
+                )
+        for group in same_names(names.values()):
+            places = [repr(key) for key, name in names.items() if name in group]
+            found.problems.append(
+                f"classes {', '.join(places)} have one name in prompts ({group[0]!r}); make them "
+                "one class, or give them different names"
+            )
         return names
 
+    def _complete(self, parts: dict[str, list[Entry]], classnames: list[str]) -> Split:
+        """Return the split, with the parts that were not given filled in.
 
-def read_tree(image_dir: str) -> dict[str, list[Item]]:
-    """{part: items} of a folder tree; one part "" where it has no train folder."""
-    folders = list_folder(image_dir, folders=True)
-    if "train" not in folders:
-        return {"": list_classes(image_dir, "")}
-    strangers = [folder for folder in folders if folder not in PARTS]
-    if strangers:
-        raise UsageError(
-            f"ImageFolder: {image_dir} has train beside {strangers[0]}; it should hold train, val "
-            "and test, or one folder a class"
-        )
-    return {part: list_classes(image_dir, part) for part in PARTS if part in folders}
+        Raises:
+            UsageError: there are too few images, or none for training or testing.
+        """
+        train_per_class = self.options.get("train_per_class", 0)
+        if "" in parts:
+            paths: list[list[str]] = [[] for _ in classnames]
+            for path, label, _ in parts[""]:
+                paths[label].append(path)
+            classes = list(zip(classnames, paths, strict=True))
+            return draw_split(classes, self.name, train_per_class)
+        if train_per_class:
+            self.notes.append("the parts are given: DATASET.TRAIN_PER_CLASS has no effect")
+        train, val, test = (parts.get(part, []) for part in PARTS)
+        if not train:
+            raise UsageError(f"{self.name}: there are no training images (split train)")
+        if not val and not test:
+            raise UsageError(f"{self.name}: split train is given but neither val nor test")
+        if not val:
+            train, val = draw_val(train)
+        if not test:
+            self.notes.append("no test images given; val is the test set")
+            test = val
+        return train, val, test
 
-
-def list_classes(image_dir: str, part: str) -> list[Item]:
-    """Images of every class folder, nested folders included, in sorted order."""
-    base = os.path.join(image_dir, part)
-    items = []
-    for folder in list_folder(base, folders=True):
-        for current, below, files in os.walk(os.path.join(base, folder)):
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            where = Path(os.path.relpath(current, image_dir)).as_posix()
-            items.extend(
-                (f"{where}/{name}", folder)
-                for name in sorted(files)
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    def _note_classes(self, split: Split, classnames: list[str]) -> None:
+        """Note classes without test images, and training images that validate too."""
+        train, val, test = split
+        tested = {label for _, label, _ in test}
+        untested = [name for label, name in enumerate(classnames) if label not in tested]
+        if untested:
+            self.notes.append(f"no test images of {shown(untested)}")
+        shared = shared_images(train, val)
+        if shared:
+            self.notes.append(
+                f"{len(shared):,} validation images are training images too, such as {shared[0]}"
             )
-    return items
+
+    def __init__(self, cfg: Any):
+        super().__init__(cfg)
+        log.info("Classes: %s", shown(self.classnames))
+
+    @property
+    def title(self) -> str:
+        """What tables call the data set: TITLE, or the folder's or table's name."""
+        return self.options.get("title") or Path(self.csv_path or self.image_dir).stem
+
+    def verify(self) -> None:
+        """Decode every image that the run reads, unless CHECK_IMAGES is off; warn of copies.
+
+        Raises:
+            DataProblems: naming images that do not decode.
+        """
+        if not self.options.get("check_images", True):
+            return
+        train, val, test = (
+            [(os.path.relpath(item.impath, self.image_dir), item.label, "") for item in items]
+            for items in (self.train_x, self.val, self.test)
+        )
+        files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])
+        problems = undecodable(files, self.reading)
+        if problems:
+            raise DataProblems(self.name, problems)
+        for line in copies(files, train, test):
+            log.warning("%s: %s", self.name, line)
 
 
-def read_csv(path: str) -> dict[str, list[Item]]:
-    """{part: items} of a CSV with columns path,label[,split]; one part "" where it has no split.
-
-    Raises:
-        UsageError: naming the line that is not usable.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = [(line, row) for line, row in enumerate(csv.reader(file), start=1) if row]
-    except (ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: not a CSV file ({error})") from None
-    columns = ["path", "label", "split"]
-    if rows and {"path", "label"} <= {cell.strip().lower() for cell in rows[0][1]}:
-        columns = [cell.strip().lower() for cell in rows.pop(0)[1]]
-    parts: dict[str, list[Item]] = {}
-    seen: dict[str, int] = {}
-    for line, row in rows:
-        here = f"{path}, line {line}"
-        cells = {column: cell.strip() for column, cell in zip(columns, row, strict=False)}
-        image, key, part = (cells.get(column, "") for column in ("path", "label", "split"))
-        if not image or not key:
-            raise UsageError(f"{here}: expected path,label[,split], found {','.join(row)[:80]!r}")
-        if not is_confined(image):
-            raise UsageError(f"{here}: path {image!r} leaves the image folder; make it relative")
-        if image in seen:
-            raise UsageError(f"{here}: {image} is listed in line {seen[image]} already")
-        if part and part.lower() not in PARTS:
-            raise UsageError(f"{here}: split {part!r}; choose from {', '.join(PARTS)}")
-        seen[image] = line
-        parts.setdefault(part.lower(), []).append((re.sub(r"\\", "/", image), key))
-    if len(parts) > 1 and "" in parts:
-        raise UsageError(f"{path}: {parts[''][0][0]} has no split while other rows have one")
-    return parts
-
-
-def complete(parts: dict[str, list[Entry]], classnames: list[str]) -> Split:
-    """Fill in the parts that were not given, by the rules of ``ImageFolder``."""
-    if "" in parts:
-        paths: list[list[str]] = [[] for _ in classnames]
-        for path, label, _ in parts[""]:
-            paths[label].append(path)
-        return draw_split(list(zip(classnames, paths, strict=True)), "ImageFolder")
-    if not parts.get("train"):
-        raise UsageError("ImageFolder: there are no training images (split train)")
-    train, val, test = (parts.get(part, []) for part in PARTS)
-    if not val and not test:
-        raise UsageError("ImageFolder: split train is given but neither val nor test")
-    if not val:
-        train, val = draw_val(train)
-    if not test:
-        print("ImageFolder: no test images given; val is the test set")
-        test = val
-    return train, val, test
+def shown(names: list[str]) -> str:
+    """Return names for a line: the first of them, and how many more."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

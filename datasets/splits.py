@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from common.errors import UsageError
 from common.reading import read_json
@@ -19,7 +20,10 @@ Split = tuple[list[Entry], list[Entry], list[Entry]]
 
 PARTS = ("train", "val", "test")
 SUBSETS = ("all", "base", "new")  # of the classes
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
+)  # fmt: skip
 
 # Splits drawn here never depend on a run's seed: every seed is tested on the same images.
 SPLIT_SEED = 0
@@ -57,7 +61,7 @@ def check_entries(entries: Iterable, where: str) -> list[Entry]:
     return checked
 
 
-def read_split(path: str | os.PathLike) -> Split:
+def read_split(path: str | Path) -> Split:
     """Read a ``split_zhou_*.json`` file: ``{"train", "val", "test"}`` of [path, label, class name].
 
     Raises:
@@ -168,7 +172,7 @@ def split_digest(lists: Iterable[list[Entry]]) -> str:
     return digest.hexdigest()
 
 
-def missing_images(image_dir: str | os.PathLike, paths: Iterable[str]) -> list[str]:
+def missing_images(image_dir: str, paths: Iterable[str]) -> list[str]:
     """Those of the relative ``paths`` that are not files under ``image_dir``, in their order.
 
     Lists each folder once instead of asking for every file, which is what makes it bearable on
@@ -197,14 +201,18 @@ def _file_names(folder: str) -> set[str]:
         return set()
 
 
-def list_folder(folder: str | os.PathLike, *, folders: bool = False) -> list[str]:
+def list_folder(folder: str, *, folders: bool = False) -> list[str]:
     """Sorted visible names in ``folder``: image files, or sub-folders."""
     with os.scandir(folder) as found:
         return sorted(
             item.name
             for item in found
             if not item.name.startswith(".")
-            and (item.is_dir() if folders else item.name.lower().endswith(IMAGE_SUFFIXES))
+            and (
+                item.is_dir()
+                if folders
+                else item.name.lower().endswith(IMAGE_SUFFIXES) and item.is_file()
+            )
         )
 
 
@@ -218,24 +226,38 @@ def cut(items: list, train: float = 0.5, val: float = 0.2) -> tuple[list, list, 
     return items[:n_train], items[n_train : n_train + n_val], items[n_train + n_val :]
 
 
-def draw_split(classes: Iterable[tuple[str, list[str]]], where: str) -> Split:
-    """Draw a 50/20/30 split class by class; the same split for the same files.
+def draw_split(
+    classes: Iterable[tuple[str, list[str]]], where: str, train_per_class: int = 0
+) -> Split:
+    """Draw a split class by class; the same split for the same files.
 
     Args:
         classes: (class name, relative paths) of every class; labels follow this order.
         where: what the error message begins with.
+        train_per_class: so many images for training and all others for testing; 0: 50% train, 20%
+            val, 30% test.
+
+    Raises:
+        UsageError: classes with too few images, each named.
     """
     rng = random.Random(SPLIT_SEED)
     split: Split = ([], [], [])
+    needed = train_per_class + 1 if train_per_class else 2
+    short = []
     for label, (classname, paths) in enumerate(classes):
-        if len(paths) < 2:
-            raise UsageError(
-                f"{where}: class {classname!r} has {len(paths)} image(s); a split takes two or more"
-            )
+        if len(paths) < needed:
+            short.append(f"class {classname!r} has {len(paths)} image(s)")
+            continue
         paths = sorted(paths)
         rng.shuffle(paths)
-        for part, chosen in zip(split, cut(paths), strict=True):
+        if train_per_class:
+            parts: tuple[list, ...] = (paths[:train_per_class], [], paths[train_per_class:])
+        else:
+            parts = cut(paths)
+        for part, chosen in zip(split, parts, strict=True):
             part.extend((path, label, classname) for path in chosen)
+    if short:
+        raise UsageError(f"{where}: {', '.join(short)}; a split takes {needed} or more of each")
     return split
 
 
@@ -256,7 +278,7 @@ def draw_val(trainval: list[Entry], share: float = 0.2) -> tuple[list[Entry], li
 
 
 def split_of_folders(
-    image_dir: str | os.PathLike,
+    image_dir: str,
     renamed: Mapping[str, str] | None = None,
     ignored: Iterable[str] = (),
 ) -> Split:

@@ -1,5 +1,6 @@
 """A data set with its loaders, as the configuration asks for."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dassl.config import Config
 
     from .datasets import DatasetBase, Datum
+
+log = logging.getLogger(__name__)
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
@@ -219,6 +222,9 @@ def _check(cfg: "Config", dataset: "DatasetBase") -> None:
         )
     if not dataset.test:
         raise UsageError(f"{name} has no test images")
+    dataset.verify()
+    if not dataset.val and cfg.TEST.FINAL_MODEL == "best_val":
+        log.warning("%s has no validation images: the best epoch is chosen on the test set", name)
     if dataset.is_checked:
         return
     splits = [("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test)]

@@ -8,6 +8,7 @@ epoch over labelled images. A method subclasses ``TrainerX`` and fills in ``buil
 import datetime
 import os
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -329,10 +330,13 @@ class SimpleTrainer(TrainerBase):
         return {
             "trainer": cfg.TRAINER.NAME,
             "dataset": cfg.DATASET.NAME,
+            "dataset_title": getattr(self.dm.dataset, "title", cfg.DATASET.NAME),
             "split": split,
             "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
             "classnames": self._classnames(),
             "shots": cfg.DATASET.NUM_SHOTS,
+            # Fewer than "shots" where a class has not as many images.
+            "fewest_shots": min(Counter(item.label for item in self.dm.dataset.train_x).values()),
             "seed": cfg.SEED,
             "backbone": cfg.MODEL.BACKBONE.NAME,
             "headline_rule": headline_rule,

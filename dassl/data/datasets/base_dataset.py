@@ -72,6 +72,13 @@ class DatasetBase:
         if not self.is_checked:
             self._check_labels()
 
+    def verify(self) -> None:
+        """Look into the image files before a run reads them; nothing to do for most data sets.
+
+        Raises:
+            UsageError: naming images that do not decode.
+        """
+
     def _check_labels(self) -> None:
         name = type(self).__name__
         for label in range(self._num_classes):

@@ -90,11 +90,11 @@ def _contour(shape: str) -> np.ndarray:
             if inner:
                 angle += np.pi / count
                 corners.append((inner * math.sin(angle), -inner * math.cos(angle)))
-    corners = np.array(corners)
-    edges = np.roll(corners, -1, axis=0) - corners
-    per_edge = 96 // len(corners)
+    points = np.array(corners)
+    edges = np.roll(points, -1, axis=0) - points
+    per_edge = 96 // len(points)
     steps = np.linspace(0, 1, per_edge, endpoint=False)[None, :, None]
-    return (corners[:, None] + steps * edges[:, None]).reshape(-1, 2)
+    return (points[:, None] + steps * edges[:, None]).reshape(-1, 2)
 
 
 def _wobble(points: np.ndarray, amount: float, rng) -> np.ndarray:
@@ -186,7 +186,7 @@ def draw(colour: str, pattern: str, shape: str, rng: np.random.RandomState) -> I
     full = 2 * SIZE  # drawn at twice the size, so that edges are smooth
     sheet = Image.fromarray(np.clip(_paper(full, rng), 0, 255).astype(np.uint8))
     _stray_strokes(ImageDraw.Draw(sheet), full, rng)
-    canvas = np.asarray(sheet, dtype=np.float32)
+    canvas: np.ndarray = np.asarray(sheet, dtype=np.float32)
 
     radius = full * rng.uniform(0.27, 0.42)
     room = max(0.0, full / 2 - radius) * 0.8
@@ -211,7 +211,7 @@ def draw(colour: str, pattern: str, shape: str, rng: np.random.RandomState) -> I
         canvas = canvas * (1 - 0.35 * shadow)
 
     tones = COLOURS[colour]
-    crayon = np.array(tones[rng.randint(len(tones))]) + rng.uniform(-10, 10, 3)
+    crayon: np.ndarray = np.array(tones[rng.randint(len(tones))]) + rng.uniform(-10, 10, 3)
     crayon = crayon.astype(np.float32)
     hatch = _smooth_noise(full, *((10, 48) if rng.randint(2) else (48, 10)), rng)[..., None]
     cover = np.clip(rng.uniform(0.8, 0.97) + 0.16 * hatch, 0, 1)  # paper shows through

@@ -220,7 +220,7 @@ class FewShotDataset(Reader, DatasetBase):
         if short:
             more = f", and {len(short) - 1:,} more classes too few" if len(short) > 1 else ""
             log.warning(
-                "%s: class %r has %d of the %d images asked for%s",
+                "%s: class %r has only %d of the %d images asked for%s",
                 self.name, *short[0], shots, more,
             )  # fmt: skip
 

@@ -20,6 +20,8 @@ from common.files import write_json
 from common.reading import MissingFile, read_json
 from datasets.splits import Entry, split_digest
 
+_Kept = tuple[tuple[list[Entry], list[Entry]], str | None]  # a set, and the digest that it says
+
 FORMAT = 2  # 1 had no digest of its own content
 
 log = logging.getLogger(__name__)
@@ -166,7 +168,7 @@ class FewShotCache:
 
     def _from_json(
         self, path: Path, train: list[Entry], val: list[Entry], digest: str, keep: bool
-    ) -> tuple[tuple[list[Entry], list[Entry]], str | None] | None:
+    ) -> _Kept | None:
         """Return the set that a file of ours holds and the digest that it says it has."""
         problem = ""
         try:
@@ -193,9 +195,7 @@ class FewShotCache:
         chosen_train, chosen_val = ([entry for entry in got if entry] for got in found)
         return (chosen_train, chosen_val), own_digest
 
-    def _from_upstream(
-        self, path: Path, train: list[Entry], val: list[Entry]
-    ) -> tuple[tuple[list[Entry], list[Entry]], None] | None:
+    def _from_upstream(self, path: Path, train: list[Entry], val: list[Entry]) -> _Kept | None:
         if not path.is_file():
             return None
         content = read_upstream_cache(path)

@@ -128,12 +128,13 @@ def _parts(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
             )
         else:
             parts[part] = folder
+    parts = {part: parts[part] for part in PARTS if part in parts}
     if "train" not in parts:
         found.problems.append(
             f"{image_dir} has {' and '.join(parts.values())} but no folder train; add it, or name "
             "the folder that holds the class folders"
         )
-    return {part: parts[part] for part in PARTS if part in parts}
+    return parts
 
 
 def _classes(image_dir: str, part: str, others: list[str], found: Found) -> list[Item]:

@@ -12,7 +12,15 @@ from datasets.base import DataProblems, FewShotDataset
 from datasets.classnames import read_classnames, same_names
 from datasets.fewshot import FewShotCache
 from datasets.folders import Found, read_tree
-from datasets.splits import PARTS, Entry, Split, draw_split, draw_val, shared_images
+from datasets.splits import (
+    PARTS,
+    Entry,
+    Split,
+    draw_split,
+    draw_val,
+    has_control,
+    shared_images,
+)
 from datasets.tables import read_table
 from datasets.verify import Files, copies, undecodable
 
@@ -156,6 +164,11 @@ class ImageFolder(FewShotDataset):
                     f"class names are numbers, so prompts say 'a photo of a {min(keys)}.'; give "
                     "them words with DATASET.CLASSNAMES_FILE"
                 )
+        found.problems += [
+            f"class name {name!r:.80} holds a control character"
+            for name in names.values()
+            if has_control(name)
+        ]
         for group in same_names(names.values()):
             places = [repr(key) for key, name in names.items() if name in group]
             found.problems.append(
@@ -223,7 +236,7 @@ class ImageFolder(FewShotDataset):
             return
         train, val, test = (
             [(os.path.relpath(item.impath, self.image_dir), item.label, "") for item in items]
-            for items in (self.train_x, self.val, self.test)
+            for items in (self.train_x, self.val or [], self.test or [])
         )
         files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])
         problems = undecodable(files, self.reading)

@@ -37,6 +37,11 @@ def is_confined(path: str) -> bool:
     return parts[0] != "" and ".." not in parts
 
 
+def has_control(name: str) -> bool:
+    """Return whether a name holds a control character, which no prompt can say."""
+    return any(ord(character) < 32 or ord(character) == 127 for character in name)
+
+
 def check_entries(entries: Iterable, where: str) -> list[Entry]:
     """Entries of a data file as tuples, or a UsageError naming the first one that is not usable."""
     checked = []
@@ -57,6 +62,8 @@ def check_entries(entries: Iterable, where: str) -> list[Entry]:
             )
         if not isinstance(classname, str) or not classname.strip():
             raise UsageError(f"{here}: {path} has no class name")
+        if has_control(classname):
+            raise UsageError(f"{here}: class name {classname!r:.80} holds a control character")
         checked.append((path, label, classname))
     return checked
 

@@ -4,6 +4,7 @@ What decoded is remembered in the user's cache folder, so that the next run look
 are new or changed.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -99,10 +100,8 @@ def undecodable(files: Files, reading: str) -> list[str]:
                 problems.append(problem)
             else:
                 known[path] = files.key(path)
-    try:
+    with contextlib.suppress(OSError):  # it saves time, nothing depends on it
         write_json({"format": FORMAT, "reading": reading, "files": known}, str(memory))
-    except OSError:
-        pass  # it saves time, nothing depends on it
     return problems
 
 
@@ -128,17 +127,15 @@ def _memory_of(image_dir: str) -> Path:
 
 
 def _recall(memory: Path, reading: str) -> dict[str, str]:
-    try:
+    with contextlib.suppress(UsageError, KeyError, TypeError, ValueError):
         content = read_json(memory)
         if content["format"] == FORMAT and content["reading"] == reading:
             return dict(content["files"])
-    except (UsageError, KeyError, TypeError, ValueError):
-        pass
     return {}
 
 
 def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[str]:
-    """Return lines on images that are there twice by content: trained and tested, or in two classes.
+    """Return lines on images that are there twice by content, in both lists or in two classes.
 
     Images under one path in both lists are not meant.
     """

@@ -57,7 +57,7 @@ def make_cfg(dataset, root, shots=0, seed=1, subsample="all", **keys) -> CfgNode
     dataset.extend_cfg(cfg)
     cfg.DATASET.SUBSAMPLE_CLASSES = subsample
     for key, value in keys.items():
-        cfg.DATASET[key] = str(value)
+        cfg.DATASET[key] = value if isinstance(value, int) else str(value)
     return cfg
 
 

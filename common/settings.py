@@ -37,6 +37,7 @@ SCOPES = {
     "data": "which data: an evaluation may name others",
     "training": "has no effect on an evaluation",
     "neutral": "never has an effect on results: places, messages, speed",
+    "unused": "taken because upstream's files have it; no trainer of this project reads it",
 }
 ORDERS = ("increasing", "consecutive")
 MAX_TEXT = 4096  # characters
@@ -60,6 +61,9 @@ class Setting:
         optional: None is a value, too.
         table: values by name (of a data set); names may be added.
         true: what True stands for in a text setting, where upstream's files write it.
+        below: name of a table beside this setting. A file that gives this one without the table
+            gives the table's entry "default", as upstream's files do; elsewhere this setting goes
+            before the table.
         scope: where the value matters, one of ``SCOPES``.
 
     Raises:
@@ -80,6 +84,7 @@ class Setting:
     optional: bool = False
     table: bool = False
     true: str | None = None
+    below: str = ""
     scope: str = "model"
 
     def __post_init__(self) -> None:
@@ -251,33 +256,46 @@ def describe(name: str) -> Setting | None:
     return found
 
 
+def problem(name: str, value: Any) -> str:
+    """Return what is wrong with a value of the setting, or table entry, of that name.
+
+    Of settings that nobody described, as trainers written for Dassl add them, only numbers are
+    looked at: they must be finite.
+
+    Returns:
+        "NAME VALUE: takes ...", or "" where nothing is wrong.
+    """
+    setting = describe(name)
+    if setting is None:
+        is_wrong = isinstance(value, float) and not math.isfinite(value)
+        return f"{name} {value}: takes a finite number" if is_wrong else ""
+    if setting.table and name not in _DESCRIPTIONS:
+        name, value = name.rpartition(".")[0], {name.rpartition(".")[2]: value}
+    wrong = setting.problem(value)
+    return f"{name} {shorten(value)}: {wrong} ({setting.help})" if wrong else ""
+
+
 def described() -> dict[str, Setting]:
     """Return the descriptions of all settings that were declared so far, by dotted name."""
     return dict(_DESCRIPTIONS)
 
 
-def check_settings(cfg: CfgNode) -> None:
-    """Refuse values of a wrong type, out of range, or not finite.
+def convert(name: str, value: Any) -> Any:
+    """Return ``value`` in the type of the setting of that name (`Setting.convert`)."""
+    setting = _DESCRIPTIONS.get(name)
+    return value if setting is None else setting.convert(value)
 
-    Of settings that nobody described, as trainers written for Dassl add them, only numbers are
-    looked at: they must be finite.
+
+def check_settings(cfg: Mapping) -> None:
+    """Refuse values of a wrong type, out of range, or not finite (`problem`).
 
     Raises:
         UsageError: names each such setting, its value and what it takes.
     """
-    problems = [line for name, value in leaves(cfg) if (line := _problem(name, value))]
+    problems = [line for name, value in leaves(cfg) if (line := problem(name, value))]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise UsageError("; ".join(problems[:3]) + more)
-
-
-def _problem(name: str, value: Any) -> str:
-    setting = _DESCRIPTIONS.get(name)
-    if setting is None:
-        bad = isinstance(value, float) and not math.isfinite(value)
-        return f"{name} {value}: takes a finite number" if bad else ""
-    problem = setting.problem(value)
-    return f"{name} {shorten(value)}: {problem} ({setting.help})" if problem else ""
 
 
 def shorten(value: Any, limit: int = 60) -> str:
@@ -299,3 +317,31 @@ def leaves(cfg: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, name + ".")
         else:
             yield name, value
+
+
+# Settings that the train.py of CoOp and of MMRL add to Dassl's, and one of this project's.
+ADDED = {
+    "TASK": Setting(
+        "B2N",
+        "protocol: B2N base-to-new, FS few-shot on all classes, CD cross-dataset",
+        choices=("B2N", "FS", "CD"),
+        scope="data",
+    ),
+    "DATASET.SUBSAMPLE_CLASSES": Setting(
+        "all",
+        "classes: all, the first half (base) or the second (new)",
+        choices=("all", "base", "new"),
+        scope="data",
+    ),
+    "DATASET.TEMPLATE": Setting(
+        "",
+        'hand-written prompt with "{}" for the class name; empty: the data set\'s own',
+        scope="inference",
+    ),
+}
+
+
+def declare_added(cfg: CfgNode) -> None:
+    """Declare ``ADDED`` where the configuration lacks them, as Dassl.pytorch's does."""
+    known = dict(leaves(cfg))
+    declare(cfg, "", {name: setting for name, setting in ADDED.items() if name not in known})

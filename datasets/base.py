@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
+from common.settings import declare_added
 from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
@@ -167,10 +168,8 @@ class FewShotDataset(Reader, DatasetBase):
 
     @staticmethod
     def extend_cfg(cfg) -> None:
-        """Declare the keys that data sets read beside Dassl's own."""
-        if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
-            cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-            cfg.DATASET.TEMPLATE = ""  # your own prompt, {} for the class name; "": the data set's
+        """Declare the settings that data sets read beside Dassl's own."""
+        declare_added(cfg)
 
     @classmethod
     def reader(cls, root: str | os.PathLike, **options: Any) -> Reader:

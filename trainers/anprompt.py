@@ -24,26 +24,30 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.text import encode_embeddings, end_positions
 from common.errors import UsageError
+from common.settings import Setting, declare_added
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import IMAGENET_TEMPLATES
 from noise.descriptions import load_descriptions
 from noise.embeddings import content_mask, perturb_embeddings
-from noise.text import perturbed_texts, sample_kinds
+from noise.text import TEXT_KINDS, perturbed_texts, sample_kinds
 from noise.torch_seeding import torch_generator_for
 
 from .base import ClassPrompts, Loss, TrainingBatch, require_vit, setting_for
 from .mmrl import (
+    INFERENCE,
+    WEIGHT,
     InferenceRule,
     RepresentationCLIP,
     RepresentationLearner,
     RepresentationTrainer,
+    layers_setting,
     mmrl_loss,
 )
+from .settings import by_dataset, count, declare_method, precision
 
 TEXTS_AT_ONCE = 256
 
@@ -266,27 +270,51 @@ class ANPrompt(RepresentationTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        RepresentationTrainer.extend_task(cfg)
-        cfg.TRAINER.ANPROMPT = CN()
-        node = cfg.TRAINER.ANPROMPT
-        node.PREC = "amp"  # fp16, fp32, amp, bf16
-        node.N_TOKENS = 5  # N, tokens per layer (authors: N_tokens) [A]
-        node.LAYERS = [6, 7, 8, 9, 10, 11, 12]  # J..L, first is 1 (in_layers) [A]
-        node.ALPHA = 0.7  # alpha, class against NRVPP logits (s_rl) [A]
-        node.SIM_WEIGHT = None  # lambda_sim (sim_w); None: from the table below [A]
-        node.SIM_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by the data set trained on
-        node.WA_WEIGHT = 1.0  # lambda_wa [O]
-        node.PROJ_INIT = "clip"  # start of the NRVPP projection: clip or random [O]
-        node.INFERENCE = "auto"  # auto, class, mix [A]
-        node.BETA = 1.0  # share of new tokens against carried ones [A]
-        node.NOISE = CN()
-        node.NOISE.WEIGHT = 0.1  # lambda, share of perturbed text [P], value [O]
-        node.NOISE.KINDS = ["char", "word", "template"]  # also embed, description [O]
-        node.NOISE.RATE = 0.1  # how much of a text is perturbed [O]
-        node.NOISE.SAMPLES = 4  # K, perturbed texts per class [O]
-        node.NOISE.SEED = 0  # of the perturbations, apart from the run's seed [O]
-        node.NOISE.PROMPTS = True  # add noise prompts to the learned tokens [P]
-        node.NOISE.DESCRIPTIONS = ""  # JSON {class name: [sentences]} for kind "description"
+        declare_added(cfg)
+        training: dict[str, Any] = {"scope": "training"}
+        settings = {
+            "PREC": precision("amp"),
+            "N_TOKENS": count(5, "N, tokens per layer (authors: N_tokens) [A]"),
+            "LAYERS": layers_setting(),  # J..L (in_layers) [A]
+            "ALPHA": Setting(0.7, "alpha, class against NRVPP logits (s_rl) [A]", ge=0, le=1),
+            **by_dataset("SIM_WEIGHT", "lambda_sim (sim_w) [A]", {}, **WEIGHT),
+            "WA_WEIGHT": Setting(1.0, "lambda_wa [O]", **WEIGHT),
+            "PROJ_INIT": Setting(
+                "clip", "start of the NRVPP projection [O]", choices=("clip", "random"), **training
+            ),
+            "INFERENCE": INFERENCE,  # [A]
+            "BETA": Setting(1.0, "share of new tokens against carried ones [A]", ge=0, le=1),
+            "NOISE.WEIGHT": Setting(
+                0.1, "lambda, share of perturbed text [P], value [O]", ge=0, le=1, **training
+            ),
+            "NOISE.KINDS": Setting(
+                ["char", "word", "template"],
+                "kinds of perturbation, in turn [O]",
+                choices=tuple(TEXT_KINDS),
+                length=(1, 100),
+                **training,
+            ),
+            "NOISE.RATE": Setting(
+                0.1, "how much of a text is perturbed [O]", ge=0, le=1, **training
+            ),
+            "NOISE.SAMPLES": Setting(
+                4, "K, perturbed texts per class [O]", ge=1, le=100, **training
+            ),
+            "NOISE.SEED": Setting(
+                0,
+                "of the perturbations, apart from the run's seed [O]",
+                ge=0,
+                le=2**32 - 1,
+                **training,
+            ),
+            "NOISE.PROMPTS": Setting(
+                True, "add noise prompts to the learned tokens [P]", **training
+            ),
+            "NOISE.DESCRIPTIONS": Setting(
+                "", 'JSON {class name: [sentences]} for kind "description"', **training
+            ),
+        }
+        declare_method(cfg, "ANPROMPT", settings)
 
     @classmethod
     def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:
@@ -297,9 +325,6 @@ class ANPrompt(RepresentationTrainer):
     def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
         noise = cls.settings_of(cfg).NOISE
-        if not 0 <= noise.WEIGHT <= 1:
-            raise UsageError(f"TRAINER.ANPROMPT.NOISE.WEIGHT {noise.WEIGHT}: choose 0 to 1")
-        sample_kinds(list(noise.KINDS), noise.SAMPLES)
         if "description" in noise.KINDS and not noise.DESCRIPTIONS:
             raise UsageError(
                 "TRAINER.ANPROMPT.NOISE.KINDS has 'description': name the file of descriptions in "

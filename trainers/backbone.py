@@ -10,7 +10,8 @@ import clip
 from clip.compile import compile_blocks
 from common.errors import UsageError
 
-PRECISIONS = ("fp32", "fp16", "amp", "bf16")
+from .settings import PRECISIONS
+
 DTYPES = {
     "fp32": torch.float32,
     "amp": torch.float32,

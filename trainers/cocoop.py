@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
 from .coop import initial_context
+from .settings import context_words, count, declare_method, precision
 
 PROMPTS_AT_ONCE = 2048  # images x classes that an evaluation holds in memory
 
@@ -83,10 +83,12 @@ class CoCoOp(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.COCOOP = CN()
-        cfg.TRAINER.COCOOP.N_CTX = 16  # number of context vectors
-        cfg.TRAINER.COCOOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
-        cfg.TRAINER.COCOOP.PREC = "fp16"  # fp16, fp32, amp, bf16
+        settings = {
+            "N_CTX": count(16, "context vectors, where CTX_INIT is empty", at_most=72),
+            "CTX_INIT": context_words(),
+            "PREC": precision("fp16"),
+        }
+        declare_method(cfg, "COCOOP", settings)
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.simple_tokenizer import SimpleTokenizer
 from clip.text import SharedText, share_text
 from common.errors import UsageError
+from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+from .settings import context_words, count, declare_method, precision
 
 POSITIONS = ("end", "middle", "front")
 MAX_PHRASE = 4  # vectors that take the place of a given phrase's words
@@ -161,32 +162,26 @@ class CoOpCLIP(PromptedCLIP):
         return name  # upstream saves the learner alone
 
 
+SETTINGS = {
+    "N_CTX": count(16, "context vectors, where CTX_INIT is empty", at_most=72),
+    "CSC": Setting(False, "a context of each class's own"),
+    "CTX_INIT": context_words(),
+    "PREC": precision("fp16"),
+    "CLASS_TOKEN_POSITION": Setting("end", "where the class name stands", choices=POSITIONS),
+}
+
+
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
     method = "COOP"
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.COOP = CN()
-        cfg.TRAINER.COOP.N_CTX = 16  # number of context vectors
-        cfg.TRAINER.COOP.CSC = False  # a context of each class's own
-        cfg.TRAINER.COOP.CTX_INIT = ""  # initial words, e.g. "a photo of a"
-        cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, amp, bf16
-        cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # end, middle, front
+        declare_method(cfg, "COOP", SETTINGS)
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:
         return "{}"  # the other words are learned
-
-    @classmethod
-    def check_cfg(cls, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
-        if position not in POSITIONS:
-            raise UsageError(
-                f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}: "
-                f"choose one of {', '.join(POSITIONS)}"
-            )
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

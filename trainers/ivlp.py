@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import ReplaceTokens
+from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import (
@@ -25,6 +25,7 @@ from .base import (
     require_vit,
 )
 from .coop import phrase_context, rest_of_phrase
+from .settings import context_words, count, declare_method, precision
 from .vpt import (
     check_depth,
     own_prompt_name,
@@ -95,6 +96,20 @@ class IndependentCLIP(PromptedCLIP):
         return upstream_prompt_name(name)
 
 
+def tower_settings(n_ctx: int) -> dict[str, Setting]:
+    """Describe what IVLP and PromptSRC have in common, with ``n_ctx`` tokens per layer."""
+    return {
+        "N_CTX_VISION": count(n_ctx, "tokens per layer of the image tower; 0: none", at_least=0),
+        "N_CTX_TEXT": count(n_ctx, "tokens per layer of the text tower"),
+        "CTX_INIT": context_words("a photo of a"),
+        "PREC": precision("fp16"),
+        "PROMPT_DEPTH_VISION": count(
+            9, "layers of the image tower with tokens, the first included; 0: none", at_least=0
+        ),
+        "PROMPT_DEPTH_TEXT": count(9, "layers of the text tower with tokens, the first included"),
+    }
+
+
 @TRAINER_REGISTRY.register()
 class IVLP(PromptTrainer):
     method = "IVLP"
@@ -102,13 +117,7 @@ class IVLP(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.IVLP = CN()
-        cfg.TRAINER.IVLP.N_CTX_VISION = 2  # tokens per layer of the image tower
-        cfg.TRAINER.IVLP.N_CTX_TEXT = 2  # tokens per layer of the text tower
-        cfg.TRAINER.IVLP.CTX_INIT = "a photo of a"  # initial words
-        cfg.TRAINER.IVLP.PREC = "fp16"  # fp16, fp32, amp, bf16
-        cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
-        cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
+        declare_method(cfg, "IVLP", tower_settings(2))
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clip
+from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import (
@@ -28,7 +29,8 @@ from .base import (
     encode_prompts,
     prompt_template,
 )
-from .coop import CoOp, CoOpCLIP, CoOpPromptLearner
+from .coop import SETTINGS, CoOp, CoOpCLIP, CoOpPromptLearner
+from .settings import declare_method
 
 # Where the hand-written prompt is another than the zero-shot trainer's.
 OWN_TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
@@ -73,9 +75,11 @@ class KnowledgeGuidedCLIP(CoOpCLIP):
 class KgCoOp(CoOp):
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        if "COOP" not in cfg.TRAINER:
-            CoOp.extend_cfg(cfg)
-        cfg.TRAINER.COOP.W = 8.0  # KgCoOp: weight of the tie to hand-written prompts
+        weight = Setting(
+            8.0, "weight of the tie to hand-written prompts", ge=0, le=1000, scope="training"
+        )
+        unused = Setting(1.0, "declared and not read by upstream's KgCoOp", scope="unused")
+        declare_method(cfg, "COOP", {**SETTINGS, "W": weight, "ALPHA": unused})
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

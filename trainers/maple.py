@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import ReplaceTokens, append_tokens
@@ -28,6 +27,7 @@ from .base import (
     require_vit,
 )
 from .coop import phrase_context, rest_of_phrase
+from .settings import context_words, count, declare_method, precision
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -93,22 +93,18 @@ class MaPLe(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.MAPLE = CN()
-        cfg.TRAINER.MAPLE.N_CTX = 2  # prompt tokens per layer
-        cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # initial words
-        cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, amp, bf16
-        cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # layers with prompts, the first included
+        settings = {
+            "N_CTX": count(2, "prompt tokens per layer"),
+            "CTX_INIT": context_words("a photo of a"),
+            "PREC": precision("fp16"),
+            "PROMPT_DEPTH": count(9, "layers with prompts, the first included"),
+        }
+        declare_method(cfg, "MAPLE", settings)
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:
         settings = cls.settings_of(cfg)
         return rest_of_phrase(settings.CTX_INIT, settings.N_CTX)
-
-    @classmethod
-    def check_cfg(cls, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        if cls.settings_of(cfg).PROMPT_DEPTH < 1:
-            raise UsageError("TRAINER.MAPLE.PROMPT_DEPTH must be at least 1")
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import InsertThenReplace
 from clip.text import HeldText
 from common.errors import UsageError
+from common.settings import Setting, declare_added
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import (
@@ -40,9 +40,42 @@ from .base import (
     setting_for,
     trained_classnames,
 )
+from .settings import by_dataset, count, declare_method, precision
 
 RULES = ("auto", "class", "mix")
-TASKS = ("B2N", "FS", "CD")
+INFERENCE = Setting(
+    "auto",
+    "which logits answer: auto is mix where the test classes were trained on, class elsewhere",
+    choices=RULES,
+    scope="inference",
+)
+WEIGHT: dict[str, Any] = {"kind": float, "ge": 0, "le": 1000, "scope": "training"}
+REP_DIM: dict[str, Any] = {"kind": int, "ge": 1, "le": 8192}
+
+# Upstream's values, which its code puts in the place of its file's.
+REP_DIMS = {"EuroSAT": 2048, "default": 512}
+REG_WEIGHTS = {
+    "StanfordCars": 7.0,
+    "FGVCAircraft": 6.0,
+    "SUN397": 6.0,
+    "DescribableTextures": 6.0,
+    "Food101": 5.0,
+    "OxfordFlowers": 4.0,
+    "UCF101": 3.0,
+    "ImageNet": 0.5,
+    "Caltech101": 0.5,
+    "OxfordPets": 0.2,
+    "EuroSAT": 0.01,
+    "default": 1.0,
+}
+
+
+def layers_setting() -> Setting:
+    """Describe the layers of both towers that get tokens."""
+    layers = [6, 7, 8, 9, 10, 11, 12]
+    return Setting(
+        layers, "layers with tokens, first is 1", ge=1, le=64, length=(1, 64), order="consecutive"
+    )
 
 
 def zero_based_layers(layers: list[int], clip_model: clip.model.CLIP) -> list[int]:
@@ -131,21 +164,12 @@ class InferenceRule:
         task: B2N, FS or CD.
         subset: base, new or all classes of the data set under test.
         dataset: its name.
-
-    Raises:
-        UsageError: unknown setting or task.
     """
 
     setting: str
     task: str
     subset: str
     dataset: str
-
-    def __post_init__(self):
-        if self.setting not in RULES:
-            raise UsageError(f"INFERENCE {self.setting!r}: choose one of {', '.join(RULES)}")
-        if self.setting == "auto" and self.task not in TASKS:
-            raise UsageError(f"TASK {self.task!r}: choose one of {', '.join(TASKS)}")
 
     def choose(
         self,
@@ -370,16 +394,6 @@ class RepresentationTrainer(PromptTrainer):
 
     model_name = "MultiModalRepresentationLearner"
 
-    @staticmethod
-    def extend_task(cfg: Any) -> None:
-        """Add the setting of the protocol, which the family's inference rule goes by."""
-        cfg.TASK = "B2N"  # B2N base-to-new, FS few-shot on all classes, CD cross-dataset
-
-    @classmethod
-    def check_cfg(cls, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        cls.inference_of(cfg)
-
     @classmethod
     def inference_of(cls, cfg: Any) -> InferenceRule:
         """Return how this run decides which logits answer."""
@@ -397,19 +411,19 @@ class MMRL(RepresentationTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        RepresentationTrainer.extend_task(cfg)
-        cfg.TRAINER.MMRL = CN()
-        cfg.TRAINER.MMRL.PREC = "amp"  # fp16, fp32, amp, bf16
-        cfg.TRAINER.MMRL.N_REP_TOKENS = 5  # tokens per layer
-        cfg.TRAINER.MMRL.REP_LAYERS = [6, 7, 8, 9, 10, 11, 12]  # layers with tokens, first is 1
-        cfg.TRAINER.MMRL.REP_DIM = None  # width of the shared space; None: from the table
-        cfg.TRAINER.MMRL.REP_DIM_BY_DATASET = CN({"default": 512}, new_allowed=True)
-        cfg.TRAINER.MMRL.ALPHA = 0.7  # weight of the class logits
-        cfg.TRAINER.MMRL.REG_WEIGHT = (
-            None  # weight of the ties to frozen CLIP; None: from the table
-        )
-        cfg.TRAINER.MMRL.REG_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by training data set
-        cfg.TRAINER.MMRL.INFERENCE = "auto"  # auto, class, mix
+        declare_added(cfg)
+        settings = {
+            "PREC": precision("amp"),
+            "N_REP_TOKENS": count(5, "tokens per layer"),
+            "REP_LAYERS": layers_setting(),
+            **by_dataset("REP_DIM", "width of the shared space", REP_DIMS, below=True, **REP_DIM),
+            "ALPHA": Setting(0.7, "weight of the class logits", ge=0, le=1),
+            **by_dataset(
+                "REG_WEIGHT", "weight of the ties to frozen CLIP", REG_WEIGHTS, below=True, **WEIGHT
+            ),
+            "INFERENCE": INFERENCE,
+        }
+        declare_method(cfg, "MMRL", settings)
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> MMRLCLIP:

@@ -17,17 +17,62 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import InsertThenReplace
 from common.errors import UsageError
+from common.settings import Setting, declare_added
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import ClassPrompts, PromptLearner, require_vit, setting_for
-from .mmrl import MMRLCLIP, InferenceRule, RepresentationTrainer, zero_based_layers
+from .mmrl import (
+    INFERENCE,
+    MMRLCLIP,
+    REP_DIM,
+    WEIGHT,
+    InferenceRule,
+    RepresentationTrainer,
+    layers_setting,
+    zero_based_layers,
+)
+from .settings import by_dataset, count, declare_method, precision
 
 BETA_SOURCES = ("source", "target")
+
+# Upstream's values for base-to-new and few-shot, which its code puts in the place of its file's.
+BETAS = {
+    "ImageNet": 0.9,
+    "FGVCAircraft": 0.9,
+    "UCF101": 0.9,
+    "DescribableTextures": 0.9,
+    "OxfordPets": 0.7,
+    "StanfordCars": 0.7,
+    "Caltech101": 0.6,
+    "SUN397": 0.5,
+    "OxfordFlowers": 0.4,
+    "EuroSAT": 0.2,
+    "Food101": 0.1,
+    "default": 0.9,
+}
+REG_WEIGHTS = {
+    "ImageNet": 0.2,
+    "FGVCAircraft": 2.0,
+    "UCF101": 3.0,
+    "DescribableTextures": 7.0,
+    "OxfordPets": 0.01,
+    "StanfordCars": 6.0,
+    "Caltech101": 3.0,
+    "SUN397": 3.0,
+    "OxfordFlowers": 7.0,
+    "EuroSAT": 0.01,
+    "Food101": 1.0,
+    "default": 1.0,
+}
+
+
+def _entries(table: dict[str, float]) -> dict[str, float]:
+    """The data sets of a table, without its default."""
+    return {name: value for name, value in table.items() if name != "default"}
 
 
 def low_rank_pair(rows: int, rank: int, columns: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -178,31 +223,53 @@ class MMRLpp(RepresentationTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        RepresentationTrainer.extend_task(cfg)
-        cfg.TRAINER.MMRLpp = CN()
-        node = cfg.TRAINER.MMRLpp
-        node.PREC = "amp"  # fp16, fp32, amp, bf16
-        node.N_REP_TOKENS = 5  # tokens per layer
-        node.REP_LAYERS = [6, 7, 8, 9, 10, 11, 12]  # layers with tokens, first is 1
-        node.REP_DIM = 512  # width of the shared space
-        node.RES_LORA_DIM = 4  # rank of each layer's map
-        node.PROJ_LORA_DIM = 64  # rank of the representation feature's projection
-        node.ALPHA = 0.7  # weight of the class logits
-        node.BETA = None  # share of new tokens against carried ones; None: from the table
-        node.BETA_BY_DATASET = CN({"default": 0.9}, new_allowed=True)
-        node.BETA_FROM = "source"  # the table's key: data set trained on (source), tested (target)
-        node.REG_WEIGHT = None  # weight of the ties to frozen CLIP; None: from the table
-        node.REG_WEIGHT_BY_DATASET = CN(new_allowed=True)  # keyed by training data set
-        node.INFERENCE = "auto"  # auto, class, mix
+        declare_added(cfg)
+        settings = {
+            "PREC": precision("amp"),
+            "N_REP_TOKENS": count(5, "tokens per layer"),
+            "REP_LAYERS": layers_setting(),
+            "REP_DIM": Setting(512, "width of the shared space", **REP_DIM),
+            "RES_LORA_DIM": Setting(4, "rank of each layer's map", ge=1, le=8192),
+            "PROJ_LORA_DIM": Setting(
+                64, "rank of the representation feature's projection", ge=1, le=8192
+            ),
+            "ALPHA": Setting(0.7, "weight of the class logits", ge=0, le=1),
+            **by_dataset(
+                "BETA",
+                "share of new tokens against carried ones",
+                BETAS,
+                below=True,
+                kind=float,
+                ge=0,
+                le=1,
+            ),
+            "BETA_FROM": Setting(
+                "source",
+                "the table's key: data set trained on (source) or tested (target)",
+                choices=BETA_SOURCES,
+                scope="inference",
+            ),
+            **by_dataset(
+                "REG_WEIGHT", "weight of the ties to frozen CLIP", REG_WEIGHTS, below=True, **WEIGHT
+            ),
+            "INFERENCE": INFERENCE,
+        }
+        declare_method(cfg, "MMRLpp", settings)
 
     @classmethod
     def check_cfg(cls, cfg: Any) -> None:
         super().check_cfg(cfg)
-        given = cls.settings_of(cfg).BETA_FROM
-        if given not in BETA_SOURCES:
-            raise UsageError(
-                f"TRAINER.MMRLpp.BETA_FROM {given!r}: choose one of {', '.join(BETA_SOURCES)}"
-            )
+        settings = cls.settings_of(cfg)
+        for value, table, usual in (
+            (settings.BETA, settings.BETA_BY_DATASET, BETAS),
+            (settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET, REG_WEIGHTS),
+        ):
+            if cfg.TASK == "CD" and value is None and _entries(table) == _entries(usual):
+                raise UsageError(
+                    "TASK CD: BETA and REG_WEIGHT have values of their own there, which upstream's "
+                    "code puts in the place of its file's; take configs/trainers/MMRLpp/"
+                    "vit_b16_cross_datasets.yaml, or set TRAINER.MMRLpp.BETA and .REG_WEIGHT"
+                )
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> MMRLppCLIP:

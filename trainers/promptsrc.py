@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from yacs.config import CfgNode as CN
 
 import clip
 from common.errors import UsageError
+from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import PROMPTSRC_TEMPLATES
 from noise.text import fill
@@ -40,7 +40,8 @@ from .base import (
     setting_for,
 )
 from .coop import rest_of_phrase
-from .ivlp import IndependentCLIP, IndependentPromptLearner
+from .ivlp import IndependentCLIP, IndependentPromptLearner, tower_settings
+from .settings import by_dataset, declare_method
 from .vpt import prompted_image_features
 
 TEXTS_AT_ONCE = 256
@@ -185,27 +186,16 @@ class PromptSRC(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.PROMPTSRC = CN()
-        node = cfg.TRAINER.PROMPTSRC
-        node.N_CTX_VISION = 4  # tokens per layer of the image tower
-        node.N_CTX_TEXT = 4  # tokens per layer of the text tower
-        node.CTX_INIT = "a photo of a"  # initial words
-        node.PREC = "fp16"  # fp16, fp32, amp, bf16
-        node.PROMPT_DEPTH_VISION = 9  # layers with tokens, the first included; 0: none
-        node.PROMPT_DEPTH_TEXT = 9  # layers with tokens, the first included
-        node.TEXT_LOSS_WEIGHT = 25.0  # L1 tie of text features
-        node.IMAGE_LOSS_WEIGHT = 10.0  # L1 tie of image features
-        # Epoch weights of GPA; None takes the table's entry for the data set trained on.
-        node.GPA_MEAN = None
-        node.GPA_MEAN_BY_DATASET = CN({"default": 15}, new_allowed=True)
-        node.GPA_STD = None
-        node.GPA_STD_BY_DATASET = CN({"default": 1}, new_allowed=True)
-
-    @classmethod
-    def check_cfg(cls, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        if cls.gaussian_of(cfg)[1] <= 0:
-            raise UsageError("TRAINER.PROMPTSRC.GPA_STD must be above 0")
+        weight: dict[str, Any] = {"ge": 0, "le": 10000, "scope": "training"}
+        epochs: dict[str, Any] = {"kind": float, "le": 10**6, "scope": "training"}
+        settings = {
+            **tower_settings(4),
+            "TEXT_LOSS_WEIGHT": Setting(25.0, "L1 tie of text features", **weight),
+            "IMAGE_LOSS_WEIGHT": Setting(10.0, "L1 tie of image features", **weight),
+            **by_dataset("GPA_MEAN", "GPA: mean epoch", {"default": 15}, **epochs, ge=0),
+            **by_dataset("GPA_STD", "GPA: epochs of spread", {"default": 1}, **epochs, ge=0.01),
+        }
+        declare_method(cfg, "PROMPTSRC", settings)
 
     @classmethod
     def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 from clip.model import CLIP
+from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import (
     ClassPrompts,
@@ -22,6 +22,7 @@ from trainers.base import (
     TokenizedPrompts,
     TrainingBatch,
 )
+from trainers.settings import declare_method, precision
 
 
 class TemplateLearner(PromptLearner):
@@ -53,9 +54,11 @@ class Template(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.TEMPLATE = CN()
-        cfg.TRAINER.TEMPLATE.PREC = "fp32"  # fp32, fp16, amp, bf16
-        cfg.TRAINER.TEMPLATE.N_CTX = 4  # learned vectors
+        settings = {
+            "PREC": precision("fp32"),
+            "N_CTX": Setting(4, "learned vectors", ge=1, le=72),
+        }
+        declare_method(cfg, "TEMPLATE", settings)
 
     @classmethod
     def build(cls, cfg: Any, clip_model: CLIP, prompts: ClassPrompts) -> PromptedCLIP:

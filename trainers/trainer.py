@@ -12,6 +12,7 @@ from torch import Tensor
 
 import clip
 from common.errors import UsageError
+from common.settings import check_settings
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -110,7 +111,7 @@ class PromptTrainer(TrainerX):
         Raises:
             UsageError: so.
         """
-        resolve_precision(cls.settings_of(cfg).PREC, torch.device("cuda"))
+        check_settings(cfg)
 
     # The run
 

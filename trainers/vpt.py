@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from yacs.config import CfgNode as CN
 
 import clip
 from clip.edits import ReplaceTokens, append_tokens
@@ -30,6 +29,7 @@ from .base import (
     encode_prompts,
     require_vit,
 )
+from .settings import context_words, count, declare_method, precision
 
 
 def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.ParameterList:
@@ -130,11 +130,13 @@ class VPT(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        cfg.TRAINER.VPT = CN()
-        cfg.TRAINER.VPT.N_CTX_VISION = 2  # tokens per layer
-        cfg.TRAINER.VPT.CTX_INIT = "a photo of a"  # words before the class name; not learned
-        cfg.TRAINER.VPT.PREC = "fp16"  # fp16, fp32, amp, bf16
-        cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # layers with tokens, the first included
+        settings = {
+            "N_CTX_VISION": count(2, "tokens per layer"),
+            "CTX_INIT": context_words("a photo of a", "words before the class name; not learned"),
+            "PREC": precision("fp16"),
+            "PROMPT_DEPTH_VISION": count(1, "layers with tokens, the first included"),
+        }
+        declare_method(cfg, "VPT", settings)
 
     @classmethod
     def precision_of(cls, cfg: Any, device: torch.device) -> str:

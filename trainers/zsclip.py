@@ -28,7 +28,8 @@ from .base import (
     encode_prompts,
     prompt_template,
 )
-from .coop import CoOp
+from .coop import SETTINGS
+from .settings import declare_method
 
 
 class FixedCLIP(PromptedCLIP):
@@ -65,8 +66,7 @@ class ZeroshotCLIP(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        if "COOP" not in cfg.TRAINER:
-            CoOp.extend_cfg(cfg)
+        declare_method(cfg, "COOP", SETTINGS)  # CoOp's, whose files it reads
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> FixedCLIP:

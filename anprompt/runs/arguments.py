@@ -75,6 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--resume", default="", metavar="DIR", help="resume from the checkpoint in this folder"
     )
+    run.add_argument(
+        "--train-epoch", type=int, metavar="N", help="of MMRL's scripts; has no effect there either"
+    )
     run.add_argument("--no-train", action="store_true", help="build everything, then stop")
 
     evaluation = parser.add_argument_group("evaluation")

@@ -1,30 +1,48 @@
 """The configuration of one run: defaults, then YAML files, then flags, then KEY VALUE options.
 
-The order is upstream's (CoOp's train.py).
+The order is upstream's (CoOp's train.py). The trainer's name is read first, from the same places,
+since a configuration has the settings of the run's own method only. Everything is checked against
+the descriptions of the settings (``common.settings``) before anything is built.
+
+Building a configuration does not import PyTorch (``anprompt.runs.declared`` says how), unless a
+plugin does.
 """
 
 import functools
 import importlib.util
+import logging
 import os
 import sys
 import traceback
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import yaml
-from yacs.config import CfgNode
-
-from anprompt.runs.folder import flatten, is_of_another
-from dassl.config import get_cfg_default
+from anprompt.runs.declared import declared, declares_own, extend, trainer_names
+from common.errors import UsageError
+from common.names import nearest
+from common.settings import Setting, declare, describe, leaves, shorten
+from dassl.config import Config, check_config, get_cfg_default
+from dassl.config.node import read_file
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UsageError, nearest_names
 
-BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
+# What an evaluation reads its model from, and which file a backbone of no registered name is: part
+# of what results depend on.
+RUN = {
+    "EVAL_ONLY": Setting(False, "whether the run evaluates a training (--eval-only)", scope="data"),
+    "MODEL_DIR": Setting("", "folder of that training, seen from the run's", scope="data"),
+    "LOAD_EPOCH": Setting(-1, "its checkpoint; -1: chosen", ge=-1, le=10**9, scope="data"),
+    "WEIGHTS": Setting("", "digest of the backbone's file; empty: a registered name", scope="data"),
+}
+
+logger = logging.getLogger(__name__)
 
 
 def load_plugin(path: str) -> None:
     """Import a user's Python file, which registers trainers or data sets of its own.
+
+    A name that this repository has as well is the plugin's from then on; that is said.
 
     Raises:
         UsageError: the file is not there, or importing it fails.
@@ -36,15 +54,19 @@ def load_plugin(path: str) -> None:
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__file__", None) == str(file):
         return
-    # First, so that a name that is taken is the plugin's error and not that of a module it imports.
+    # First, so that these names are there to be taken over.
     import datasets  # noqa: F401
     import trainers  # noqa: F401
+    from dassl.engine import TRAINER_REGISTRY
 
     spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--plugin {path}: not a Python file (its name ends in .py)")
     module = importlib.util.module_from_spec(spec)
     # A plugin may import its neighbours, as it could if it were run itself.
     sys.path.append(str(file.parent))
     sys.modules[name] = module
+    TRAINER_REGISTRY.replaces = DATASET_REGISTRY.replaces = True
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -53,46 +75,60 @@ def load_plugin(path: str) -> None:
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         where = f", line {lines[-1]}" if lines else ""
         raise UsageError(f"--plugin {path}{where}: {type(error).__name__}: {error}") from error
+    finally:
+        TRAINER_REGISTRY.replaces = DATASET_REGISTRY.replaces = False
 
 
-def default_cfg() -> CfgNode:
-    """Dassl's defaults and what every registered trainer and data set adds to them."""
+def default_cfg(trainer: str = "") -> Config:
+    """Dassl's defaults, with the settings of a trainer and of all data sets.
+
+    Args:
+        trainer: registered name; without one the settings of all trainers are declared, as for a
+            trainer written for Dassl, which may read any.
+    """
     import datasets  # noqa: F401  (registers the data sets)
-    import trainers  # noqa: F401  (registers the trainers)
 
     cfg = get_cfg_default()
-    # What an evaluation reads its model from, and which file a backbone of no registered name is:
-    # part of what results depend on.
-    cfg.RUN = CfgNode({"EVAL_ONLY": False, "MODEL_DIR": "", "LOAD_EPOCH": -1, "WEIGHTS": ""})
-    # The nodes under TRAINER that are the run's own, and what the others are set to beside their
-    # defaults: these may change, as when somebody works on a method, and this run stays as it is.
-    cfg.RUN.METHODS = []
-    cfg.RUN.OTHER_METHODS = []
-    for registry in (TRAINER_REGISTRY, DATASET_REGISTRY):
-        for name in registry.registered_names():
-            extend_cfg = getattr(registry.get(name), "extend_cfg", None)
-            if extend_cfg is not None:
-                extend_cfg(cfg)
+    declare(cfg, "RUN", RUN)
+    for name in DATASET_REGISTRY.registered_names():
+        extend_cfg = getattr(DATASET_REGISTRY.get(name), "extend_cfg", None)
+        if extend_cfg is not None:
+            extend_cfg(cfg)
+    if not declares_own(trainer):
+        for name in declared():
+            extend(cfg, name)
+        cfg.INPUT = get_cfg_default().INPUT  # which methods may have given other defaults
+    if trainer in trainer_names():
+        extend(cfg, trainer)
+    nodes = {node_of(key): name for name, keys in declared().items() for key in keys or ()}
+    cfg.TRAINER.__dict__["_others"] = {
+        node: name for node, name in nodes.items() if node and node not in cfg.TRAINER
+    }
     return cfg
 
 
-def build_cfg(args: Namespace) -> CfgNode:
+def node_of(key: str) -> str:
+    """Return the method's node that a setting (dotted name) belongs to; "" for other settings."""
+    path = key.split(".")
+    return path[1] if path[0] == "TRAINER" and len(path) > 2 else ""
+
+
+def build_cfg(args: Namespace) -> Config:
     """The frozen configuration that train.py's arguments describe.
 
     Raises:
-        UsageError: a file cannot be read, a key does not exist or a value has the wrong type.
+        UsageError: a file cannot be read, a key does not exist, a value is not allowed.
     """
     for plugin in args.plugin:
         load_plugin(plugin)
-    cfg = default_cfg()
-    defaults = flatten(cfg.TRAINER, "TRAINER.")
-    for path in (args.dataset_config_file, args.config_file):
-        if path:
-            merge_file(cfg, path)
-    _merge_flags(cfg, args)
     for key in args.opts[::2]:
         if key.startswith("-"):
             raise UsageError(f"{key}: flags stand before the KEY VALUE options")
+    files = [read_file(path) for path in (args.dataset_config_file, args.config_file) if path]
+    cfg = default_cfg(_trainer_name(args, files))
+    for pairs in files:
+        cfg.merge_pairs(pairs)
+    _merge_flags(cfg, args)
     cfg.merge_from_list(args.opts)
 
     if not cfg.MODEL.BACKBONE.NAME:
@@ -103,78 +139,131 @@ def build_cfg(args: Namespace) -> CfgNode:
         cfg.INPUT.SIZE = (resolution, resolution)
     cfg.RUN.WEIGHTS = weights_digest(cfg.MODEL.BACKBONE.NAME)
     cfg.RUN.EVAL_ONLY = args.eval_only
-    if cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names():
-        cfg.RUN.METHODS = methods_of(TRAINER_REGISTRY.get(cfg.TRAINER.NAME))
-    if cfg.RUN.METHODS:
-        others = flatten(cfg.TRAINER, "TRAINER.").items()
-        cfg.RUN.OTHER_METHODS = [
-            f"{key} {value}"
-            for key, value in others
-            if is_of_another(key, cfg.RUN.METHODS) and value != defaults.get(key)
-        ]
     if args.model_dir:
         # Seen from the run's folder: the same wherever the command is given, or both are moved to.
         cfg.RUN.MODEL_DIR = os.path.relpath(args.model_dir, cfg.OUTPUT_DIR)
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
+    check_config(cfg)
     cfg.freeze()
     return cfg
 
 
-def methods_of(trainer: type) -> list[str]:
-    """The nodes under TRAINER that a trainer and its bases declare.
-
-    None where it declares none, as stock trainers do: it may then read any.
-    """
-    probe = get_cfg_default()
-    before = set(probe.TRAINER)
-    for base in reversed(trainer.__mro__):
-        declare = base.__dict__.get("extend_cfg")
-        if declare is not None:
-            try:
-                getattr(declare, "__func__", declare)(probe)
-            except Exception:  # it builds on what another one declares
-                return []
-    declared = set(probe.TRAINER) - before | {getattr(trainer, "method", "")}
-    return sorted(declared - {""})
-
-
-def merge_file(cfg: CfgNode, path: str | Path) -> None:
-    """Merge a YAML file; one that names another as ``_BASE_`` (seen from itself) says what differs.
+def _trainer_name(args: Namespace, files: list[dict[str, tuple[Any, str]]]) -> str:
+    """The name of the run's trainer: that of the last place that names one.
 
     Raises:
-        UsageError: a file cannot be read, a key does not exist or a value has the wrong type.
+        UsageError: none does, or there is no such trainer.
     """
-    _merge_chain(cfg, Path(path), ())
+    key = "TRAINER.NAME"
+    named = [str(pairs[key][0]) for pairs in files if key in pairs]
+    named += [args.trainer] if args.trainer else []
+    options = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
+    named += [str(options[key])] if key in options else []
+    if not named:
+        known = ", ".join(sorted(trainer_names()))
+        raise UsageError(f"no trainer is named: --trainer NAME, one of {known}")
+    _check_trainer(named[-1])
+    return named[-1]
 
 
-def _merge_chain(cfg: CfgNode, path: Path, below: tuple[Path, ...]) -> None:
-    _check_file(str(path))
-    if path.resolve() in below:
-        raise UsageError(f"{path}: {BASE} leads in a circle")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        content = None  # refused below, with the reason
-    if not isinstance(content, dict) or BASE not in content:
-        cfg.merge_from_file(str(path))
-        return
-    base = content.pop(BASE)
-    _merge_chain(cfg, path.parent / str(base), (*below, path.resolve()))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(content))
-    except UsageError as error:
-        raise UsageError(str(error).replace("the given configuration", str(path), 1)) from None
+def _check_trainer(name: str, source: str = "") -> None:
+    known = trainer_names()
+    if name not in known:
+        near = nearest(name, known)
+        hint = f"nearest known: {', '.join(near)}" if near else f"known: {', '.join(sorted(known))}"
+        raise UsageError(f"{source}unknown trainer (TRAINER.NAME) {shorten(name)}; {hint}")
 
 
-def _check_file(path: str) -> None:
-    file = Path(path)
-    if not file.is_file():
-        near = nearest_names(file.stem, [other.stem for other in file.parent.glob("*.yaml")])
-        hint = f"; nearest in {file.parent}: {', '.join(near)}" if near else ""
-        raise UsageError(f"no such config file: {path}{hint}")
+def recorded_cfg(content: Mapping[str, Any], source: str | Path) -> Config:
+    """The configuration that a run recorded, of whatever version.
+
+    Args:
+        content: of its config.yaml.
+        source: what messages call it.
+
+    Raises:
+        UsageError: it has settings that this version does not know, or does not allow.
+    """
+    method = content.get("TRAINER")
+    if not isinstance(method, dict):
+        raise UsageError(f"{source}: not the settings of a run")
+    trainer = str(method.get("NAME", ""))
+    _check_trainer(trainer, source=f"{source}: ")
+    cfg = default_cfg(trainer)
+    pairs = {
+        name: (value, str(source))
+        for name, value in leaves(content)
+        if name not in ("RUN.METHODS", "RUN.OTHER_METHODS")  # of earlier versions
+        and (not node_of(name) or node_of(name) in cfg.TRAINER)
+    }
+    cfg.merge_pairs(pairs)
+    return cfg
 
 
-def _merge_flags(cfg: CfgNode, args: Namespace) -> None:
+# Transforms that act on test images; the others make training images.
+_TESTED_TRANSFORMS = {"normalize", "instance_norm"}
+
+
+def compare_with_training(
+    cfg: Mapping[str, Any], recorded: Mapping[str, Any], source: str = "the training"
+) -> list[str]:
+    """Compare an evaluation's settings with those that its model was trained with.
+
+    What the model consists of and what its images look like must be the same; an inference rule,
+    the precision and the like may differ. Which data are tested differs by design and is not looked
+    at; nor is the backbone, which `anprompt.runs.folder` compares by its weights.
+
+    Args:
+        cfg: of the evaluation.
+        recorded: of the training, by dotted name; what it did not record is not compared.
+        source: what messages call it.
+
+    Returns:
+        One line for each setting that may differ and does.
+
+    Raises:
+        UsageError: a setting differs that must not; names both values.
+    """
+    here = {name: value for name, value in _flat(cfg).items() if name != "MODEL.BACKBONE.NAME"}
+    there = dict(recorded)
+    for settings in (here, there):
+        if "INPUT.TRANSFORMS" in settings:
+            tested = _TESTED_TRANSFORMS & set(settings["INPUT.TRANSFORMS"])
+            settings["INPUT.TRANSFORMS"] = sorted(tested)
+    if "normalize" not in here.get("INPUT.TRANSFORMS", []):
+        for name in ("INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD"):
+            here.pop(name, None)
+    lines = []
+    for name, now in here.items():
+        setting = describe(name)
+        scope = setting.scope if setting is not None and name in there else ""
+        if scope not in ("model", "inference") or _listed(there[name]) == _listed(now):
+            continue
+        if scope == "model":
+            raise UsageError(
+                f"{name} {shorten(now)}: {source} has {shorten(there[name])}, and an evaluation "
+                "takes the training's; leave it out, or train anew"
+            )
+        lines.append(f"{name} {shorten(now)} ({source} has {shorten(there[name])})")
+    return lines
+
+
+def _flat(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name, the entries of tables too."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _merge_flags(cfg: Config, args: Namespace) -> None:
     if args.seed is not None:
         cfg.SEED = args.seed  # 0 is a seed like any other; negative means unseeded
     if args.root:
@@ -195,6 +284,8 @@ def _merge_flags(cfg: CfgNode, args: Namespace) -> None:
         cfg.MODEL.BACKBONE.NAME = args.backbone
     if args.head:
         cfg.MODEL.HEAD.NAME = args.head
+    if args.train_epoch is not None:
+        logger.info("--train-epoch has no effect, as in MMRL: OPTIM.MAX_EPOCH sets the epochs")
 
 
 def weights_digest(name: str) -> str:

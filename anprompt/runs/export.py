@@ -19,7 +19,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from yacs.config import CfgNode
 
-from anprompt.runs.config import default_cfg
+from anprompt.runs.config import recorded_cfg
 from anprompt.runs.trained import TrainedModel, versions
 from common.errors import UsageError
 from common.reading import read_bytes, read_json
@@ -139,8 +139,7 @@ def read_export(folder: Path) -> Export:
         if name.startswith(LEARNED)
     }
     checkpoint = {"state_dict": learned, "meta": description["trained_on"]} if learned else {}
-    cfg = default_cfg()
-    cfg.merge_from_other_cfg(CfgNode(description["config"]))
+    cfg = recorded_cfg(description["config"], folder / DESCRIPTION)
     return Export(cfg, description["classnames"], description["rule"], checkpoint, path)
 
 

@@ -42,21 +42,20 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def is_of_another(key: str, methods: list[str]) -> bool:
-    """Whether a setting (dotted name) belongs to another method than those named."""
-    room, *path = key.split(".")
-    return room == "TRAINER" and len(path) > 1 and path[0] not in methods
-
-
 def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings (dotted names) but for those of other methods.
+    """Settings (dotted names) but for those of other methods, which earlier versions recorded.
 
-    RUN.METHODS names the run's own nodes under TRAINER; of runs that do not say, all are kept.
+    RUN.METHODS names the run's own nodes under TRAINER there; where it is missing, all are kept.
     """
     methods = settings.get("RUN.METHODS")
     if not methods:
         return settings
-    return {key: value for key, value in settings.items() if not is_of_another(key, methods)}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in ("RUN.METHODS", "RUN.OTHER_METHODS")
+        and (not key.startswith("TRAINER.") or key.split(".")[1] in ("NAME", *methods))
+    }
 
 
 def read_results(folder: str | Path) -> dict | None:

@@ -18,8 +18,9 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from anprompt.runs.config import default_cfg, methods_of, weights_digest
+from anprompt.runs.config import recorded_cfg, weights_digest
 from anprompt.runs.folder import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir, recorded_config
+from common.reading import read_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
 from trainers.base import (
@@ -54,40 +55,18 @@ def read_cfg(folder: str | Path, root: str = "") -> CfgNode:
             f"{folder}: no {CONFIG}; name the folder of a run, e.g. "
             "output/base2new/train_base/shapes/shots_16/CoOp/CONFIG/seed1"
         )
-    cfg = default_cfg()
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: not the settings of a run")
     try:
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            content = None
-        if not isinstance(content, dict) or not isinstance(content.get("TRAINER"), dict):
-            raise UsageError(f"{path}: not the settings of a run")
-        _forget_other_methods(content["TRAINER"], cfg.TRAINER)
-        cfg.merge_from_other_cfg(CfgNode(content))
+        cfg = recorded_cfg(content, path)
     except UsageError as error:
-        said = str(error).replace("the given configuration", str(path), 1)
-        raise UsageError(f"{said} (for a trainer or data set of your own: --plugin)") from None
+        raise UsageError(f"{error} (for a trainer or data set of your own: --plugin)") from None
     cfg.OUTPUT_DIR = str(folder)
     if root:
         cfg.DATASET.ROOT = root
     trainer_class(cfg)
     return cfg
-
-
-def _forget_other_methods(recorded: dict, known: CfgNode) -> None:
-    """Drop what was recorded of other methods than the run's and is gone or renamed by now."""
-    name = recorded.get("NAME")
-    registered = name in TRAINER_REGISTRY.registered_names()
-    own = methods_of(TRAINER_REGISTRY.get(name)) if registered else []
-    if not own:
-        return
-    nodes = [key for key, value in recorded.items() if isinstance(value, dict)]
-    for node in [node for node in nodes if node not in own]:
-        if node not in known:
-            del recorded[node]
-            continue
-        for key in [key for key in recorded[node] if key not in known[node]]:
-            del recorded[node][key]
 
 
 def trainer_class(cfg: CfgNode) -> type[PromptTrainer]:

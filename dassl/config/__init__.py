@@ -1,9 +1,9 @@
-"""The default configuration."""
+"""The default configuration, its limits, and the node type that it is made of."""
 
-from .defaults import _C
+from .defaults import _C, check_config
 from .node import Config
 
-__all__ = ["Config", "get_cfg_default"]
+__all__ = ["Config", "check_config", "get_cfg_default"]
 
 
 def get_cfg_default() -> Config:

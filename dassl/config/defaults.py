@@ -1,131 +1,330 @@
-"""Every configuration key and its default.
+"""Every setting but those of methods and data sets: its default, its range, what it does.
 
-Names and defaults are those of Dassl 0.6.3 as far as CoOp-family trainers use them; keys marked
-"ours" are additions. A trainer adds its own node under TRAINER.
+Names and defaults are those of Dassl 0.6.3; settings marked "ours" are additions. A trainer
+declares its own under TRAINER, a data set under DATASET. docs/SETTINGS.md is made from these
+descriptions.
 """
 
-from .node import Config as CN
+from collections.abc import Mapping
 
-_C = CN()
-_C.VERSION = 1
-_C.OUTPUT_DIR = "./output"  # log, checkpoints and results of the run
-_C.RESUME = ""  # folder whose checkpoints a new run starts from
-_C.SEED = -1  # negative: not seeded; zero and above: seeded
-_C.USE_CUDA = True  # use the GPU if there is one
-_C.VERBOSE = True
+from common.errors import UsageError
+from common.settings import Setting, check_settings, declare, declare_added
 
-# How images are read. Which transforms exist, and their order: dassl/data/transforms/transforms.py.
-_C.INPUT = CN()
-_C.INPUT.SIZE = (224, 224)  # height, width
-_C.INPUT.INTERPOLATION = "bilinear"  # bilinear, bicubic or nearest
-_C.INPUT.TRANSFORMS = ()
-_C.INPUT.NO_TRANSFORM = False  # hand out PIL images
-_C.INPUT.PIXEL_MEAN = [0.485, 0.456, 0.406]
-_C.INPUT.PIXEL_STD = [0.229, 0.224, 0.225]
-_C.INPUT.CROP_PADDING = 4  # random_crop
-_C.INPUT.RRCROP_SCALE = (0.08, 1.0)  # random_resized_crop: share of the image's area
-_C.INPUT.CUTOUT_N = 1
-_C.INPUT.CUTOUT_LEN = 16  # pixels
-_C.INPUT.GN_MEAN = 0.0  # gaussian_noise
-_C.INPUT.GN_STD = 0.15
-_C.INPUT.RANDAUGMENT_N = 2  # operations per image
-_C.INPUT.RANDAUGMENT_M = 10  # strength, 0 to 30
-_C.INPUT.COLORJITTER_B = 0.4  # brightness
-_C.INPUT.COLORJITTER_C = 0.4  # contrast
-_C.INPUT.COLORJITTER_S = 0.4  # saturation
-_C.INPUT.COLORJITTER_H = 0.1  # hue
-_C.INPUT.RGS_P = 0.2  # randomgrayscale: probability
-_C.INPUT.GB_P = 0.5  # gaussian_blur: probability
-_C.INPUT.GB_K = 21  # gaussian_blur: kernel size in pixels, odd
+from .node import Config, Methods
 
-_C.DATASET = CN()
-_C.DATASET.ROOT = ""  # folder that holds all data sets
-_C.DATASET.NAME = ""
-_C.DATASET.SOURCE_DOMAINS = ()
-_C.DATASET.TARGET_DOMAINS = ()
-_C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all
-_C.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new (in CoOp, train.py adds this key)
-
-_C.DATALOADER = CN()
-# Worker processes per loader; 0 reads images in the main process. More than there are cores or
-# batches are not started. Workers cost a second or so to start: on a small data set with small
-# images 0 is often faster.
-_C.DATALOADER.NUM_WORKERS = 4
-_C.DATALOADER.K_TRANSFORMS = 1  # views per training image
-_C.DATALOADER.RETURN_IMG0 = False  # hand out the image without augmentation too, as img0
-_C.DATALOADER.CACHE_IMAGES_MB = (
-    256  # ours: memory for decoded training images, shared by the workers
+OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw")
+SCHEDULES = ("single_step", "multi_step", "cosine")
+WARMUPS = ("linear", "constant")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+TRANSFORMS = (
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
+    "center_crop",
+    "cutout",
+    "imagenet_policy",
+    "cifar10_policy",
+    "svhn_policy",
+    "randaugment",
+    "randaugment_fixmatch",
+    "randaugment2",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
 )
-_C.DATALOADER.TRAIN_X = CN()
-_C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
-_C.DATALOADER.TRAIN_X.BATCH_SIZE = 32
-_C.DATALOADER.TRAIN_X.N_DOMAIN = 0  # RandomDomainSampler: domains per batch; 0: all
-_C.DATALOADER.TRAIN_X.N_INS = 16  # RandomClassSampler: images per class and batch
-_C.DATALOADER.TRAIN_U = CN()
-_C.DATALOADER.TRAIN_U.SAME_AS_X = True  # use TRAIN_X's values for unlabelled images
-_C.DATALOADER.TRAIN_U.SAMPLER = "RandomSampler"
-_C.DATALOADER.TRAIN_U.BATCH_SIZE = 32
-_C.DATALOADER.TRAIN_U.N_DOMAIN = 0
-_C.DATALOADER.TRAIN_U.N_INS = 16
-_C.DATALOADER.TEST = CN()
-_C.DATALOADER.TEST.SAMPLER = "SequentialSampler"
-_C.DATALOADER.TEST.BATCH_SIZE = 32
-
-_C.MODEL = CN()
-_C.MODEL.INIT_WEIGHTS = ""  # checkpoint whose fitting tensors start the training
-_C.MODEL.BACKBONE = CN()
-_C.MODEL.BACKBONE.NAME = ""
-_C.MODEL.BACKBONE.PRETRAINED = True
-# Ours: class texts that are encoded together; 0: all. Fewer need less memory, and in training a
-# second forward pass.
-_C.MODEL.CLASSES_AT_ONCE = 0
-_C.MODEL.HEAD = CN()
-_C.MODEL.HEAD.NAME = ""
-
-# Ours: faster, but with other last digits than without; see docs/PERFORMANCE.md.
-_C.INEXACT = CN()
-_C.INEXACT.TF32 = False  # GPU: matrix products of fp32 numbers with 10 bits of mantissa
-_C.INEXACT.COMPILE = ""  # torch.compile's mode: default, reduce-overhead (CUDA graphs), ...
-
-_C.OPTIM = CN()
-_C.OPTIM.NAME = "adam"  # adam, amsgrad, sgd, rmsprop, radam or adamw
-_C.OPTIM.LR = 0.0003
-_C.OPTIM.WEIGHT_DECAY = 5e-4
-_C.OPTIM.MOMENTUM = 0.9  # sgd and rmsprop
-_C.OPTIM.SGD_DAMPNING = 0
-_C.OPTIM.SGD_NESTEROV = False
-_C.OPTIM.RMSPROP_ALPHA = 0.99
-_C.OPTIM.ADAM_BETA1 = 0.9  # every adam variant
-_C.OPTIM.ADAM_BETA2 = 0.999
-_C.OPTIM.STAGED_LR = False  # layers other than NEW_LAYERS learn at LR * BASE_LR_MULT
-_C.OPTIM.NEW_LAYERS = ()
-_C.OPTIM.BASE_LR_MULT = 0.1
-_C.OPTIM.LR_SCHEDULER = "single_step"  # single_step, multi_step or cosine
-_C.OPTIM.STEPSIZE = (-1,)  # epochs; single_step: below 1 means never within the training
-_C.OPTIM.GAMMA = 0.1
-_C.OPTIM.MAX_EPOCH = 10
-_C.OPTIM.WARMUP_EPOCH = -1  # below 1: none
-_C.OPTIM.WARMUP_TYPE = "linear"  # linear or constant
-_C.OPTIM.WARMUP_CONS_LR = 1e-5  # constant
-_C.OPTIM.WARMUP_MIN_LR = 1e-5  # linear: the first epoch's
-_C.OPTIM.WARMUP_RECOUNT = (
-    True  # the schedule after warm-up starts at its epoch 0, not at WARMUP_EPOCH
+SAMPLERS = (
+    "RandomDomainSampler",
+    "SeqDomainSampler",
+    "RandomSampler",
+    "SequentialSampler",
+    "RandomClassSampler",
 )
+COMPILE_MODES = (
+    "",
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)
+MAX_SEED = 2**32 - 1  # NumPy's
+TRAIN, DATA, NEUTRAL = "training", "data", "neutral"
 
-_C.TRAIN = CN()
-_C.TRAIN.CHECKPOINT_FREQ = 0  # keep every so many epochs' checkpoint; 0: the last only
-_C.TRAIN.PRINT_FREQ = 10  # batches
-_C.TRAIN.COUNT_ITER = "train_x"
 
-_C.TEST = CN()
-_C.TEST.EVALUATOR = "Classification"
-_C.TEST.PER_CLASS_RESULT = False  # print accuracy per class
-_C.TEST.COMPUTE_CMAT = False  # write the confusion matrix to OUTPUT_DIR/cmat.pt
-_C.TEST.NO_TEST = False
-_C.TEST.SPLIT = "test"  # test or val, for the final test
-# last_step, or best_val: validate after every epoch and test the best (on the test set if there is
-# no val)
-_C.TEST.FINAL_MODEL = "last_step"
+def _batches(name: str, scope: str) -> dict[str, Setting]:
+    return {
+        "SAMPLER": Setting("RandomSampler", f"order of {name}", choices=SAMPLERS, scope=scope),
+        "BATCH_SIZE": Setting(32, f"{name} per batch", ge=1, le=65536, scope=scope),
+        "N_DOMAIN": Setting(
+            0, "RandomDomainSampler: domains per batch; below 1: all", ge=-1, le=10000, scope=scope
+        ),
+        "N_INS": Setting(
+            16, "RandomClassSampler: images per class and batch", ge=1, le=65536, scope=scope
+        ),
+    }
 
-_C.TRAINER = CN()
-_C.TRAINER.NAME = ""
+
+TOP = {
+    "VERSION": Setting(1, "of this list of settings", choices=(1,), scope=NEUTRAL),
+    "OUTPUT_DIR": Setting("./output", "log, checkpoints and results of the run", scope=NEUTRAL),
+    "RESUME": Setting("", "folder whose checkpoints a new run starts from", scope=NEUTRAL),
+    "SEED": Setting(
+        -1, "negative: not seeded; zero and above: seeded", ge=-MAX_SEED, le=MAX_SEED, scope=TRAIN
+    ),
+    "USE_CUDA": Setting(True, "use the GPU if there is one", scope=NEUTRAL),
+    "VERBOSE": Setting(True, "print more", scope=NEUTRAL),
+}
+
+INPUT = {
+    "SIZE": Setting((224, 224), "height and width of an image in pixels", ge=1, le=4096, length=2),
+    "INTERPOLATION": Setting("bilinear", "of resized images", choices=INTERPOLATIONS),
+    "TRANSFORMS": Setting(
+        (),
+        "augmentation of training images, and normalize for all",
+        kind=str,
+        choices=TRANSFORMS,
+        length=(0, len(TRANSFORMS)),
+    ),
+    "NO_TRANSFORM": Setting(False, "hand out PIL images"),
+    "PIXEL_MEAN": Setting(
+        [0.485, 0.456, 0.406],
+        "normalize: mean of red, green and blue, where white is 1",
+        ge=0,
+        le=1,
+        length=3,
+    ),
+    "PIXEL_STD": Setting(
+        [0.229, 0.224, 0.225],
+        "normalize: standard deviation of red, green and blue, where white is 1",
+        ge=0.001,
+        le=1000,
+        length=3,
+    ),
+    "CROP_PADDING": Setting(4, "random_crop: pixels", ge=0, le=4096, scope=TRAIN),
+    "RRCROP_SCALE": Setting(
+        (0.08, 1.0),
+        "random_resized_crop: smallest and largest share of the image's area",
+        gt=0,
+        le=1,
+        length=2,
+        order="increasing",
+        scope=TRAIN,
+    ),
+    "CUTOUT_N": Setting(1, "cutout: squares per image", ge=0, le=1000, scope=TRAIN),
+    "CUTOUT_LEN": Setting(16, "cutout: side of a square in pixels", ge=0, le=4096, scope=TRAIN),
+    "GN_MEAN": Setting(0.0, "gaussian_noise: mean", ge=-10, le=10, scope=TRAIN),
+    "GN_STD": Setting(0.15, "gaussian_noise: standard deviation", ge=0, le=10, scope=TRAIN),
+    "RANDAUGMENT_N": Setting(2, "randaugment: operations per image", ge=0, le=100, scope=TRAIN),
+    "RANDAUGMENT_M": Setting(10, "randaugment: strength", ge=0, le=30, scope=TRAIN),
+    "COLORJITTER_B": Setting(0.4, "colorjitter: brightness", ge=0, le=10, scope=TRAIN),
+    "COLORJITTER_C": Setting(0.4, "colorjitter: contrast", ge=0, le=10, scope=TRAIN),
+    "COLORJITTER_S": Setting(0.4, "colorjitter: saturation", ge=0, le=10, scope=TRAIN),
+    "COLORJITTER_H": Setting(0.1, "colorjitter: hue", ge=0, le=0.5, scope=TRAIN),
+    "RGS_P": Setting(0.2, "randomgrayscale: probability", ge=0, le=1, scope=TRAIN),
+    "GB_P": Setting(0.5, "gaussian_blur: probability", ge=0, le=1, scope=TRAIN),
+    "GB_K": Setting(21, "gaussian_blur: kernel size in pixels, odd", ge=1, le=4095, scope=TRAIN),
+}
+
+DATASET = {
+    "ROOT": Setting("", "folder that holds all data sets", scope=NEUTRAL),
+    "NAME": Setting("", "of the data set", scope=DATA),
+    "SOURCE_DOMAINS": Setting((), "domains to train on, where there are any", kind=str, scope=DATA),
+    "TARGET_DOMAINS": Setting((), "domains to test on, where there are any", kind=str, scope=DATA),
+    "NUM_SHOTS": Setting(
+        -1, "training images per class; below 1: all", ge=-1, le=10**6, scope=DATA
+    ),
+    "NUM_LABELED": Setting(-1, "labelled images, in semi-supervised learning", scope="unused"),
+    "VAL_PERCENT": Setting(0.1, "share of validation images in such data sets", scope="unused"),
+    "STL10_FOLD": Setting(-1, "fold of STL-10", scope="unused"),
+    "CIFAR_C_TYPE": Setting("", "corruption of CIFAR-C", scope="unused"),
+    "CIFAR_C_LEVEL": Setting(1, "its strength", scope="unused"),
+    "ALL_AS_UNLABELED": Setting(False, "in semi-supervised learning", scope="unused"),
+}
+
+DATALOADER = {
+    "NUM_WORKERS": Setting(
+        4,
+        "processes that read images, per loader; 0 reads in the main process, often faster on a "
+        "small data set; more than there are cores or batches are not started",
+        ge=0,
+        le=1024,
+        scope=NEUTRAL,
+    ),
+    "K_TRANSFORMS": Setting(1, "views per training image", ge=1, le=1000, scope=TRAIN),
+    "RETURN_IMG0": Setting(
+        False, "hand out the training image without augmentation too, as img0", scope=TRAIN
+    ),
+    "CACHE_IMAGES_MB": Setting(
+        256,
+        "ours: memory for decoded training images, shared by the workers",
+        ge=0,
+        le=2**30,
+        scope=NEUTRAL,
+    ),
+    **{f"TRAIN_X.{key}": x for key, x in _batches("training images", TRAIN).items()},
+    "TRAIN_U.SAME_AS_X": Setting(True, "TRAIN_X's values for unlabelled images", scope=TRAIN),
+    **{f"TRAIN_U.{key}": x for key, x in _batches("unlabelled images", TRAIN).items()},
+    "TEST.SAMPLER": Setting(
+        "SequentialSampler", "order of test images", choices=SAMPLERS, scope=TRAIN
+    ),
+    "TEST.BATCH_SIZE": Setting(32, "test images per batch", ge=1, le=65536, scope=TRAIN),
+}
+
+MODEL = {
+    "INIT_WEIGHTS": Setting("", "checkpoint whose fitting tensors start the training", scope=TRAIN),
+    "BACKBONE.NAME": Setting(
+        "", "name of the CLIP, or a checkpoint's path; README lists what may stand here"
+    ),
+    "BACKBONE.PRETRAINED": Setting(True, "prompt learners always start from CLIP", scope="unused"),
+    "CLASSES_AT_ONCE": Setting(
+        0,
+        "ours: class texts that are encoded together; 0: all. Fewer need less memory and, in "
+        "training, a second forward pass",
+        ge=0,
+        le=10**6,
+        scope="inference",
+    ),
+    "HEAD.NAME": Setting("", "of Dassl's own classifiers", scope="unused"),
+    "HEAD.HIDDEN_LAYERS": Setting((), "of that head: widths", kind=int, scope="unused"),
+    "HEAD.ACTIVATION": Setting("relu", "of that head", scope="unused"),
+    "HEAD.BN": Setting(True, "of that head: batch normalisation", scope="unused"),
+    "HEAD.DROPOUT": Setting(0.0, "of that head: probability", scope="unused"),
+}
+
+# Faster, but with other last digits; see docs/PERFORMANCE.md.
+INEXACT = {
+    "TF32": Setting(
+        False,
+        "ours: on a GPU, multiply matrices of fp32 numbers with 10 bits of mantissa",
+        scope="inference",
+    ),
+    "COMPILE": Setting(
+        "",
+        'ours: mode of torch.compile; "": not compiled',
+        choices=COMPILE_MODES,
+        scope="inference",
+    ),
+}
+
+OPTIM = {
+    "NAME": Setting("adam", "optimiser", choices=OPTIMIZERS, scope=TRAIN),
+    "LR": Setting(0.0003, "learning rate", gt=0, le=100, scope=TRAIN),
+    "WEIGHT_DECAY": Setting(5e-4, "weight decay", ge=0, le=10, scope=TRAIN),
+    "MOMENTUM": Setting(0.9, "sgd, rmsprop: momentum", ge=0, lt=1, scope=TRAIN),
+    "SGD_DAMPNING": Setting(0, "sgd: dampening of momentum", kind=float, ge=0, le=1, scope=TRAIN),
+    "SGD_NESTEROV": Setting(False, "sgd: Nesterov's momentum", scope=TRAIN),
+    "RMSPROP_ALPHA": Setting(0.99, "rmsprop: smoothing", ge=0, lt=1, scope=TRAIN),
+    "ADAM_BETA1": Setting(0.9, "adam and its kin: beta 1", ge=0, lt=1, scope=TRAIN),
+    "ADAM_BETA2": Setting(0.999, "adam and its kin: beta 2", ge=0, lt=1, scope=TRAIN),
+    "STAGED_LR": Setting(
+        False, "layers other than NEW_LAYERS learn at LR * BASE_LR_MULT", scope=TRAIN
+    ),
+    "NEW_LAYERS": Setting((), "names of modules, see STAGED_LR", kind=str, scope=TRAIN),
+    "BASE_LR_MULT": Setting(0.1, "see STAGED_LR", ge=0, le=1000, scope=TRAIN),
+    "LR_SCHEDULER": Setting("single_step", "schedule", choices=SCHEDULES, scope=TRAIN),
+    "STEPSIZE": Setting(
+        (-1,),
+        "single_step: epochs between changes, below 1: none; multi_step: epochs of changes",
+        ge=-1,
+        le=10**6,
+        length=(1, 100),
+        order="increasing",
+        scope=TRAIN,
+    ),
+    "GAMMA": Setting(0.1, "factor of a change", gt=0, le=1, scope=TRAIN),
+    "MAX_EPOCH": Setting(10, "epochs of training", ge=1, le=10**6, scope=TRAIN),
+    "WARMUP_EPOCH": Setting(
+        -1, "epochs of warm-up, at most MAX_EPOCH; below 1: none", ge=-1, le=10**6, scope=TRAIN
+    ),
+    "WARMUP_TYPE": Setting("linear", "warm-up", choices=WARMUPS, scope=TRAIN),
+    "WARMUP_CONS_LR": Setting(1e-5, "constant warm-up: its rate", ge=0, le=100, scope=TRAIN),
+    "WARMUP_MIN_LR": Setting(
+        1e-5, "linear warm-up: the first epoch's rate", ge=0, le=100, scope=TRAIN
+    ),
+    "WARMUP_RECOUNT": Setting(
+        True,
+        "the schedule after warm-up starts at its epoch 0, not at WARMUP_EPOCH",
+        scope=TRAIN,
+    ),
+}
+
+TRAINING = {
+    "CHECKPOINT_FREQ": Setting(
+        0, "keep every so many epochs' checkpoint; 0: the last only", ge=0, le=10**6, scope=NEUTRAL
+    ),
+    "PRINT_FREQ": Setting(10, "batches from line to line", ge=1, le=10**9, scope=NEUTRAL),
+    "COUNT_ITER": Setting("train_x", "loader that makes an epoch", scope="unused"),
+}
+
+TEST = {
+    "EVALUATOR": Setting("Classification", "registered name of the evaluator", scope="inference"),
+    "PER_CLASS_RESULT": Setting(False, "print accuracy per class", scope=NEUTRAL),
+    "COMPUTE_CMAT": Setting(
+        False, "write the confusion matrix to OUTPUT_DIR/cmat.pt", scope=NEUTRAL
+    ),
+    "NO_TEST": Setting(False, "do not test after training", scope=TRAIN),
+    "SPLIT": Setting("test", "images of the final test", choices=("test", "val"), scope=DATA),
+    "FINAL_MODEL": Setting(
+        "last_step",
+        "model of the final test; best_val: validate after every epoch and test the best (on the "
+        "test set if there is no val)",
+        choices=("last_step", "best_val"),
+        scope=TRAIN,
+    ),
+}
+
+# KgCoOp's and ProGrad's train.py declare these.
+LOSS = {
+    "GM": Setting(False, "gradient matching, of ProGrad", scope="unused"),
+    "NAME": Setting("", "of ProGrad's loss", scope="unused"),
+    "ALPHA": Setting(0.0, "of ProGrad's loss", scope="unused"),
+    "T": Setting(1.0, "of ProGrad's loss", scope="unused"),
+    "LAMBDA": Setting(1.0, "of ProGrad's loss", scope="unused"),
+}
+
+
+def _make_defaults() -> Config:
+    cfg = Config()
+    nodes = {
+        "": TOP,
+        "INPUT": INPUT,
+        "DATASET": DATASET,
+        "DATALOADER": DATALOADER,
+        "MODEL": MODEL,
+        "INEXACT": INEXACT,
+        "OPTIM": OPTIM,
+        "TRAIN": TRAINING,
+        "TEST": TEST,
+        "LOSS": LOSS,
+    }
+    for name, settings in nodes.items():
+        declare(cfg, name, settings)
+    declare_added(cfg)
+    cfg.TRAINER = Methods()
+    declare(cfg, "TRAINER", {"NAME": Setting("", "registered name of the trainer", scope=DATA)})
+    return cfg
+
+
+_C = _make_defaults()
+
+
+def check_config(cfg: Mapping) -> None:
+    """Refuse settings that are out of range, each by itself or together.
+
+    Raises:
+        UsageError: names them.
+    """
+    check_settings(cfg)
+    optim = cfg["OPTIM"]
+    if optim["WARMUP_EPOCH"] > optim["MAX_EPOCH"]:
+        raise UsageError(
+            f"OPTIM.WARMUP_EPOCH {optim['WARMUP_EPOCH']}: the whole training has "
+            f"OPTIM.MAX_EPOCH {optim['MAX_EPOCH']} epochs"
+        )
+    if optim["SGD_NESTEROV"] and (not optim["MOMENTUM"] or optim["SGD_DAMPNING"]):
+        raise UsageError(
+            "OPTIM.SGD_NESTEROV True: it takes OPTIM.MOMENTUM above 0 and OPTIM.SGD_DAMPNING 0"
+        )

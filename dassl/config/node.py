@@ -1,44 +1,66 @@
-"""Configuration nodes: yacs, with mistakes answered in one line."""
+"""Configuration nodes: yacs, with mistakes answered in one line and files that are plain data."""
 
-import os
-from collections.abc import Iterable, Iterator
+import ast
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from common.errors import UsageError
-from dassl.utils.tools import nearest_names
+from common.names import nearest
+from common.reading import MissingFile, read_yaml
+from common.settings import convert, describe, leaves, problem, shorten
+
+BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
+SUFFIXES = (".yaml", ".yml")
+MAX_FILE = 1 << 20  # bytes of a YAML file
+MAX_LITERAL = 2000  # characters of a value that may be more than text
+
+logger = logging.getLogger(__name__)
+
+# Dotted name -> (value, what messages say it comes from).
+Pairs = dict[str, tuple[Any, str]]
 
 
 class Config(CfgNode):
-    """A yacs node. Merging an unknown key or a wrong type raises :class:`UsageError`.
+    """A yacs node. Merging an unknown key or a wrong value raises :class:`UsageError`.
 
-    An integer is taken where a float is expected (``OPTIM.LR 1``), which yacs itself refuses, and
-    groups may be plain yacs nodes, as trainers written for Dassl add them.
+    Values of described settings (``common.settings``) are checked as they are merged. Groups may be
+    plain yacs nodes, as trainers written for Dassl add them. Files are YAML and never run code,
+    whereas yacs executes files that end in ``.py``.
     """
 
-    def merge_from_file(self, cfg_filename: str) -> None:
+    def merge_from_file(self, cfg_filename: str | Path) -> None:
         """Overwrite values with those of a YAML file.
 
-        Raises:
-            UsageError: missing file, no valid YAML, unknown key (with the nearest known), wrong
-                type.
-        """
-        if not os.path.isfile(cfg_filename):
-            raise UsageError(f"no such config file: {cfg_filename}")
-        try:
-            with open(cfg_filename, encoding="utf-8") as file:
-                given = self.load_cfg(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"{cfg_filename} is not a valid config file: {error}") from error
-        except (AttributeError, AssertionError):  # yacs met a list or a bare word
-            raise UsageError(f"{cfg_filename} holds no settings (KEY: value lines)") from None
-        self._merge(_leaves(given), where=cfg_filename)
+        A file that names another as ``_BASE_`` (seen from itself) says what differs from that one.
+        A table (values by data set) that a file gives stands in place of the default one.
 
-    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        Raises:
+            UsageError: missing or unreadable file, no YAML, unknown key (with the nearest known),
+                wrong value.
+        """
+        self.merge_pairs(read_file(cfg_filename))
+
+    def merge_pairs(self, pairs: Pairs) -> None:
+        """Overwrite values with those of files (`read_file`); errors as `merge_from_file`."""
+        pairs = dict(pairs)
+        given = {table for name in pairs if (table := _table_of(name))}
+        for name, (value, where) in list(pairs.items()):
+            setting = describe(name)
+            below = f"{name.rpartition('.')[0]}.{setting.below}" if setting else ""
+            if setting and setting.below and below not in given:
+                del pairs[name]
+                pairs[f"{below}.default"] = value, where
+        self._merge(pairs, replaced=given)
+
+    def merge_from_other_cfg(self, cfg_other: Mapping) -> None:
         """Overwrite values with those of another configuration; errors as for a file."""
-        self._merge(_leaves(cfg_other), where="the given configuration")
+        given = "the given configuration"
+        self._merge({name: (value, given) for name, value in leaves(cfg_other)})
 
     def merge_from_list(self, cfg_list: list) -> None:
         """Overwrite values given as alternating keys and values, as on the command line.
@@ -48,46 +70,179 @@ class Config(CfgNode):
         """
         if len(cfg_list) % 2:
             raise UsageError(
-                f"options come in pairs of KEY VALUE, but {cfg_list[-1]!r} stands alone at the end"
+                f"options come in pairs of KEY VALUE, but {shorten(cfg_list[-1])} stands alone at "
+                "the end"
             )
         pairs = zip(cfg_list[0::2], cfg_list[1::2], strict=True)
-        self._merge(((str(key), value) for key, value in pairs), where="the command line")
+        self._merge({str(key): (value, "the command line") for key, value in pairs})
 
-    def _merge(self, pairs: Iterable[tuple[str, Any]], where: str) -> None:
-        """Check all pairs of dotted key and value, then take them over."""
-        checked = [(key, self._converted(key, value, where)) for key, value in pairs]
+    def _merge(self, pairs: Pairs, replaced: set[str] | None = None) -> None:
+        """Check all pairs, then take them over; the tables ``replaced`` start empty."""
+        pairs = {key: pair for key, pair in pairs.items() if not self._is_without_effect(key, pair)}
+        checked = [(key, self._converted(key, *pair)) for key, pair in pairs.items()]
+        for table in replaced or ():
+            _lookup(self, table).clear()
         for key, value in checked:
-            if not isinstance(value, CfgNode):  # an empty group in the file changes nothing
-                _assign(self, key, value)
+            setting = describe(key)
+            if isinstance(value, dict) and setting is not None and setting.table:
+                value = CfgNode(dict(value), new_allowed=True)
+            elif isinstance(value, CfgNode):  # an empty group in the file changes nothing
+                continue
+            _assign(self, key, value)
+
+    def _is_without_effect(self, key: str, pair: tuple[Any, str]) -> bool:
+        """Whether a setting is left out; said in a line, as for settings that nothing reads."""
+        value, where = pair
+        others = self.get("TRAINER", {}).__dict__.get("_others", {})
+        node, _, rest = key.partition(".")
+        method = others.get(rest.partition(".")[0]) if node == "TRAINER" else None
+        if method is not None and not _is_known(self, key):
+            logger.info("%s: %s has no effect: it is a setting of %s", where, key, method)
+            return True
+        setting = describe(key)
+        is_unused = setting is not None and setting.scope == "unused" and _is_known(self, key)
+        if is_unused and _decoded(value) != setting.default:
+            logger.info("%s: %s has no effect here (%s)", where, key, setting.help)
+        return False
 
     def _converted(self, key: str, value: Any, where: str) -> Any:
         """``value`` in the type that ``key`` has."""
         if not _is_known(self, key):
-            known = [name for name, _ in _leaves(self)]
-            near = nearest_names(key, known) or nearest_names(key.split(".")[-1], known)
-            hint = f"; nearest known: {', '.join(near)}" if near else ""
-            raise UsageError(f"{where}: unknown config key {key}{hint}")
-        current = _lookup(self, key)
-        value = self._decode_cfg_value(value)
-        if type(current) is float and type(value) is int:
-            return float(value)
-        if not _fits(current, value):
-            raise UsageError(
-                f"{where}: {key} takes {_kind(current)}, got {value!r} ({_kind(value)})"
+            raise UsageError(f"{where}: unknown config key {self._unknown(key)}")
+        given, value = value, _decoded(value)
+        setting, current = describe(key), _lookup(self, key)
+        if setting is None:
+            return _in_type_of(current, key, value, where)
+        is_text = setting.kind is str and not setting.is_list
+        if is_text and isinstance(given, str) and not isinstance(value, (str, bool, type(None))):
+            value = given  # a folder called 2024
+        value = convert(key, value)
+        said = problem(key, value)
+        if said:
+            raise UsageError(f"{where}: {said}")
+        return value
+
+    def _unknown(self, key: str) -> str:
+        known = [name for name, _ in leaves(self)]
+        near = nearest(key, known) or nearest(key.split(".")[-1], known)
+        hint = f"; nearest known: {', '.join(near)}" if near else ""
+        path = key.split(".")
+        if path[0] == "TRAINER" and len(path) > 2 and path[1] not in self.get("TRAINER", {}):
+            hint += (
+                f". A trainer of your own declares the settings TRAINER.{shorten(path[1])[1:-1]} "
+                "in its extend_cfg (docs/ADDING_A_METHOD.md)"
             )
-        if isinstance(current, (list, tuple)) and value is not None:
-            return type(current)(value)
+        return shorten(key)[1:-1] + hint
+
+
+class Methods(Config):
+    """The TRAINER node: the trainer's name and one group of settings for each method declared.
+
+    Reading a group that nobody declared is a mistake of whoever wrote the trainer, and answered in
+    one line.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            raise UndeclaredMethod(
+                f"TRAINER.{name}: nobody declared these settings. A trainer of your own declares "
+                "them in its extend_cfg (docs/ADDING_A_METHOD.md)"
+            ) from None
+
+
+class UndeclaredMethod(UsageError, AttributeError):
+    """A group of settings under TRAINER that no trainer declared."""
+
+
+def read_file(path: str | Path) -> Pairs:
+    """Return the settings of a YAML file and of those that it starts from, by dotted name.
+
+    Raises:
+        UsageError: a file is missing, unreadable or no YAML.
+    """
+    return _file_pairs(Path(path), ())
+
+
+def _file_pairs(path: Path, below: tuple[Path, ...]) -> Pairs:
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: not a YAML file; configurations end in {' or '.join(SUFFIXES)}")
+    try:
+        content = read_yaml(path, MAX_FILE)
+    except MissingFile as error:
+        raise UsageError(f"no such config file: {path}{_hint(path)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no settings (KEY: value lines)")
+    place = path.resolve()
+    if place in below or len(below) > 10:
+        raise UsageError(f"{path}: {BASE} leads in a circle")
+    base = content.pop(BASE, None)
+    if base is not None and not isinstance(base, str):
+        raise UsageError(f"{path}: {BASE} takes the name of a YAML file, got {shorten(base)}")
+    pairs = _file_pairs(path.parent / base, (*below, place)) if base else {}
+    pairs.update(_flat(content, str(path)))
+    return pairs
+
+
+def _hint(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    near = nearest(path.stem, [other.stem for other in path.parent.glob("*.y*ml")])
+    return f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
+
+
+def _flat(content: dict, path: str, prefix: str = "") -> Iterator[tuple[str, tuple[Any, str]]]:
+    for key, value in content.items():
+        if not isinstance(key, str) or not key or "." in key:
+            raise UsageError(f"{path}: {shorten(key)} is not the name of a setting or group")
+        if isinstance(value, dict) and value:
+            yield from _flat(value, path, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", (value, path)
+
+
+def _table_of(name: str) -> str:
+    """The table that a name is, or is an entry of; "" for other settings."""
+    setting = describe(name)
+    if setting is None or not setting.table:
+        return ""
+    parent = name.rpartition(".")[0]
+    above = describe(parent)
+    return parent if above is not None and above.table else name
+
+
+def _decoded(value: Any) -> Any:
+    """What a text stands for, as yacs has it: a number, a list, None; else the text itself."""
+    if not isinstance(value, str) or len(value) > MAX_LITERAL:
+        return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about backslashes and the like in what is plain text
+            return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
         return value
 
 
-def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of everything in ``node``; an empty node counts as a value."""
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, CfgNode) and value:
-            yield from _leaves(value, name + ".")
-        else:
-            yield name, value
+def _in_type_of(current: Any, key: str, value: Any, where: str) -> Any:
+    """The value of a setting that nobody described, in the type that it has."""
+    if type(current) is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    fits = current is None or value is None or type(current) is type(value)
+    if isinstance(current, CfgNode) or isinstance(value, dict):
+        fits = current is None or (isinstance(current, CfgNode) and value == {})
+    elif isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
+        value, fits = type(current)(value), True
+    if not fits:
+        raise UsageError(
+            f"{where}: {key} takes {_kind(current)}, got {shorten(value)} ({_kind(value)})"
+        )
+    said = problem(key, value)
+    if said:
+        raise UsageError(f"{where}: {said}")
+    return CfgNode(value) if isinstance(value, dict) else value
 
 
 def _is_known(node: Any, key: str) -> bool:
@@ -101,17 +256,8 @@ def _is_known(node: Any, key: str) -> bool:
     return True
 
 
-def _fits(current: Any, value: Any) -> bool:
-    """Whether yacs would let ``value`` replace ``current``."""
-    if isinstance(current, CfgNode) or isinstance(value, CfgNode):
-        return current is None or (isinstance(current, CfgNode) and isinstance(value, CfgNode))
-    if current is None or value is None or type(current) is type(value):
-        return True
-    return isinstance(current, (list, tuple)) and isinstance(value, (list, tuple))
-
-
 def _kind(value: Any) -> str:
-    return "a group of settings" if isinstance(value, CfgNode) else type(value).__name__
+    return "a group of settings" if isinstance(value, dict) else type(value).__name__
 
 
 def _lookup(root: CfgNode, key: str) -> Any:

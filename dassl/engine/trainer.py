@@ -16,9 +16,10 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from common.provenance import provenance
+from dassl.config import check_config
 from dassl.data import DataManager
 from dassl.evaluation import Classification, Predictions, build_evaluator
-from dassl.utils import AverageMeter, MetricMeter, UsageError, check_availability
+from dassl.utils import AverageMeter, MetricMeter, UsageError
 from dassl.utils.memory import process_peak_memory_mb
 from dassl.utils.torchtools import BEST
 
@@ -48,7 +49,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
-        _check_settings(cfg)
+        check_config(cfg)
         self.check_cfg(cfg)
         use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
         self.device = torch.device("cuda" if use_cuda else "cpu")
@@ -435,19 +436,6 @@ class TrainerX(SimpleTrainer):
             self._to_device(batch["label"]),
             self._to_device(batch["domain"]),
         )
-
-
-def _check_settings(cfg: CfgNode) -> None:
-    """Refuse values that would fail late, or silently do something else."""
-    choices = {"SPLIT": ["test", "val"], "FINAL_MODEL": ["last_step", "best_val"]}
-    for key, values in choices.items():
-        check_availability(cfg.TEST[key], values, kind=f"value of TEST.{key}")
-    for key, value in (
-        ("OPTIM.MAX_EPOCH", cfg.OPTIM.MAX_EPOCH),
-        ("TRAIN.PRINT_FREQ", cfg.TRAIN.PRINT_FREQ),
-    ):
-        if value < 1:
-            raise UsageError(f"{key} is {value}; it is at least 1")
 
 
 def _detached(summary: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """Name -> class tables behind ``cfg.TRAINER.NAME``, ``cfg.DATASET.NAME`` and the like."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ from common.errors import UsageError
 from .tools import check_availability
 
 __all__ = ["Registry"]
+
+logger = logging.getLogger(__name__)
 
 
 class Registry:
@@ -24,6 +27,7 @@ class Registry:
     def __init__(self, name: str):
         self._name = name
         self._objects: dict[str, Any] = {}
+        self.replaces = False  # whether a name that is taken goes to whoever registers it next
 
     def register(self, obj: Any = None, force: bool = False) -> Any:
         """Add ``obj``, or, called without one, return a decorator that does.
@@ -63,6 +67,11 @@ class Registry:
         name = obj.__name__
         if name in self._objects and not force:
             owner = self._objects[name].__module__
+            if self.replaces:
+                kind = self._name.lower()
+                logger.info("%s %s is %s's, not %s's", kind, name, obj.__module__, owner)
+                self._objects[name] = obj
+                return
             raise UsageError(
                 f"{self._name.lower()} {name} (from {obj.__module__}) is already registered by "
                 f"{owner}; give it another name, or register(force=True) to replace it"

@@ -1,12 +1,12 @@
 """ANPrompt's ablations: every file says one difference to the whole method."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from anprompt.commands import ablations
-from anprompt.runs.config import build_cfg, default_cfg, merge_file
+from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg, default_cfg
 from anprompt.runs.folder import flatten
 from dassl.utils import UsageError
 
@@ -17,7 +17,7 @@ ABLATIONS = sorted((FULL.parent / "ablations").glob("*.yaml"))
 
 def settings(path: Path) -> dict:
     cfg = default_cfg()
-    merge_file(cfg, path)
+    cfg.merge_from_file(path)
     return flatten(cfg)
 
 
@@ -60,12 +60,9 @@ def test_base_of_a_base_and_errors(tmp_path):
 
 
 def test_flags_and_options_come_after_the_file():
-    args = Namespace(
-        plugin=[], dataset_config_file="", config_file=str(ABLATIONS[0]), seed=None, root="",
-        output_dir="", resume="", source_domains=None, target_domains=None, transforms=None,
-        trainer="ANPrompt", backbone="", head="", eval_only=False, model_dir="", load_epoch=None,
-        opts=["INPUT.SIZE", "(64,64)", "OPTIM.MAX_EPOCH", "2"],
-    )  # fmt: skip
+    options = ["INPUT.SIZE", "(64,64)", "OPTIM.MAX_EPOCH", "2"]
+    flags = ["--trainer", "ANPrompt", "--config-file", str(ABLATIONS[0])]
+    args = make_parser().parse_args([*flags, *options])
     assert build_cfg(args).OPTIM.MAX_EPOCH == 2
 
 

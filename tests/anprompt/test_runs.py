@@ -1,15 +1,28 @@
-"""A run's own settings: those of its method count, those of other methods do not."""
+"""A run's configuration: its own method's settings, checked; what earlier runs recorded."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from yacs.config import CfgNode
 
 from anprompt.runs.arguments import make_parser
-from anprompt.runs.config import build_cfg, methods_of
-from anprompt.runs.folder import check_same_settings, record_config, recorded_config
+from anprompt.runs.config import build_cfg, compare_with_training, default_cfg, load_plugin
+from anprompt.runs.declared import extend_cfgs_of
+from anprompt.runs.folder import (
+    check_same_settings,
+    flatten,
+    of_own_method,
+    record_config,
+    recorded_config,
+)
 from anprompt.runs.trained import read_cfg
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -22,54 +35,219 @@ def cfg_of(tmp_path):
     return make
 
 
-def test_other_methods_may_change(cfg_of, tmp_path):
-    """Whoever works on a method of their own must not put the others' runs out of date."""
-    record_config(cfg_of())
-    path = tmp_path / "run/config.yaml"
-    content = yaml.safe_load(path.read_text())
-    content["TRAINER"]["MAPLE"]["N_CTX"] = 7  # the default of an earlier version
-    path.write_text(yaml.safe_dump(content))
-    check_same_settings(cfg_of())
-    with pytest.raises(ValueError, match="RUN.OTHER_METHODS"):  # somebody may read it: it was set
-        check_same_settings(cfg_of("TRAINER.MAPLE.N_CTX", "7"))
-    with pytest.raises(ValueError, match=r"TRAINER.COOP.N_CTX is 16 there, 7 now"):
-        check_same_settings(cfg_of("TRAINER.COOP.N_CTX", "7"))
-    with pytest.raises(ValueError, match="RUN.METHODS|TRAINER.NAME"):
-        check_same_settings(cfg_of(trainer="MaPLe"))
+def nodes(cfg) -> set[str]:
+    return set(cfg.TRAINER) - {"NAME"}
 
 
-def test_only_its_own_method_is_remembered(cfg_of, tmp_path):
-    record_config(cfg_of(trainer="KgCoOp"))  # runs on CoOp's settings
-    nodes = {key.split(".")[1] for key in recorded_config(tmp_path / "run") if "TRAINER." in key}
-    assert nodes == {"NAME", "COOP"}
+@pytest.fixture
+def registered():
+    """Registers trainers as a plugin does, for one test."""
+    before = dict(TRAINER_REGISTRY._objects)
+    yield lambda cls: TRAINER_REGISTRY.register(cls, force=True)
+    TRAINER_REGISTRY._objects.clear()
+    TRAINER_REGISTRY._objects.update(before)
 
 
-def test_a_trainer_that_builds_on_another_owns_both_nodes():
+def test_a_configuration_has_its_own_methods_settings_only(cfg_of):
+    for trainer, node in (("CoOp", "COOP"), ("KgCoOp", "COOP"), ("MMRLpp", "MMRLpp")):
+        assert nodes(cfg_of(trainer=trainer)) == {node}
+    assert "W" in cfg_of(trainer="KgCoOp").TRAINER.COOP
+    assert "W" not in cfg_of(trainer="CoOp").TRAINER.COOP
+
+
+def test_the_trainer_is_read_from_the_last_place_that_names_it(cfg_of, tmp_path):
+    (tmp_path / "c.yaml").write_text("TRAINER:\n  NAME: MaPLe\n  VPT:\n    N_CTX_VISION: 3\n")
+    file = ("--config-file", str(tmp_path / "c.yaml"))
+    with pytest.raises(UsageError, match="unknown trainer .* 'Copo'; nearest known: CoOp"):
+        cfg_of(trainer="Copo")
+    assert nodes(cfg_of(*file, "TRAINER.NAME", "VPT", trainer="CoOp")) == {"VPT"}
+    assert nodes(cfg_of(*file, trainer="")) == {"MAPLE"}
+    with pytest.raises(UsageError, match="no trainer is named: --trainer NAME, one of ANPrompt,"):
+        cfg_of(trainer="")
+
+
+def test_settings_of_other_methods_have_no_effect(cfg_of, caplog):
+    with caplog.at_level("INFO"):
+        cfg = cfg_of("TRAINER.MAPLE.N_CTX", "7", "TRAINER.COOP.N_CTX", "4")
+    assert nodes(cfg) == {"COOP"} and cfg.TRAINER.COOP.N_CTX == 4
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the command line: TRAINER.MAPLE.N_CTX has no effect: it is a setting of MaPLe"]
+
+
+def test_task_and_template_exist_for_every_trainer(cfg_of):
+    for trainer in ("CoOp", "ZeroshotCLIP", "MMRL"):
+        cfg = cfg_of("TASK", "FS", "DATASET.TEMPLATE", "an X-ray of {}.", trainer=trainer)
+        assert (cfg.TASK, cfg.DATASET.TEMPLATE) == ("FS", "an X-ray of {}.")
+    with pytest.raises(UsageError, match="TASK 'B2M': takes one of B2N, FS, CD"):
+        cfg_of("TASK", "B2M")
+
+
+def test_a_trainer_that_builds_on_another_has_both_nodes(cfg_of, registered):
     class Mine(TRAINER_REGISTRY.get("KgCoOp")):
         @staticmethod
         def extend_cfg(cfg):
             cfg.TRAINER.MINE = CfgNode({"WEIGHT": 0.5})
 
+    registered(Mine)
+    assert len(extend_cfgs_of(Mine)) == 4  # of PromptTrainer, CoOp, KgCoOp and itself
+    cfg = cfg_of("TRAINER.MINE.WEIGHT", "2", trainer="Mine")
+    assert nodes(cfg) == {"COOP", "MINE"} and cfg.TRAINER.MINE.WEIGHT == 2.0
+    with pytest.raises(UsageError, match="TRAINER.MINE.WEIGHT takes float, got 'x'"):
+        cfg_of("TRAINER.MINE.WEIGHT", "x", trainer="Mine")
+    with pytest.raises(UsageError, match="TRAINER.MINE.WEIGHT inf: takes a finite number"):
+        cfg_of("TRAINER.MINE.WEIGHT", "1e999", trainer="Mine")
+
+
+def test_a_trainer_written_for_dassl_may_read_any_methods_settings(cfg_of, registered):
     class Stock:
         pass
 
-    assert methods_of(Mine) == ["COOP", "MINE"] and methods_of(Stock) == []
-    assert methods_of(TRAINER_REGISTRY.get("ZeroshotCLIP2")) == ["COOP"]
+    class Other:
+        @staticmethod
+        def extend_cfg(cfg):
+            cfg.TRAINER.OTHER = CfgNode({"N": 1})
+
+    registered(Stock)
+    registered(Other)
+    everything = nodes(default_cfg())
+    assert {"COOP", "MAPLE", "ANPROMPT"} < everything
+    assert nodes(cfg_of(trainer="Stock")) == everything
+    assert nodes(cfg_of(trainer="Other")) == everything | {"OTHER"}
+    assert cfg_of(trainer="Stock").INPUT.PIXEL_MEAN == [0.485, 0.456, 0.406]  # Dassl's
+    with pytest.raises(UsageError, match="TRAINER.PLOT.N.*extend_cfg"):
+        cfg_of("TRAINER.PLOT.N", "4", trainer="Stock")
 
 
-def test_a_run_outlives_other_methods(cfg_of, tmp_path):
-    record_config(cfg_of("TRAINER.COOP.N_CTX", "7"))
-    path = tmp_path / "run/config.yaml"
-    content = yaml.safe_load(path.read_text())
+def test_a_plugin_takes_a_name_of_this_repositorys(cfg_of, registered, tmp_path, caplog):
+    plugin = tmp_path / "taking.py"
+    plugin.write_text(
+        "from dassl.engine import TRAINER_REGISTRY, TrainerX\n\n"
+        "@TRAINER_REGISTRY.register()\nclass CoOp(TrainerX):\n    pass\n"
+    )
+    with caplog.at_level("INFO"):
+        cfg = cfg_of("--plugin", str(plugin), trainer="CoOp")
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["trainer CoOp is plugin_taking's, not trainers.coop's"]
+    assert nodes(cfg) > {"COOP", "MAPLE"}  # a trainer written for Dassl
+    for name in ("notes.txt", "nowhere.py"):
+        (tmp_path / "notes.txt").write_text("x")
+        with pytest.raises(UsageError, match=name):
+            load_plugin(str(tmp_path / name))
+
+
+# What earlier versions recorded ---------------------------------------------------------------
+
+
+def earlier(cfg) -> dict:
+    """What a run of a version recorded that had all methods' settings in it."""
+    content = yaml.safe_load(cfg.dump())
+    content["TRAINER"]["MAPLE"] = {"N_CTX": 7}
     content["TRAINER"]["GONE"] = {"PREC": "fp32"}
-    content["TRAINER"]["MAPLE"]["OLD_NAME"] = 3
-    path.write_text(yaml.safe_dump(content))
-    cfg = read_cfg(tmp_path / "run")
-    assert cfg.TRAINER.COOP.N_CTX == 7 and "GONE" not in cfg.TRAINER
+    content["RUN"] |= {"METHODS": ["COOP"], "OTHER_METHODS": ["TRAINER.MAPLE.N_CTX 7"]}
+    return content
+
+
+def test_earlier_runs_are_recognised(cfg_of, tmp_path):
+    cfg = cfg_of("TRAINER.COOP.N_CTX", "7")
+    (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(earlier(cfg)))
+    assert "TRAINER.MAPLE.N_CTX" not in recorded_config(tmp_path / "run")
+    check_same_settings(cfg)
+    assert read_cfg(tmp_path / "run").TRAINER == cfg.TRAINER
+    with pytest.raises(ValueError, match=r"TRAINER.COOP.N_CTX is 7 there, 16 now"):
+        check_same_settings(cfg_of())
+    with pytest.raises(ValueError, match="TRAINER.NAME"):
+        check_same_settings(cfg_of(trainer="MaPLe"))
+    record_config(cfg)
+    check_same_settings(cfg)
+
+
+def test_what_a_run_recorded_is_checked(cfg_of, tmp_path):
+    path = tmp_path / "run/config.yaml"
+    content = earlier(cfg_of())
     content["TRAINER"]["COOP"]["OLD_NAME"] = 3
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UsageError, match="OLD_NAME"):
+    with pytest.raises(UsageError, match="config.yaml: unknown config key TRAINER.COOP.OLD_NAME"):
+        read_cfg(tmp_path / "run")
+    content = earlier(cfg_of())
+    content["OPTIM"]["LR"] = float("nan")
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="config.yaml: OPTIM.LR nan"):
         read_cfg(tmp_path / "run")
     path.write_text("no: settings\n")
     with pytest.raises(UsageError, match="config.yaml: not the settings of a run"):
         read_cfg(tmp_path / "run")
+    for text in ("[" * 10000, "TRAINER: 3\n", "TRAINER:\n  NAME: Nobody\n"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="config.yaml"):
+            read_cfg(tmp_path / "run")
+
+
+def test_runs_that_do_not_name_their_method_keep_all():
+    assert of_own_method({"TRAINER.A.X": 1}) == {"TRAINER.A.X": 1}
+
+
+# Evaluation against training ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("INPUT.PIXEL_MEAN", "[0.5, 0.5, 0.5]"),
+        ("INPUT.PIXEL_STD", "[1, 1, 1]"),
+        ("INPUT.INTERPOLATION", "nearest"),
+        ("INPUT.TRANSFORMS", "['random_flip']"),
+        ("TRAINER.ANPROMPT.ALPHA", "0.0"),
+        ("TRAINER.ANPROMPT.BETA", "0.0"),
+        ("TRAINER.ANPROMPT.LAYERS", "[5, 6, 7, 8, 9, 10, 11]"),
+        ("TRAINER.ANPROMPT.N_TOKENS", "4"),
+    ],
+)
+def test_an_evaluation_takes_the_trainings_settings(cfg_of, option, value):
+    file = ("--config-file", str(ROOT / "configs/trainers/ANPrompt/vit_b16.yaml"))
+    trained = flatten(cfg_of(*file, "--backbone", "small", trainer="ANPrompt"))
+    here = cfg_of(*file, "--backbone", "small", option, value, trainer="ANPrompt")
+    with pytest.raises(UsageError, match=rf"{option} .*: DIR has .*, and an evaluation"):
+        compare_with_training(here, trained, "DIR")
+
+
+def test_what_may_differ_in_an_evaluation(cfg_of):
+    file = ("--config-file", str(ROOT / "configs/trainers/ANPrompt/vit_b16.yaml"))
+    flags = (*file, "--backbone", "small")
+    trained = flatten(cfg_of(*flags, trainer="ANPrompt"))
+    data = (
+        "DATASET.NAME",
+        "Food101",
+        "DATASET.SUBSAMPLE_CLASSES",
+        "new",
+        "TASK",
+        "CD",
+        "SEED",
+        "2",
+    )
+    training = ("OPTIM.LR", "0.1", "TRAINER.ANPROMPT.NOISE.RATE", "0.3", "INPUT.CROP_PADDING", "1")
+    transforms = ("INPUT.TRANSFORMS", "['normalize']")
+    here = cfg_of(*flags, *data, *training, *transforms, trainer="ANPrompt")
+    assert compare_with_training(here, trained) == []
+    here = cfg_of(*flags, "TRAINER.ANPROMPT.INFERENCE", "mix", trainer="ANPrompt")
+    assert compare_with_training(here, trained) == [
+        "TRAINER.ANPROMPT.INFERENCE 'mix' (the training has 'auto')"
+    ]
+    del trained["TRAINER.ANPROMPT.INFERENCE"]  # an earlier version's
+    assert compare_with_training(here, trained) == []
+
+
+# Without PyTorch ------------------------------------------------------------------------------
+
+
+def test_a_configuration_is_built_without_pytorch(tmp_path):
+    program = (
+        "import sys\n"
+        "from anprompt.runs.config import default_cfg\n"
+        "default_cfg(sys.argv[1])\n"
+        "print([name for name in ('torch', 'sklearn', 'torchvision') if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", program, "ANPrompt"]
+    default_cfg()  # the settings are in the cache from here on
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"

@@ -367,10 +367,10 @@ def test_unknown_trainer(toy_cfg):
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("TEST.SPLIT", "tets", "nearest known: test"),
-        ("TEST.FINAL_MODEL", "best", "nearest known: best_val"),
-        ("OPTIM.MAX_EPOCH", 0, "OPTIM.MAX_EPOCH is 0"),
-        ("TRAIN.PRINT_FREQ", 0, "TRAIN.PRINT_FREQ is 0"),
+        ("TEST.SPLIT", "tets", "takes one of test, val"),
+        ("TEST.FINAL_MODEL", "best", "takes one of last_step, best_val"),
+        ("OPTIM.MAX_EPOCH", 0, "OPTIM.MAX_EPOCH 0: takes"),
+        ("TRAIN.PRINT_FREQ", 0, "TRAIN.PRINT_FREQ 0: takes"),
     ],
 )
 def test_wrong_settings(toy_cfg, key, value, named):

@@ -12,6 +12,8 @@ import clip
 from anprompt.runs.config import default_cfg
 from clip.edits import insert_tokens, replace_tokens
 from clip.model import build_model
+from common.errors import UsageError
+from dassl.engine import TRAINER_REGISTRY
 from trainers.anprompt import (
     AntiNoiseCLIP,
     AntiNoisePromptLearner,
@@ -358,10 +360,10 @@ def test_inference_rule(task, subsample, dataset, source, rule):
 
 
 def test_bad_settings_are_refused(clip_model):
-    with pytest.raises(ValueError, match="choose one of auto, class, mix"):
-        InferenceRule(setting="both", task="B2N", subset="base", dataset="EuroSAT")
-    with pytest.raises(ValueError, match="TASK 'XD'"):
-        InferenceRule(setting="auto", task="XD", subset="base", dataset="EuroSAT")
+    cfg = default_cfg("ANPrompt")
+    cfg.TRAINER.ANPROMPT.INFERENCE, cfg.TASK = "both", "XD"
+    with pytest.raises(UsageError, match="TASK 'XD': .*INFERENCE 'both': takes one of auto"):
+        TRAINER_REGISTRY.get("ANPrompt").check_cfg(cfg)
     with pytest.raises(ValueError, match="layers 1 to 12"):
         anprompt(clip_model, LAYERS=[12, 13])
     with pytest.raises(ValueError, match="consecutive"):

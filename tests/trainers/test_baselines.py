@@ -403,7 +403,7 @@ def test_beta_is_the_training_data_sets_unless_asked(
     assert beta_after_loading("target", {}) == (0.3, "class")  # EuroSAT's, which is tested
     food = {"dataset": "Food101"}
     assert beta_after_loading("source", food) == (0.3, "class")
-    with pytest.raises(ValueError, match="BETA_FROM 'both': choose one of source, target"):
+    with pytest.raises(ValueError, match="BETA_FROM 'both': takes one of source, target"):
         beta_after_loading("both", {})
 
 

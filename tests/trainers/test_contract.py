@@ -358,5 +358,5 @@ def test_bf16_runs_on_cpu(name, make_trainer):
 @pytest.mark.parametrize("name", LEARNING)
 def test_unknown_precision_is_refused(name, make_trainer):
     method = TRAINER_REGISTRY.get(name).method
-    with pytest.raises(ValueError, match="choose one of fp32"):
+    with pytest.raises(ValueError, match="PREC .fp8.: takes one of fp32"):
         make_trainer(name, **{f"TRAINER__{method}__PREC": "fp8"})

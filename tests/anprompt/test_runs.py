@@ -242,11 +242,12 @@ def test_what_may_differ_in_an_evaluation(cfg_of):
 def test_a_configuration_is_built_without_pytorch(tmp_path):
     program = (
         "import sys\n"
-        "from anprompt.runs.config import default_cfg\n"
-        "default_cfg(sys.argv[1])\n"
+        "from anprompt.runs.config import build_cfg\n"
+        "from anprompt.runs.arguments import make_parser\n"
+        "build_cfg(make_parser().parse_args(sys.argv[1:]))\n"
         "print([name for name in ('torch', 'sklearn', 'torchvision') if name in sys.modules])\n"
     )
-    command = [sys.executable, "-c", program, "ANPrompt"]
+    command = [sys.executable, "-c", program, "--trainer", "ANPrompt", "--backbone", "small"]
     default_cfg()  # the settings are in the cache from here on
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

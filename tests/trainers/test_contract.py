@@ -229,6 +229,7 @@ def make_trainer(tiny_clip_path, fake_eurosat, tmp_path):
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
         cfg.OPTIM.MAX_EPOCH = 2
         cfg.OPTIM.LR = 0.01
+        cfg.TRAINER.MMRL.REP_DIM = 64  # EuroSAT's own is as wide as the tiny CLIP is large
         for key, value in changes.items():
             node, leaf = cfg, key.split("__")
             for section in leaf[:-1]:

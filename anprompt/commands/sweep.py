@@ -8,28 +8,39 @@
 
 Runs go seed by seed, so that a sweep cut short still compares methods; a test waits for its
 training. Finished runs are skipped, interrupted ones taken up again by train.py: the same command
-goes on. A run that fails does not stop the others. Each prints to OUTPUT/logs. The
+goes on. A run that fails does not stop the others. Each prints to OUTPUT/logs. Before the first one
+starts, settings, data sets, weights and the disk are checked, and all problems listed. The
 environment means what it means to the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG, PLUGIN,
 LOADEP; with DRY_RUN=1 nothing runs, and what would is printed.
 
-Without a GPU, runs go side by side on one thread each (unless OMP_NUM_THREADS says otherwise):
-results do not depend on --jobs.
+Every visible GPU (CUDA_VISIBLE_DEVICES) takes a run at a time; on several, the longest runs go
+first. Without a GPU, runs go side by side on one thread each (unless OMP_NUM_THREADS says
+otherwise): results do not depend on --jobs.
+
+exit status: 0 done, 1 some runs failed, 2 bad input, 130 interrupted.
 """
 
 import argparse
 import re
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from anprompt.protocols.environment import Environment, numbers
 from anprompt.protocols.methods import Method, all_methods, plugin_method
 from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, plan
+from anprompt.sweeps.checks import problems
+from anprompt.sweeps.costs import Costs, learn_from_folder
 from anprompt.sweeps.devices import slots
+from anprompt.sweeps.finished import find_finished
 from anprompt.sweeps.processes import about_locks
-from anprompt.sweeps.scheduler import Sweep
+from anprompt.sweeps.scheduler import Slot, Sweep
+from anprompt.sweeps.shards import command_lines, shard
+from anprompt.sweeps.status import status_lines
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -78,7 +89,30 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, metavar="N",
-        help="runs side by side (default: 1 on a GPU; else one a core, at most 4)",
+        help="runs side by side, at most (default: what the GPUs take; else one a core, at most 4)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus", metavar="0-3,6",
+        help="of the visible GPUs those that take runs (default: all; '' for none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--per-gpu", type=int, default=1, metavar="N",
+        help="runs side by side on a GPU: small data sets leave one idle half of the time",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard", metavar="I/N",
+        help="run the I-th of N parts of equal length, one on each machine that shares OUTPUT",
+    )  # fmt: skip
+    shows = parser.add_mutually_exclusive_group()
+    shows.add_argument(
+        "--print-commands", action="store_true",
+        help="print what is not finished as lines of shell that may run in any order, for xargs, "
+        "GNU parallel or a scheduler; start nothing",
+    )  # fmt: skip
+    shows.add_argument(
+        "--status", action="store_true",
+        help="say which runs are finished, running, stopped (and their last words) and waiting; "
+        "start nothing",
     )  # fmt: skip
     parser.add_argument(
         "--cfg", type=_config, action="append", default=[], metavar="METHOD=CONFIG",
@@ -127,8 +161,9 @@ def runs_for(args: argparse.Namespace) -> list[RunSpec]:
     usual = ",".join(map(str, protocol.shots))
     shots = numbers("--shots", args.shots or environment.shots or usual, least=1)
     seeds = numbers("--seeds", args.seeds, least=0)
-    if args.jobs is not None and args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: expected 1 or more")
+    for option, given in (("--jobs", args.jobs), ("--per-gpu", args.per_gpu)):
+        if given is not None and given < 1:
+            raise UsageError(f"{option} {given}: expected 1 or more")
     datasets = list(protocol.datasets if args.datasets is None else args.datasets)
     check_datasets(datasets)
     read = [*datasets, environment.source] if protocol.is_transfer else datasets
@@ -138,7 +173,11 @@ def runs_for(args: argparse.Namespace) -> list[RunSpec]:
     for name, names in args.cfg:
         configs[plugin_method(name, environment.plugins).trainer] = names
     runs = plan(args.protocol, methods, datasets, seeds, shots, environment.source, configs=configs)
-    return environment.with_backbone(runs)
+    runs = environment.with_backbone(runs)
+    if args.shard:
+        # The same division on every machine: what is finished, or a CPU, does not matter.
+        runs = shard(runs, args.shard, Costs("gpu").seconds)
+    return runs
 
 
 def _methods(names: Sequence[str], environment: Environment) -> list[Method]:
@@ -160,14 +199,75 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     end_on_signals()
     runs = runs_for(args)
     environment: Environment = args.environment
+    if not runs:
+        print(f"--shard {args.shard}: nothing is left for this part")
+        return 0
     print(environment.about_backbone(runs[0].backbone), file=sys.stderr, flush=True)
+    finished = find_finished(runs, environment, options)
+    missing = [run for run in runs if run not in finished]
+    if args.status:
+        print("\n".join(status_lines(runs, finished, environment)))
+        return 0
+    if args.print_commands:
+        print("\n".join(command_lines(missing, environment, options)))
+        return 0
     if environment.is_dry_run:
-        return Sweep(runs, environment, options).show()
-    places, about = slots(args.jobs)
+        _show(runs, finished, environment, options)
+        return 0
+    places, about = slots(args.jobs, args.gpus, args.per_gpu)
+    is_gpu = bool(places[0].name)
+    costs = Costs("gpu" if is_gpu else "cpu", options)
     print(f"{len(runs)} runs, {about}; logs in {environment.output}/logs", flush=True)
+    if missing:
+        _prepare(missing, environment, options, costs, places)
+    sweep = Sweep(
+        runs, environment, options,
+        finished=finished, slots=places, costs=costs, longest_first=is_gpu and len(places) > 1,
+    )  # fmt: skip
+    return sweep.go()
+
+
+def _show(
+    runs: Sequence[RunSpec],
+    finished: Mapping[RunSpec, Mapping[str, Any]],
+    environment: Environment,
+    options: Sequence[str],
+) -> None:
+    """Print what is finished and the commands of the others."""
+    width = max(map(len, map(str, runs)))
+    for run in runs:
+        if run in finished:
+            print(f"{str(run):<{width}}  {finished[run]['accuracy']:5.1f}%  earlier")
+        else:
+            print(f"{run}:\n    {shlex.join(environment.command(run, options))}")
+    print(f"{len(finished)} of {len(runs)} runs are done; nothing was started.")
+
+
+def _prepare(
+    missing: Sequence[RunSpec],
+    environment: Environment,
+    options: Sequence[str],
+    costs: Costs,
+    places: Sequence[Slot],
+) -> None:
+    """Check what the missing runs need, and say what they are expected to take.
+
+    Raises:
+        UsageError: something is not there; each problem is printed before.
+    """
+    found = problems(missing, environment, options)
+    if len(found) > 1:
+        print("\n".join(f"problem: {problem}" for problem in found), file=sys.stderr)
+        raise UsageError(f"{len(found)} problems, listed above; nothing was started")
+    if found:
+        raise UsageError(found[0])
+    learn_from_folder(costs, environment.output)
+    hours = costs.total(missing, len(places)) / 3600
+    memory = f", {costs.gigabytes(missing):.0f} GB of a GPU" if places[0].name else ""
+    took = f"{hours:.1f} h" if hours >= 1 else f"{max(hours * 60, 1):.0f} min"
+    print(f"{len(missing)} to run: about {took}{memory} ({costs.about()})", flush=True)
     if warning := about_locks():
         print(warning, flush=True)
-    return Sweep(runs, environment, options, places).go()
 
 
 def end_on_signals() -> None:

@@ -22,7 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from anprompt.runs.folder import flatten
 from common import paths
 from common.errors import UsageError
 from common.names import nearest
@@ -98,18 +100,7 @@ class Method:
         Raises:
             UsageError: there is no such file; says the nearest names.
         """
-        if is_path(config):
-            file = Path(config).expanduser()
-            known: list[str] = []
-        else:
-            folder = self.configs or _trainers() / self.trainer
-            file = folder / f"{config}.yaml"
-            known = _config_names(file.parent)
-        if not file.is_file():
-            near = nearest(file.stem, known)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise UsageError(f"{self.trainer} has no configuration {config!r}: no {file}{hint}")
-        return file
+        return _config_file(self, config, paths.ROOT)
 
 
 def is_path(name: str) -> bool:
@@ -117,32 +108,55 @@ def is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+@cache
+def _config_file(method: Method, config: str, root: Path) -> Path:
+    if is_path(config):
+        file = Path(config).expanduser()
+        known: list[str] = []
+    else:
+        folder = method.configs or _trainers() / method.trainer
+        file = folder / f"{config}.yaml"
+        known = _config_names(file.parent)
+    if not file.is_file():
+        near = nearest(file.stem, known)
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise UsageError(f"{method.trainer} has no configuration {config!r}: no {file}{hint}")
+    return file
+
+
+@cache
 def own_backbone(file: Path) -> str:
     """Return the backbone that a configuration, or the one it starts from, names; "" where none.
 
     Ablations (files of a folder below the method's) count as naming none unless they do so
     themselves: their results' folders have always carried the backbone's name.
     """
-    return _own_backbone(file, follow=file.parent.name != "ablations")
+    settings = read_settings(file) if file.parent.name != "ablations" else _read_leaves(file)[0]
+    return str(settings.get("MODEL.BACKBONE.NAME") or "")
 
 
 @cache
-def _own_backbone(file: Path, follow: bool) -> str:
+def read_settings(file: Path) -> dict[str, Any]:
+    """Return what a configuration file and those that it starts from say, by dotted name."""
+    found: dict[str, Any] = {}
     seen: list[Path] = []
     while file not in seen:
         seen.append(file)
-        content = read_yaml(file)
-        if not isinstance(content, dict):
-            return ""
-        model = content.get("MODEL")
-        backbone = model.get("BACKBONE") if isinstance(model, dict) else None
-        name = backbone.get("NAME") if isinstance(backbone, dict) else None
-        if name:
-            return str(name)
-        if not (follow and isinstance(content.get(BASE), str)):
-            return ""
-        file = (file.parent / content[BASE]).resolve()
-    return ""
+        settings, base = _read_leaves(file)
+        found = settings | found
+        if not base:
+            break
+        file = (file.parent / base).resolve()
+    return found
+
+
+def _read_leaves(file: Path) -> tuple[dict[str, Any], str]:
+    """Return what a file says itself, and the file that it starts from ("" for none)."""
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        return {}, ""
+    base = content.pop(BASE, "")
+    return flatten(content), base if isinstance(base, str) else ""
 
 
 def weights_at_hand(backbone: str) -> bool:
@@ -174,6 +188,11 @@ def find_method(name: str) -> Method:
 
 def method_of(trainer: str) -> Method:
     """Return the method of a trainer; of one that has no configurations here one without them."""
+    return _method_of(trainer, paths.ROOT)
+
+
+@cache
+def _method_of(trainer: str, root: Path) -> Method:
     return _by_name().get(_folded(trainer)) or Method(trainer, trainer)
 
 

@@ -23,7 +23,8 @@ DATASETS = [
 """CoOp's eleven data sets, as files of ``configs/datasets``."""
 
 IMAGENET_VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-NEED_NO_DATA = ("shapes", "imagefolder")
+DRAWN = ("shapes",)
+NEED_NO_DATA = (*DRAWN, "imagefolder")
 """Data sets that are not below DATA: drawn, or at ``DATASET.IMAGE_DIR``."""
 
 

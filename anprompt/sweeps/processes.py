@@ -94,6 +94,25 @@ def stop(processes: Sequence[Process]) -> None:
         process.wait()
 
 
+def is_held(log: Path) -> bool:
+    """Return whether a process of this machine is writing to a run's log."""
+    if fcntl is None:
+        return False
+    with open(log, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def tail(log: Path, size: int = 4096) -> str:
+    """Return the last bytes of a log as text."""
+    with open(log, "rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+        return file.read().decode("utf-8", errors="replace")
+
+
 def about_locks() -> str:
     """Return a line for systems without file locks; "" elsewhere."""
     if HAS_LOCKS:

@@ -3,19 +3,18 @@
 import os
 import queue
 import re
-import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.folder import RESULTS, read_results
-from anprompt.sweeps.finished import accuracy_of_finished
+from anprompt.sweeps.costs import Costs
 from anprompt.sweeps.processes import Process, stop
 from anprompt.sweeps.work import WorkQueue
 
@@ -37,25 +36,6 @@ class Slot:
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-@dataclass
-class Clock:
-    """Estimates the time left from the duration of similar runs."""
-
-    taken: list[tuple[RunSpec, float]] = field(default_factory=list)
-
-    def left(self, runs: Sequence[RunSpec]) -> float | None:
-        """Return seconds for ``runs``, one after the other; None while nothing was measured."""
-        return sum(map(self._expected, runs)) if self.taken else None
-
-    def _expected(self, run: RunSpec) -> float:
-        similar = [
-            [t for r, t in self.taken if (r.method, r.stage) == (run.method, run.stage)],
-            [t for r, t in self.taken if r.stage == run.stage],
-            [t for _, t in self.taken],
-        ]
-        return fmean(next(times for times in similar if times))
-
-
 class Sweep:
     """Runs what is not finished, one run a slot, and says how it went.
 
@@ -63,8 +43,10 @@ class Sweep:
         runs: in the order in which they start.
         environment: where data and results are.
         options: KEY VALUE settings for all runs.
+        finished: the results of those that are.
         slots: where runs go side by side.
-        seconds: what a run is expected to take; then the longest start first.
+        costs: what runs are expected to take; those that end are noted there.
+        longest_first: whether long runs start before short ones, rather than in the order given.
     """
 
     def __init__(
@@ -72,30 +54,33 @@ class Sweep:
         runs: Sequence[RunSpec],
         environment: Environment,
         options: Sequence[str] = (),
+        *,
+        finished: Mapping[RunSpec, Mapping[str, Any]] | None = None,
         slots: Sequence[Slot] = (Slot(),),
-        seconds: Callable[[RunSpec], float] | None = None,
+        costs: Costs | None = None,
+        longest_first: bool = False,
     ):
         self.runs, self.environment, self.options = list(runs), environment, list(options)
-        self.seconds = seconds
+        self.finished = finished or {}
+        self.costs = costs or Costs(options=options)
+        missing = [run for run in self.runs if run not in self.finished]
+        self.waiting = WorkQueue(missing, self.costs.seconds if longest_first else None)
         self.free = list(reversed(slots))
         self.n_slots = len(slots)
-        self.running: dict[Process, tuple[Slot, object]] = {}  # and the results before
+        self.running: dict[Process, tuple[Slot, object]] = {}  # with its results before
         self.ended: queue.Queue[Process] = queue.Queue()
         self.done: set[RunSpec] = set()
         self.failed: dict[RunSpec, str] = {}  # and why
         self.elsewhere: set[RunSpec] = set()  # found running in another process
-        self.clock = Clock()
         self.began = self.said = time.monotonic()
         self.width = max(map(len, map(str, self.runs)), default=0)
         self.is_terminal = sys.stdout.isatty()
-        self.waiting = WorkQueue([])
 
     def go(self) -> int:
         """Run all runs; return the exit status, 1 if any failed."""
+        for run, results in self.finished.items():
+            self._note_done(run, f"{results['accuracy']:5.1f}%  earlier")
         try:
-            self._note_finished()
-            waiting = [run for run in self.runs if run not in self.done]
-            self.waiting = WorkQueue(waiting, self.seconds)
             while self.waiting or self.running:
                 blocked = self._start_what_can()
                 self._show_running()
@@ -113,42 +98,16 @@ class Sweep:
             print(f"    {run}: {reason}")
         return 1
 
-    def show(self) -> int:
-        """Print what is finished and the commands of the others; return the exit status."""
-        self._note_finished()
-        for run in self.runs:
-            if run not in self.done:
-                print(
-                    f"{run}:\n    {shlex.join(self.environment.command(run, self.options))}",
-                    flush=True,
-                )
-        print(f"{len(self.done)} of {len(self.runs)} runs are done; nothing was started.")
-        return 0
-
-    def log(self, run: RunSpec) -> Path:
-        """Return the file that a run prints to."""
-        return Path(self.environment.output) / "logs" / log_name(run)
-
-    def _note_finished(self) -> None:
-        """Find what is finished; a test is only where its training, if it is to run, is as well."""
-        planned = set(self.runs)
-        for run in self.runs:
-            needs = run.needs
-            if needs in planned and needs not in self.done:
-                continue
-            accuracy = accuracy_of_finished(self.environment.argv(run, self.options))
-            if accuracy is not None:
-                self._note_done(run, f"{accuracy:5.1f}%  earlier")
-
     def _start_what_can(self) -> list[RunSpec]:
         """Fill the free slots; return runs that another process has."""
         blocked: list[RunSpec] = []
         while self.free and (run := self.waiting.take()) is not None:
             slot = self.free[-1]
             version = self._results_version(run)
+            command = self.environment.command(run, self.options)
+            variables = {**os.environ, **slot.environment}
             try:
-                command = self.environment.command(run, self.options)
-                process = Process(run, self.log(run), command, {**os.environ, **slot.environment})
+                process = Process(run, log_file(run, self.environment), command, variables)
             except BlockingIOError:
                 blocked.append(run)
                 self._note_elsewhere(run)
@@ -189,7 +148,7 @@ class Sweep:
             duration = "earlier"
         else:
             duration = minutes(took)
-            self.clock.taken.append((run, took))
+            self.costs.learn(run, took)
         self.waiting.done(run)
         self._note_done(run, f"{result}  {duration:>7}")
 
@@ -203,8 +162,10 @@ class Sweep:
 
     def _note_done(self, run: RunSpec, how: str) -> None:
         self.done.add(run)
-        left = self.clock.left([*self.waiting, *(process.run for process in self.running)])
-        rest = f", about {minutes(left / self.n_slots)} left" if left else ""
+        left = [*self.waiting, *(process.run for process in self.running)]
+        rest = ""
+        if left and self.costs.n_known:
+            rest = f", about {minutes(self.costs.total(left, self.n_slots))} left"
         self._line(run, f"{how}  (elapsed {minutes(time.monotonic() - self.began)}{rest})")
 
     def _note_failure(self, run: RunSpec, reason: str) -> None:
@@ -236,7 +197,7 @@ class Sweep:
             return
         self.said = now
         names = "; ".join(
-            f"{process.run} {epoch_of(process)}{minutes(now - process.began)}"
+            f"{process.run} {epoch_in(process.printed(last=4096))}{minutes(now - process.began)}"
             for process in self.running
         )
         if self.is_terminal:
@@ -246,15 +207,15 @@ class Sweep:
             print(f"running: {names}", flush=True)
 
 
-def epoch_of(process: Process) -> str:
-    """Return the epoch that a training has come to, as ``3/50 ``; "" where it says none."""
-    epochs = EPOCH.findall(process.printed(last=4096))
+def epoch_in(printed: str) -> str:
+    """Return the last epoch that a training printed, as ``3/50 ``; "" where it printed none."""
+    epochs = EPOCH.findall(printed)
     return "{}/{} ".format(*epochs[-1]) if epochs else ""
 
 
-def log_name(run: RunSpec) -> str:
-    """Return the name of a run's log: its protocol and what lines call it."""
-    return f"{run.protocol} {run}.log".replace(" ", "_")
+def log_file(run: RunSpec, environment: Environment) -> Path:
+    """Return the file that a run of a sweep prints to."""
+    return Path(environment.output) / "logs" / f"{run.protocol} {run}.log".replace(" ", "_")
 
 
 def minutes(seconds: float) -> str:

@@ -4,27 +4,33 @@ Where runs are started, a stand-in for train.py notes what it was called with an
 """
 
 import fcntl
+import heapq
 import json
 import os
+import random
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from anprompt.commands import ablations, reproduce, sweep
 from anprompt.protocols import environment as environments
-from anprompt.protocols.methods import find_method
+from anprompt.protocols.environment import Environment
+from anprompt.protocols.methods import all_methods, find_method
 from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, RunSpec, plan
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import record_config
-from anprompt.sweeps import devices, scheduler
-from anprompt.sweeps.finished import accuracy_of_finished
+from anprompt.sweeps import checks, devices, scheduler
+from anprompt.sweeps.costs import Costs
+from anprompt.sweeps.finished import find_finished
 from anprompt.sweeps.work import WorkQueue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +80,7 @@ def stand_in(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "TRAIN", ["bash", str(script)])
     monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    monkeypatch.setattr(sweep, "problems", lambda *_: [])
     monkeypatch.setenv("CALLS", str(calls))
 
     def go(*arguments: str, command=sweep) -> tuple[int, list[str]]:
@@ -162,7 +169,7 @@ def test_other_configurations_are_named_and_have_logs_of_their_own(tree):
         "anprompt (no_noise) shapes seed 1 train",
         "anprompt (no_noise) shapes seed 1 test",
     ]
-    assert len({scheduler.log_name(run) for run in runs}) == 4
+    assert len({scheduler.log_file(run, Environment.read()) for run in runs}) == 4
     assert [run.needs for run in runs] == [None, runs[0], None, runs[2]]
 
 
@@ -263,7 +270,7 @@ def test_side_by_side_and_tests_after_their_training(jobs, stand_in, monkeypatch
 
 def test_results_that_were_there_took_no_time(stand_in, capsys, tree, monkeypatch):
     """A run that this command could not recognise, and train.py could: its results stay."""
-    monkeypatch.setattr(scheduler, "accuracy_of_finished", lambda argv: None)
+    monkeypatch.setattr(sweep, "find_finished", lambda *_: {})
     environments.TRAIN[:] = ["bash", "-c", "true"]
     command = ["fewshot", "--methods", "zsclip", "--datasets", "dtd", "--shots", "1"]
     (run,) = sweep.runs_for(sweep.parse(command, sweep.make_parser())[0])
@@ -303,7 +310,8 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, command, stand_in,
     """In a process of its own, started as from a script's background, where SIGINT is ignored."""
     program = (
         "import sys; from anprompt.protocols import environment; "
-        "environment.TRAIN = ['bash', sys.argv[1]]; from anprompt.__main__ import main; "
+        "environment.TRAIN = ['bash', sys.argv[1]]; from anprompt.commands import sweep; "
+        "sweep.problems = lambda *_: []; from anprompt.__main__ import main; "
         "sys.exit(main(sys.argv[2:]))"
     )
     arguments = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1"]
@@ -332,44 +340,56 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, command, stand_in,
 # Finished runs ---------------------------------------------------------------------------------
 
 
+def coop_on_shapes() -> list[RunSpec]:
+    return plan("base2new", methods("coop"), ["shapes"], [3])
+
+
 @pytest.fixture
 def finish(tree, monkeypatch):
-    """Puts down what a run would leave behind; its train.py arguments."""
+    """Puts down what a run of CoOp on Shapes would leave behind."""
     monkeypatch.delenv("DATA")
 
-    def put(stage: str, *options: str) -> list[str]:
-        runs = plan("base2new", methods("coop"), ["shapes"], [3])
-        (run,) = [run for run in runs if run.stage == stage]
-        argv = run.argv(tree, options=options)
-        cfg = build_cfg(make_parser().parse_args(argv))
+    def put(stage: str) -> None:
+        (run,) = [run for run in coop_on_shapes() if run.stage == stage]
+        cfg = build_cfg(make_parser().parse_args(run.argv(tree)))
         Path(cfg.OUTPUT_DIR).mkdir(parents=True)
         record_config(cfg)
         results = {"finished": True, "accuracy": 61.25}
         (Path(cfg.OUTPUT_DIR) / "results.json").write_text(json.dumps(results))
-        return argv
 
     return put
 
 
-def test_a_finished_run_is_recognised_by_its_settings(finish):
-    argv = finish("train")
-    assert accuracy_of_finished(argv) == 61.25
-    assert accuracy_of_finished([*argv, "OPTIM.MAX_EPOCH", "3"]) is None
-    assert accuracy_of_finished([*argv, "OPTIM.NO_SUCH", "3"]) is None
-    assert accuracy_of_finished([word.replace("seed3", "seed4") for word in argv]) is None
+def finished(*options: str) -> list[str]:
+    """The stages of CoOp on Shapes that are finished."""
+    found = find_finished(coop_on_shapes(), Environment.read(), options)
+    assert all(results["accuracy"] == 61.25 for results in found.values())
+    return [run.stage for run in found]
 
 
-def test_a_test_is_out_of_date_once_its_training_is_newer(finish, tree):
+def test_a_finished_run_is_recognised_by_its_settings(finish, tree):
+    assert finished() == []
     finish("train")
-    argv = finish("test")
-    assert accuracy_of_finished(argv) == 61.25
+    assert finished() == ["train"]
+    assert finished("OPTIM.MAX_EPOCH", "3") == []
+    assert finished("OPTIM.NO_SUCH", "3") == []
+    (results,) = tree.rglob("results.json")
+    results.write_text("{")
+    assert finished() == []
+
+
+def test_a_test_is_finished_where_its_training_is(finish, tree):
+    finish("test")
+    assert finished() == []
+    finish("train")
+    assert finished() == ["train", "test"]
     (trained,) = tree.glob("base2new/train_base/**/seed3")
     checkpoint = trained / "prompt_learner/model.pth.tar-200"
     checkpoint.parent.mkdir()
     checkpoint.touch()
     later = time.time() + 10
     os.utime(checkpoint, (later, later))
-    assert accuracy_of_finished(argv) is None
+    assert finished() == ["train"]
 
 
 def test_finished_runs_are_not_started(finish, monkeypatch, capsys):
@@ -397,12 +417,139 @@ def test_a_dry_run_shows_the_commands_of_what_is_not_finished(finish, monkeypatc
     monkeypatch.setattr(scheduler, "Process", None)
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "3"]
     assert sweep.main(command) == 0
-    finished, test, line, told = capsys.readouterr().out.splitlines()
-    assert finished.startswith("[1/2] coop shapes seed 3 train   61.2%  earlier")
+    first, test, line, told = capsys.readouterr().out.splitlines()
+    assert first == "coop shapes seed 3 train   61.2%  earlier"
     assert test == "coop shapes seed 3 test:"
     words = shlex.split(line)
     assert words[1] == str(ROOT / "train.py") and words[-2:] == ["DATASET.SUBSAMPLE_CLASSES", "new"]
     assert told == "1 of 2 runs are done; nothing was started."
+
+
+def test_plans_of_ten_thousand_runs(tree, monkeypatch, capsys):
+    """In seconds, and without torch (test_planning_needs_no_torch)."""
+    monkeypatch.setenv("DRY_RUN", "1")
+    began = time.process_time()
+    seeds = ",".join(map(str, range(1, 47)))
+    assert sweep.main(["base2new", "--seeds", seeds]) == 0
+    assert "0 of 10164 runs are done" in capsys.readouterr().out
+    assert time.process_time() - began < 5
+
+
+def test_planning_needs_no_torch(tree):
+    program = (
+        "import sys; from anprompt.commands import sweep; "
+        "assert sweep.main(['base2new', '--status']) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "704 runs: 0 finished, 0 running, 0 stopped, 704 waiting\n"
+
+
+# Parts and schedulers --------------------------------------------------------------------------
+
+
+def test_shards_are_all_runs_in_parts_of_equal_length(tree):
+    def part(which: str) -> list[RunSpec]:
+        arguments = ["base2new", "--shard", which]
+        return sweep.runs_for(sweep.parse(arguments, sweep.make_parser())[0])
+
+    whole = part("1/1")
+    parts = [part(f"{number}/4") for number in (1, 2, 3, 4)]
+    assert sorted(map(str, whole)) == sorted(str(run) for runs in parts for run in runs)
+    lengths = [Costs("gpu").total(runs, 1) for runs in parts]
+    assert max(lengths) < 1.05 * min(lengths)
+    for runs in parts:
+        assert all(run.needs is None or run.needs in runs for run in runs)
+    assert len(part("705/705")) == 0  # of 418 trainings with their tests
+    for wrong in ("0/4", "5/4", "1", "a/b", "1/0"):
+        with pytest.raises(ValueError, match=f"--shard {wrong}: expected"):
+            part(wrong)
+
+
+def test_printed_commands_may_run_in_any_order(stand_in, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAIL", "train_base/shapes/shots_16/CoOp/vit_b16_ctxv1-small/seed2")
+    command = ["crossdata", "--methods", "coop,zsclip", "--source", "dtd", "--seeds", "1,2"]
+    command += ["--targets", "eurosat,ucf101"]
+    assert stand_in(*command, "--print-commands") == (0, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 3  # what learns nothing depends on nothing
+    calls = tmp_path / "calls"
+    for line in reversed(lines):
+        subprocess.run(["bash", "-c", line], check=True, cwd="/")
+    events = parse(calls.read_text().splitlines())
+    assert len(events) == 2 * 9
+    for seed in (1, 2):
+        trained = events.index(("end", f"crossdata train dtd CoOp seed{seed}"))
+        assert events.index(("start", f"crossdata test dtd ucf101 CoOp seed{seed}")) > trained
+    assert stand_in(*command, "--status")[0] == 0
+    assert capsys.readouterr().out.startswith("9 runs: 9 finished")
+    monkeypatch.setenv("FAIL", "seed2")
+    calls.write_text("")
+    for line in lines:
+        subprocess.run(["bash", "-c", line], cwd="/", stderr=subprocess.DEVNULL)
+    assert ("start", "crossdata test dtd ucf101 CoOp seed2") not in parse(
+        calls.read_text().splitlines()
+    )
+
+
+def test_status_says_what_runs_and_why_others_stopped(stand_in, monkeypatch, capsys, tree):
+    monkeypatch.setenv("FAIL", "seed1")
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1"]
+    assert stand_in(*command, "--seeds", "1")[0] == 1
+    log = tree / "logs/fewshot_coop_dtd_1_shots_seed_2.log"
+    log.write_text("epoch [7/50] batch [1/2]\n")
+    capsys.readouterr()
+    with open(log, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert stand_in(*command, "--status") == (0, [])
+    first = tree / "logs/fewshot_coop_dtd_1_shots_seed_1.log"
+    assert capsys.readouterr().out.splitlines() == [
+        f"stopped  coop dtd 1 shots seed 1, see {first}",
+        "    one line",
+        "    the reason",
+        "running  coop dtd 1 shots seed 2  7/50",
+        "3 runs: 0 finished, 1 running, 1 stopped, 1 waiting",
+    ]
+
+
+# Checks before the first run -------------------------------------------------------------------
+
+
+def test_all_problems_are_listed_at_once(tree, monkeypatch, capsys, tmp_path):
+    from anprompt.__main__ import main
+
+    monkeypatch.setattr(scheduler, "Process", None)
+    command = ["sweep", "base2new", "--methods", "coop,maple", "--datasets", "shapes,dtd,eurosat"]
+    (tmp_path / "eurosat").mkdir()
+    assert main([*command, "--seeds", "1,2,3", "--", "OPTIM.MAX_EPOCH", "2"]) == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert last == "anprompt sweep: error: 2 problems, listed above; nothing was started"
+    dtd, eurosat = [line for line in lines if line.startswith("problem: ")]
+    assert "dtd" in dtd and "eurosat" in eurosat
+
+    assert main([*command[:-1], "shapes", "--", "TRAINER.COOP.N_CTXX", "2"]) == 2
+    assert "unknown config key TRAINER.COOP.N_CTXX" in capsys.readouterr().err
+
+
+def test_a_folder_without_permission_or_space(tree, monkeypatch):
+    runs, environment = coop_on_shapes(), Environment.read()
+    assert checks.problems(runs, environment) == []
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    (line,) = checks.problems(runs, environment)
+    assert "3 MB are free" in line
+    tree.rmdir()
+    tree.write_text("a file")
+    (line,) = checks.problems(runs, environment)
+    assert "cannot be written to" in line
+
+
+def test_weights_are_looked_for_once_and_before(tree, monkeypatch):
+    runs = [replace(run, backbone="nowhere.pt") for run in coop_on_shapes()]
+    (line,) = checks.problems(runs, Environment.read())
+    assert "nowhere.pt" in line
 
 
 # Tables ----------------------------------------------------------------------------------------
@@ -516,15 +663,89 @@ def test_a_torch_without_gpu_support_is_known_without_importing_it():
     assert devices.torch_has_gpu_support() == has_support
 
 
-def test_time_left_comes_from_similar_runs():
+def test_expectations_come_from_similar_runs():
     train, test = plan("base2new", methods("coop"), ["shapes"], [1])
-    clock = scheduler.Clock()
-    assert clock.left([train]) is None
-    clock.taken = [(train, 30.0), (train, 50.0), (test, 6.0)]
-    assert clock.left([train, test]) == pytest.approx(46.0)
+    costs = Costs()
+    guess = costs.seconds(train)
+    assert guess > costs.seconds(test) > 0 and "guess" in costs.about()
+    for seconds in (30.0, 50.0):
+        costs.learn(train, seconds)
+    costs.learn(test, 6.0)
+    assert "3 finished" in costs.about()
+    assert costs.total([train, test], 1) == pytest.approx(46.0)
+    assert costs.total([train, test], 2) == pytest.approx(40.0)  # the longest takes its time
+    (larger,) = plan("fewshot", methods("coop"), ["shapes"], [1], [16])
+    assert costs.seconds(larger) > 2 * costs.seconds(train)  # twice the classes
     (other, _) = plan("base2new", methods("maple"), ["shapes"], [1])
-    assert clock.left([other]) == pytest.approx(40.0)
-    assert clock.left([]) == 0
+    share = Costs().seconds(other) / guess
+    assert costs.seconds(other) == pytest.approx(40.0 * share)
+    assert costs.total([], 3) == 0
+
+
+def test_expectations_come_from_results_of_the_same_kind_of_device():
+    (run,) = plan("fewshot", methods("coop"), ["dtd"], [1], [4])
+    results = {
+        "trainer": "CoOp", "backbone": "small", "shots": 4, "classnames": ["a"] * 47,
+        "num_test": 1692, "epochs": 100, "train_seconds": 400.0, "test_seconds": 12.0,
+        "device": "NVIDIA A100", "peak_memory_mb": 3072.0,
+        "config": {"DATALOADER": {"TRAIN_X": {"BATCH_SIZE": 32}}},
+    }  # fmt: skip
+    gpu, cpu = Costs("gpu"), Costs("cpu")
+    for costs in (gpu, cpu):
+        costs.learn_from_results(results)
+        costs.learn_from_results({**results, "train_seconds": "long"})
+        costs.learn_from_results({"trainer": "CoOp"})
+    assert gpu.seconds(run) == pytest.approx(420.0) and gpu.gigabytes([run]) == pytest.approx(3.0)
+    assert cpu.n_known == 0
+
+
+def test_published_times_are_met_roughly():
+    """MaPLe on ImageNet's base classes: an hour on an A100; the whole table some 100 hours."""
+    (train, _) = plan("base2new", methods("maple"), ["imagenet"], [1], backbone="ViT-B/16")
+    assert 1800 < Costs("gpu").seconds(train) < 7200
+    assert Costs("gpu", ["OPTIM.MAX_EPOCH", "10"]).seconds(train) > 1.8 * Costs("gpu").seconds(
+        train
+    )
+    runs = plan("base2new", all_methods(), DATASETS, [1, 2, 3], backbone="ViT-B/16")
+    assert 30 < Costs("gpu").total(runs, 1) / 3600 < 300
+
+
+def test_four_gpus_are_kept_busy():
+    """200 runs of known length, started as a sweep does, the expectations wrong by a third."""
+    runs = plan("base2new", methods("coop", "maple", "anprompt"), DATASETS, range(1, 5))[:200]
+    draw = random.Random(3)
+    length = {run: draw.uniform(1, 60) for run in runs}
+    expected = {run: length[run] * draw.uniform(0.67, 1.5) for run in runs}
+    work = WorkQueue(runs, expected.__getitem__)
+    now, ended, ends = 0.0, set(), []
+    while work or ends:
+        while len(ends) < 4 and (run := work.take()) is not None:
+            assert run.needs is None or run.needs in ended
+            heapq.heappush(ends, (now + length[run], str(run), run))
+        now, _, run = heapq.heappop(ends)
+        ended.add(run)
+        work.done(run)
+    assert len(ended) == 200
+    assert sum(length.values()) / (4 * now) > 0.95
+
+
+def test_gpus_share_the_runs(stand_in, monkeypatch):
+    monkeypatch.setattr(devices, "visible_gpus", lambda: ["0", "1", "2", "3"])
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd,ucf101,imagenet", "--shots", "1"]
+    status, noted = stand_in(*command, "--gpus", "1-3", "--per-gpu", "2")
+    first = [line.split(" | ") for line in noted if line.startswith("start")]
+    assert status == 0
+    assert {variables.split()[-1] for _, variables, _ in first} == {"1", "2", "3"}
+    assert all("/imagenet/" in run for run, *_ in first[:3])  # the longest go first
+
+
+def test_running_epochs_are_shown(capsys, monkeypatch, stand_in):
+    assert scheduler.epoch_in("epoch [1/50] batch\nepoch [2/50] batch [3/4]") == "2/50 "
+    assert scheduler.epoch_in("loading") == ""
+    monkeypatch.setattr(scheduler, "SAY_SECONDS", 0.05)
+    monkeypatch.setenv("PAUSE", "0.3")
+    stand_in("fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1", "--seeds", "1")
+    assert "running: coop dtd 1 shots seed 1 0:00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])

@@ -16,7 +16,6 @@ A protocol that is not listed, or a folder without that file, takes the only YAM
 ``default.yaml``. Nothing here needs torch.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.runs.folder import flatten
+from clip.weights import hub
 from common import paths
 from common.errors import UsageError
 from common.names import nearest
@@ -161,8 +161,8 @@ def _read_leaves(file: Path) -> tuple[dict[str, Any], str]:
 
 def weights_at_hand(backbone: str) -> bool:
     """Return whether the file of one of OpenAI's backbones is where downloads are kept."""
-    folder = Path(os.environ.get("CLIP_CACHE") or "~/.cache/clip").expanduser()
-    return bool(backbone) and (folder / f"{re.sub('[/@]', '-', backbone)}.pt").is_file()
+    file = hub.cache_folder() / f"{re.sub('[/@]', '-', backbone)}.pt"  # as OpenAI calls it
+    return backbone in hub.OPENAI_NAMES and file.is_file()
 
 
 def all_methods() -> list[Method]:

@@ -13,6 +13,7 @@ from anprompt.protocols.environment import BUNDLED, Environment
 from anprompt.protocols.methods import method_of, weights_at_hand
 from anprompt.protocols.plan import DRAWN, RunSpec
 from anprompt.runs.arguments import make_parser
+from clip.weights import names
 from common.errors import UsageError, one_line
 
 TRAINING_MB, EVALUATION_MB = 20, 1  # what a run leaves, roughly: checkpoint, logs, results
@@ -69,9 +70,7 @@ def _of_folder(runs: Sequence[RunSpec], environment: Environment) -> Iterator[st
 def _get_weights(backbone: str) -> None:
     if backbone == BUNDLED or weights_at_hand(backbone):
         return
-    from clip import loading  # takes seconds
-
-    loading.locate(backbone)
+    names.locate(backbone)
 
 
 def _of_settings(

@@ -12,6 +12,7 @@ exit status: 0 done, 2 bad input (one line says what).
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 from common.cli import CommandParser
@@ -46,9 +47,11 @@ def main(argv: list[str]) -> int:
     from anprompt.results.report.data import gather
     from anprompt.results.report.page import render
     from common.files import atomic_write
+    from common.text import plain
 
     data = gather(args.folders, args.baseline, args.highlight)
-    document, charts = render(data, args.title)
+    command = ["python", "-m", "anprompt", "report", *map(shlex.quote, argv)]
+    document, charts = render(data, plain(args.title), command)
     with atomic_write(str(args.output)) as file:
         file.write(document)
     if args.figures is not None:
@@ -57,7 +60,7 @@ def main(argv: list[str]) -> int:
                 file.write(to_png(chart))
             with atomic_write(str(args.figures / f"{chart.name}.csv")) as file:
                 file.write(to_csv(chart))
-    print(f"{args.output}: {len(data.sources)} runs, {len(charts)} figures")
+    print(f"{args.output}: {len(data.runs)} runs, {len(charts)} figures")
     if args.figures is not None:
         print(f"{args.figures}: {len(charts)} PNG and CSV files")
     return 0

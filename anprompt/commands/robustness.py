@@ -78,9 +78,14 @@ def main(argv: list[str]) -> int:
     """Run ``anprompt robustness``; returns the exit status."""
     args = make_parser().parse_args(argv)
     # After parsing: --help and misspelt flags need no torch.
+    from anprompt.results import noise, render
     from anprompt.robustness.prepare import evaluate
-    from anprompt.robustness.table import render
 
-    folders, parts = evaluate(args)
-    print(render(folders, parts, all_kinds=args.all_kinds), end="")
+    folders, subsets = evaluate(args)
+    evaluations = [found for folder in folders for found in noise.read_evaluations(folder)]
+    comparisons = noise.compare(
+        [found for found in evaluations if found.subset in subsets], args.all_kinds
+    )
+    tables = [table for c in comparisons for table in noise.noise_tables(c, args.all_kinds)]
+    print(render.text(tables, noise.NOISE_NOTES), end="")
     return 0

@@ -1,8 +1,9 @@
-"""Tables of results: base to new, cross-dataset, domain generalisation, few-shot.
+"""Tables of results: base to new, cross-dataset, domain generalisation, few-shot, noise.
 
     python -m anprompt table                         every run below output/, every protocol
     python -m anprompt table output/base2new -o table.md
-    python -m anprompt table --protocol crossdata --methods ZeroshotCLIP,CoOp,ANPrompt -o table.tex
+    python -m anprompt table --protocol crossdata --methods zsclip,coop,anprompt -o table.tex
+    python -m anprompt table --protocol noise -o noise.csv        what robustness has measured
     python -m anprompt table ~/CoOp/output           runs of upstream's code, from their log.txt
 
 Figures come from results.json, and for runs of upstream's code from log.txt, which prints one
@@ -10,59 +11,32 @@ decimal. Runs that are not finished are named and left out; what no run gives is
 that differ in backbone, configuration or shots stand in rows of their own, and runs of one row that
 differ in anything but their seed are refused. Averages over data sets are over those that every
 method shown has. A deviation (+-) is that of the population (ddof 0) over seeds, as
-parse_test_res.py and upstream print it.
+parse_test_res.py and upstream print it. docs/TABLES.md says more.
+
+exit status: 0 done, 2 bad input (one line says what).
 """
 
 import argparse
+import re
 from pathlib import Path
 
-from anprompt.results.assign import Placed, place
-from anprompt.results.protocol_tables import HM_NOTE, make_tables, protocols_with_runs
+from anprompt.protocols.methods import method_of
+from anprompt.results.assign import place
+from anprompt.results.noise import FILE_NAME, NOISE_NOTES, compare, noise_tables, read_below
+from anprompt.results.protocol_tables import (
+    MEASURES,
+    make_tables,
+    notes_on,
+    protocols_with_runs,
+)
 from anprompt.results.published import add_published
 from anprompt.results.render import FORMAT_OF_SUFFIX, RENDERERS
-from anprompt.results.run import Run, find_runs
+from anprompt.results.run import find_runs
 from anprompt.results.table import PROTOCOLS, Table
 from common.cli import CommandParser
 from common.errors import UsageError
-
-
-def _notes(
-    tables: list[Table], runs: list[Run], placed: Placed, unfinished: list[Path]
-) -> list[str]:
-    lines = [line for table in tables for line in table.lines]
-    figures = [figure for line in lines for figure in line.figures]
-    backbones = sorted({line.backbone for line in lines if not line.source})
-    shots = sorted({line.shots for line in lines if line.shots})
-    of_shots = f"; {', '.join(map(str, shots))} shots" if shots else ""
-    notes = [f"Backbone {', '.join(backbones)}{of_shots}; accuracy in %."]
-    if any(line.source for line in lines):
-        notes.append("published: CLIP ViT-B/16, 16 images a class where columns are not shots.")
-    if any(figure and figure.std is not None for figure in figures):
-        notes.append("+- is the (population) standard deviation over seeds.")
-    if any(figure is None for figure in figures):
-        notes.append("- in a column of figures: no finished run, or nothing published.")
-    if any(table.protocol == "base2new" for table in tables):
-        notes.append(HM_NOTE)
-    if any(line.rule for line in lines):
-        notes.append("rule: which logits decide, of methods that have a choice.")
-    if any(" / " in line.rule for line in lines):
-        notes.append(
-            "'a / b' is the method's own protocol, a for base and b for new classes; it knows "
-            "which half it is tested on."
-        )
-    if any(run.origin for run in runs):
-        notes.append("log.txt: runs of upstream's code, whose logs print one decimal.")
-    notes += [f"in no table: {folder} ({reason})" for folder, reason in placed.left_out]
-    notes += [f"not finished, left out: {folder}" for folder in unfinished]
-    return notes
-
-
-def _select_methods(runs: list[Run], methods: list[str]) -> list[Run]:
-    unknown = set(methods) - {run.trainer for run in runs}
-    if unknown:
-        there = ", ".join(sorted({run.trainer for run in runs})) or "none"
-        raise UsageError(f"no finished run of {', '.join(sorted(unknown))}; there are: {there}")
-    return [run for run in runs if run.trainer in methods]
+from common.files import atomic_write
+from common.names import nearest
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -71,29 +45,30 @@ def _make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("output")], help="default: output"
+    add = parser.add_argument
+    add("folders", nargs="*", type=Path, default=[Path("output")], help="default: output")
+    add(
+        "--protocol",
+        choices=[*PROTOCOLS, "noise"],
+        help="default: every one that there are runs of; noise is shown where it is asked for",
     )
-    parser.add_argument(
-        "--protocol", choices=list(PROTOCOLS), help="default: every one that there are runs of"
-    )
-    parser.add_argument("--methods", default="", help="trainers to show, in this order: A,B,C")
-    parser.add_argument(
-        "--all-rules", action="store_true", help="also one inference rule for all classes"
-    )
-    parser.add_argument(
+    add("--methods", default="", help="methods to show, in this order: coop,anprompt")
+    add("--all-rules", action="store_true", help="also one inference rule for all classes")
+    add(
         "--split-configs",
         action="store_true",
         help="a row for each configuration of a trainer, also where no data set has two of them",
     )
-    parser.add_argument(
+    add("--metric", choices=list(MEASURES), default="accuracy", help="what the numbers are")
+    add(
         "--published",
         action=argparse.BooleanOptionalAction,
         help="published figures of the same methods, with their sources (default: beside rows with "
         "ViT-B/16, which they are for; --published shows them beside any backbone)",
     )
-    parser.add_argument("--format", choices=list(RENDERERS), default="text", help="of the output")
-    parser.add_argument(
+    add("--all-kinds", action="store_true", help="noise: means over all kinds, seen or not")
+    add("--format", choices=list(RENDERERS), default="text", help="of the output")
+    add(
         "-o",
         "--output",
         type=Path,
@@ -102,21 +77,47 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _gather(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
+def _trainers(names: str, there: set[str]) -> list[str]:
+    """The trainers that are asked for, as scripts or trainers are called, whatever the case.
+
+    Raises:
+        UsageError: there is no run of one of them.
+    """
+    known = {trainer.casefold(): trainer for trainer in there}
+    known |= {method_of(trainer).name.casefold(): trainer for trainer in there}
+    found = []
+    for name in filter(None, re.split(r"[,\s]+", names)):
+        if name.casefold() not in known:
+            near = nearest(name, {*known.values(), *known})
+            hint = f"; did you mean {near[0]}?" if near else ""
+            shown = ", ".join(sorted(there)) or "none"
+            raise UsageError(f"no finished run of {name!r}{hint} There are: {shown}")
+        found.append(known[name.casefold()])
+    return found
+
+
+def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     """The tables that are asked for, and notes on all of them.
 
     Raises:
-        ValueError: there are none, or runs that cannot be shown together.
+        UsageError: there are none, or runs that cannot be shown together.
     """
     runs, unfinished = find_runs(args.folders, logs=True)
-    methods = args.methods.split(",") if args.methods else None
+    methods = _trainers(args.methods, {run.trainer for run in runs})
     if methods:
-        runs = _select_methods(runs, methods)
+        runs = [run for run in runs if run.trainer in methods]
     placed = place(runs)
     tables = [
         table
         for protocol in ([args.protocol] if args.protocol else protocols_with_runs(placed))
-        for table in make_tables(protocol, placed, args.all_rules, args.split_configs, methods)
+        for table in make_tables(
+            protocol,
+            placed,
+            all_rules=args.all_rules,
+            split_configs=args.split_configs,
+            methods=methods,
+            metric=args.metric,
+        )
     ]
     if not tables:
         what = f" of {args.protocol}" if args.protocol else ""
@@ -126,9 +127,27 @@ def _gather(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
             f"{', '.join(map(str, args.folders))}: no finished run{what} there or below"
             + (f" ({'; '.join(more)})" if more else "")
         )
-    if args.published is not False:
+    if args.published is not False and args.metric == "accuracy":
         tables = add_published(tables, always=bool(args.published))
-    return tables, _notes(tables, runs, placed, unfinished)
+    return tables, notes_on(tables, placed, unfinished)
+
+
+def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
+    """Tables of figures under noise.
+
+    Raises:
+        UsageError: there are none.
+    """
+    found = read_below(args.folders)
+    methods = _trainers(args.methods, {evaluation.header["trainer"] for evaluation in found})
+    order = {trainer: i for i, trainer in enumerate(methods)}
+    if methods:
+        found = [e for e in found if e.header["trainer"] in order]
+        found.sort(key=lambda evaluation: order[evaluation.header["trainer"]])
+    if not found:
+        raise UsageError(f"{', '.join(map(str, args.folders))}: no {FILE_NAME} there or below")
+    comparisons = compare(found, args.all_kinds)
+    return [table for c in comparisons for table in noise_tables(c, args.all_kinds)], NOISE_NOTES
 
 
 def main(argv: list[str]) -> int:
@@ -136,10 +155,9 @@ def main(argv: list[str]) -> int:
     args = _make_parser().parse_args(argv)
     if args.output and args.output.suffix not in FORMAT_OF_SUFFIX:
         raise UsageError(f"{args.output}: name a {', '.join(FORMAT_OF_SUFFIX)} file")
-    tables, notes = _gather(args)
+    tables, notes = _noise_tables(args) if args.protocol == "noise" else _tables(args)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        written = RENDERERS[FORMAT_OF_SUFFIX[args.output.suffix]](tables, notes)
-        args.output.write_text(written, encoding="utf-8")
+        with atomic_write(args.output) as file:
+            file.write(RENDERERS[FORMAT_OF_SUFFIX[args.output.suffix]](tables, notes))
     print(RENDERERS[args.format](tables, notes), end="")
     return 0

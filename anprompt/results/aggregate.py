@@ -4,15 +4,18 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-import statistics
 from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from anprompt.results.run import HEADLINE, Run, Stat, method_names
+from anprompt.results.method import Method, with_names
+from anprompt.results.run import HEADLINE, Run
+from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
 from anprompt.runs.folder import NEUTRAL
+from common.errors import UsageError
 
 Cell = tuple[str, str]
-Key = tuple[str, str, str, int | None, str]
+Cells = dict[Cell, dict[int, Run]]
 
 # Beside what NEUTRAL has: settings that the seeds of one cell must differ in.
 OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
@@ -21,118 +24,146 @@ OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """A method under one inference rule. ``label`` says which rules a headline stands for."""
 
-    key: Key
-    name: str
+    method: Method
     rule: str
     label: str
-    learns: bool
-    stats: dict[Cell, Stat]
+    values: dict[Cell, Value]
+    runs: Cells = field(repr=False)
 
-    def seeds(self, cells: Iterable[Cell]) -> str:
-        """How many seeds the cells have, as "3", or "1-3" where they differ."""
-        return count_range({len(self.stats[cell].by_seed) for cell in cells if cell in self.stats})
+    def runs_in(self, cells: Iterable[Cell]) -> tuple[Run, ...]:
+        """The runs of some cells."""
+        return tuple(run for cell in cells for run in self.runs.get(cell, {}).values())
+
+    def count(self, cell: Cell, among: Collection[int] | None = None) -> Value:
+        """How many seeds a cell has; ``among``: of those."""
+        value = self.values.get(cell)
+        own = value.by_seed if value else {}
+        seeds = [seed for seed in own if among is None or seed in among]
+        return count([f"{self.runs[cell][seed].file}#seed" for seed in seeds])
 
 
 @dataclass
 class Grid:
     """Rows, in the order they are shown, and what is to be said about them."""
 
-    rows: list[Row]
+    rows: list[GridRow]
     notes: list[str] = field(default_factory=list)
 
     @property
     def datasets(self) -> set[str]:
-        return {dataset for row in self.rows for dataset, _ in row.stats}
+        """All data sets that some row has."""
+        return {dataset for row in self.rows for dataset, _ in row.values}
 
 
 def make_grid(
     placed: Iterable[tuple[Cell, Run]],
     unit: Callable[[Cell], Hashable],
+    *,
+    order: Callable[[Cell], Any] = lambda cell: cell,
     all_rules: bool = False,
     methods: list[str] | None = None,
+    metric: str = "accuracy",
 ) -> Grid:
-    """Rows of runs.
+    """Make rows of runs.
 
     Args:
         placed: runs and the cells they belong to.
         unit: configurations of a trainer share a row unless a unit has two of them (published
             settings have another configuration for some data sets).
+        order: of cells; rules are named in it.
         methods: trainers, in the order to show them; None: by name.
+        metric: the figure to show.
 
     Raises:
-        ValueError: two runs of one cell claim the same seed, or differ in more than their seed.
+        UsageError: two runs of one cell claim the same seed, or differ in more than their seed.
     """
-    placed = sorted(placed, key=lambda item: (*item[0], item[1].folder))
-    configs, notes = _configs_to_merge(placed, unit)
-    cells: dict[Key, dict[Cell, dict[int, Run]]] = {}
+    placed = sorted(placed, key=lambda item: (order(item[0]), item[1].folder))
+    merged, notes = _configs_to_merge(placed, unit)
+    rows: dict[Method, Cells] = {}
     for cell, run in placed:
-        key = _key(cell, run)
-        if (key[0], *key[2:]) in configs:
-            key = (key[0], "", *key[2:])
-        seeds = cells.setdefault(key, {}).setdefault(cell, {})
+        method = _method(cell, run)
+        if _any_config(method) in merged:
+            method = _any_config(method)
+        seeds = rows.setdefault(method, {}).setdefault(cell, {})
         other = seeds.get(run.seed)
         if other is None:
             seeds[run.seed] = run
-        elif run.learns or run.accuracies != other.accuracies:
-            raise ValueError(
+        elif run.learns or _figures(run) != _figures(other):
+            raise UsageError(
                 f"{run.folder} and {other.folder} are the same method, data set and seed; "
                 "name only the folder of one"
             )
-    for by_cell in cells.values():
-        for seeds in by_cell.values():
+    for cells in rows.values():
+        for seeds in cells.values():
             _check_alike(list(seeds.values()))
-        _check_halves_alike(by_cell)
-    name = method_names(set(cells))
-    order = {trainer: i for i, trainer in enumerate(methods or [])}
-    rows = []
-    for key in sorted(cells, key=lambda key: (order.get(key[0], 0), str(key))):
-        rows += _rows(key, name(key), cells[key], all_rules)
-    return Grid(rows, notes + _unlike_tests(cells, name))
+        _check_halves_alike(cells)
+    named = with_names(rows)
+    place = {trainer: i for i, trainer in enumerate(methods or [])}
+    found = [
+        row
+        for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
+        for row in _rows(named[method], rows[method], all_rules, metric)
+    ]
+    return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
-def _key(cell: Cell, run: Run) -> Key:
-    shots = None if not run.learns or cell[1].isdigit() else run.shots
-    return run.trainer, run.config, run.backbone, shots, run.origin
+def _method(cell: Cell, run: Run) -> Method:
+    return replace(run.method, shots=None) if cell[1].isdigit() else run.method
 
 
-def _rows(key: Key, name: str, cells: dict[Cell, dict[int, Run]], all_rules: bool) -> list[Row]:
+def _any_config(method: Method) -> Method:
+    return replace(method, config="")
+
+
+def _key(method: Method) -> str:
+    return str((method.trainer, method.config, method.backbone, method.shots, method.origin))
+
+
+def _figures(run: Run) -> list[float | None]:
+    values = [run.value("accuracy", rule) for rule in (HEADLINE, *run.rules)]
+    return [None if value is None else value.number for value in values]
+
+
+def _rows(method: Method, cells: Cells, all_rules: bool, metric: str) -> list[GridRow]:
     runs = [run for seeds in cells.values() for run in seeds.values()]
     used = list(dict.fromkeys(run.headline_rule for run in runs if run.headline_rule))
-    rules = {rule for run in runs for rule in run.accuracies} - {HEADLINE}
+    rules = {rule for run in runs for rule in run.rules}
     rows = []
     for rule in [HEADLINE, *(sorted(rules) if all_rules else [])]:
-        stats = {}
-        for cell, seeds in cells.items():
-            values = {s: run.accuracies[rule] for s, run in seeds.items() if rule in run.accuracies}
-            if values:
-                stats[cell] = Stat(values)
+        found = {
+            cell: over_seeds(
+                {seed: value for seed, run in seeds.items() if (value := run.value(metric, rule))}
+            )
+            for cell, seeds in cells.items()
+        }
+        values = {cell: value for cell, value in found.items() if value is not None}
         label = " / ".join(used) if rule == HEADLINE else f"{rule} everywhere"
-        rows.append(Row(key, name, rule, label, any(run.learns for run in runs), stats))
+        rows.append(GridRow(method, rule, label, values, cells))
     return rows
 
 
 def _configs_to_merge(
     placed: list[tuple[Cell, Run]], unit: Callable[[Cell], Hashable]
-) -> tuple[set[tuple], list[str]]:
-    found: dict[tuple, dict[Hashable, dict[str, list[Cell]]]] = {}
+) -> tuple[set[Method], list[str]]:
+    found: dict[Method, dict[Hashable, dict[str, list[Cell]]]] = {}
     for cell, run in placed:
-        trainer, config, *rest = _key(cell, run)
-        by_unit = found.setdefault((trainer, *rest), {}).setdefault(unit(cell), {})
-        by_unit.setdefault(config, []).append(cell)
+        method = _method(cell, run)
+        configs_of = found.setdefault(_any_config(method), {}).setdefault(unit(cell), {})
+        configs_of.setdefault(method.config, []).append(cell)
     merged, notes = set(), []
     for method, by_unit in found.items():
         configs = {config for of_unit in by_unit.values() for config in of_unit}
         if len(configs) > 1 and all(len(of_unit) == 1 for of_unit in by_unit.values()):
             merged.add(method)
-            where = {config: [] for config in sorted(configs)}
+            where: dict[str, list[Cell]] = {config: [] for config in sorted(configs)}
             for of_unit in by_unit.values():
                 for config, cells in of_unit.items():
                     where[config] += cells
             parts = [f"{config} ({_places(cells)})" for config, cells in where.items()]
-            notes.append(f"{method[0]} has a configuration for each case: {'; '.join(parts)}.")
+            notes.append(f"{method.trainer} has a configuration for each case: {'; '.join(parts)}.")
     return merged, notes
 
 
@@ -143,8 +174,8 @@ def _places(cells: list[Cell]) -> str:
         shots = by_dataset.setdefault(dataset, [])
         if column.isdigit() and column not in shots:
             shots.append(column)
-    shots = {dataset: "/".join(sorted(columns, key=int)) for dataset, columns in by_dataset.items()}
-    return ", ".join(f"{name} at {text}" if text else name for name, text in shots.items())
+    shown = {dataset: "/".join(sorted(shots, key=int)) for dataset, shots in by_dataset.items()}
+    return ", ".join(f"{name} at {text}" if text else name for name, text in shown.items())
 
 
 def _check_alike(runs: list[Run]) -> None:
@@ -156,35 +187,46 @@ def _check_alike(runs: list[Run]) -> None:
     for run in runs[1:]:
         what, ours, theirs = _difference(first, run)
         if what:
-            raise ValueError(
+            raise UsageError(
                 f"{first.folder} and {run.folder} would be averaged as seeds of one row, but "
                 f"{what} is {ours} in the first and {theirs} in the second; give the folder of one"
             )
 
 
-def _check_halves_alike(by_cell: dict[Cell, dict[int, Run]]) -> None:
+def _check_halves_alike(cells: Cells) -> None:
     """Refuse a base and a new half that come from unlike trainings, as if they were one."""
-    for (dataset, column), seeds in by_cell.items():
-        base = by_cell.get((dataset, "base"), {}) if column == "new" else {}
+    for (dataset, column), seeds in cells.items():
+        base = cells.get((dataset, "base"), {}) if column == "new" else {}
         for seed in base.keys() & seeds.keys():
             what, ours, theirs = _unlike_training(base[seed], seeds[seed], OF_A_SEED | OF_A_HALF)
             if what:
-                raise ValueError(
+                raise UsageError(
                     f"{base[seed].folder} and {seeds[seed].folder} would stand in one row, but "
                     f"{what} is {ours} for base and {theirs} for new classes; remove the one that "
                     "is out of date"
                 )
 
 
+def differing_settings(
+    first: Run, other: Run, expected: Collection[str]
+) -> list[tuple[str, object, object]]:
+    """Settings that both runs know and that differ, but for ``expected`` ones, with both values."""
+    return [
+        (key, value, other.settings[key])
+        for key, value in first.settings.items()
+        if key not in NEUTRAL
+        and key not in expected
+        and key in other.settings
+        and value != other.settings[key]
+    ]
+
+
 def _unlike_training(
     first: Run, other: Run, expected: Collection[str]
 ) -> tuple[str, object, object]:
     """The first setting that differs, but for ``expected`` ones, and its two values."""
-    for key, value in first.settings.items():
-        if key in NEUTRAL or key in expected or key not in other.settings:
-            continue
-        if value != other.settings[key]:
-            return key, repr(value), repr(other.settings[key])
+    for key, ours, theirs in differing_settings(first, other, expected):
+        return key, repr(ours), repr(theirs)
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
         return "the number of epochs", first.epochs, other.epochs
     return "", None, None
@@ -205,20 +247,18 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
     return "", None, None
 
 
-def _unlike_tests(
-    cells: dict[Key, dict[Cell, dict[int, Run]]], name: Callable[[Key], str]
-) -> list[str]:
+def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
     """Notes on rows that were not tested on the same images."""
     tests: dict[Cell, dict[tuple, list[str]]] = {}
-    for key, by_cell in cells.items():
-        for (dataset, column), seeds in by_cell.items():
+    for method, cells in rows.items():
+        for (dataset, column), seeds in cells.items():
             run = next(iter(seeds.values()))
             place = (dataset, "" if column.isdigit() else column)
             if run.num_test is not None:
                 size = (len(run.classnames), run.num_test)
                 names = tests.setdefault(place, {}).setdefault(size, [])
-                if name(key) not in names:
-                    names.append(name(key))
+                if method.name not in names:
+                    names.append(method.name)
     return [
         f"{' '.join(filter(None, place))}: not all rows have the same test: "
         + "; ".join(f"{', '.join(names)}: {n} images" for (_, n), names in sizes.items())
@@ -228,7 +268,7 @@ def _unlike_tests(
 
 
 def common_datasets(
-    rows: list[Row], columns: Callable[[Row], Iterable[str]], among: Iterable[str]
+    rows: list[GridRow], columns: Callable[[GridRow], Iterable[str]], among: Iterable[str]
 ) -> tuple[list[str], str]:
     """Data sets that averages are taken over: those that every row has in all of its columns.
 
@@ -241,8 +281,8 @@ def common_datasets(
     complete = {}
     for row in rows:
         needed = list(columns(row))
-        complete[row.name, row.rule] = {
-            dataset for dataset in among if all((dataset, c) in row.stats for c in needed)
+        complete[row.method.name, row.rule] = {
+            dataset for dataset in among if all((dataset, c) in row.values for c in needed)
         }
     counted = {row: have for row, have in complete.items() if have}
     common = [name for name in among if counted and all(name in s for s in counted.values())]
@@ -258,23 +298,6 @@ def common_datasets(
     return common, f"Averages are over {over}. Left out of them: {reasons}."
 
 
-def average(stats: Iterable[Stat | None]) -> Stat | None:
+def average(values: Iterable[Value | None]) -> Value | None:
     """The mean over cells, seed by seed, for the seeds that all of them have; None without any."""
-    stats = list(stats)
-    if not stats or None in stats:
-        return None
-    seeds = frozenset.intersection(*(frozenset(stat.by_seed) for stat in stats))
-    if not seeds:
-        return None
-    return Stat({s: statistics.fmean(stat.by_seed[s] for stat in stats) for s in sorted(seeds)})
-
-
-def count_range(counts: set[int]) -> str:
-    """Counts as "3", or "1-3" where they differ."""
-    counts = counts or {0}
-    return "-".join(map(str, sorted({min(counts), max(counts)})))
-
-
-def restrict(stat: Stat | None, seeds: Iterable[int]) -> Stat | None:
-    """A cell's figures of some seeds only."""
-    return stat and replace(stat, by_seed={seed: stat.by_seed[seed] for seed in seeds})
+    return seed_by_seed(mean_of, *values, common=True)

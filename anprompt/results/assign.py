@@ -39,7 +39,7 @@ def place(runs: Iterable[Run]) -> Placed:
         problem = _problem(run)
         if problem:
             placed.left_out.append((run.folder, problem))
-        elif run.part != "all":
+        elif run.subset != "all":
             placed.base2new.append(run)
         elif _is_target(run):
             is_variant = run.dataset in IMAGENET_VARIANTS
@@ -55,7 +55,7 @@ def place(runs: Iterable[Run]) -> Placed:
 
 
 def _is_target(run: Run) -> bool:
-    return run.part == "all" and run.trained_on[0] not in ("", run.dataset)
+    return run.subset == "all" and run.trained_on[0] not in ("", run.dataset)
 
 
 def _origin(run: Run) -> tuple:
@@ -65,25 +65,25 @@ def _origin(run: Run) -> tuple:
 
 def _problem(run: Run) -> str:
     """Why a run belongs to no table; "" where it does."""
-    source, part = run.trained_on
+    source, subset = run.trained_on
     if run.split != "test":
         return f"tested on {run.split} images"
     if run.is_untrained:
         return "a method that learns, tested without a training"
-    if run.part not in ("all", "base", "new"):
-        return f"tested on classes {run.part!r}"
-    if run.part != "all":
+    if run.subset not in ("all", "base", "new"):
+        return f"tested on classes {run.subset!r}"
+    if run.subset != "all":
         if source not in ("", run.dataset):
-            return f"trained on {source}, tested on {run.part} classes of {run.dataset}"
-        if part not in ("", "base") and run.learns:
-            return f"trained on {part} classes, tested on {run.part} ones"
+            return f"trained on {source}, tested on {run.subset} classes of {run.dataset}"
+        if subset not in ("", "base") and run.learns:
+            return f"trained on {subset} classes, tested on {run.subset} ones"
         return ""
     if run.training is None:
         return ""
     if not source:
         return f"its training is not there to say what it was trained on: {run.training}"
-    if part not in ("", "all"):
-        return f"trained on {part} classes of {source}, tested on all of {run.dataset}"
+    if subset not in ("", "all"):
+        return f"trained on {subset} classes of {source}, tested on all of {run.dataset}"
     if source == run.dataset:
         return f"tests on {source} once more what was trained on it: {run.training}"
     return ""

@@ -8,6 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from common.errors import UsageError
+from common.reading import read_bytes
+from common.schema import PERCENT
+
 END_OF_TRAINING = ("Finish training", "Finished training")
 START_OF_RESULT = "=> result"
 ARGUMENTS = "** Arguments **"
@@ -20,22 +24,44 @@ def parse_log(path: Path, keyword: str = "accuracy", is_test_log: bool = False) 
 
     Results printed while training went on do not count, unless ``is_test_log`` says that the log is
     of an evaluation, which has no training to finish.
+
+    Raises:
+        UsageError: the log cannot be read, or its result is no share.
     """
     pattern = re.compile(rf"\* {re.escape(keyword)}: ([\d.eE+-]+)%")
     counts = False
     value = None
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_lines(path):
         line = line.strip()
         counts = counts or line in END_OF_TRAINING or (is_test_log and line == START_OF_RESULT)
         match = pattern.search(line)
         if match and counts:
-            value = float(match.group(1))
+            value = _share(match.group(1), path)
+    return value
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a log, in whatever encoding.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    return read_bytes(path).decode("utf-8", "replace").splitlines()
+
+
+def _share(text: str, path: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not PERCENT.holds(value):
+        raise UsageError(f"{path}: a result of {text}% is none; remove the log, or run again")
     return value
 
 
 def log_files(folder: Path) -> list[Path]:
     """Logs of a run, the latest first. Dates sort as text, and log.txt itself is the oldest."""
-    return sorted(folder.glob("log.txt*"), reverse=True)
+    return sorted((path for path in folder.glob("log.txt*") if path.is_file()), reverse=True)
 
 
 def final_result(
@@ -54,7 +80,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Both are empty where the log does not print them.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_lines(path)
     return _block(lines, ARGUMENTS), _block(lines, CONFIG_BLOCK)
 
 
@@ -82,6 +108,6 @@ def _block(lines: list[str], title: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
     return list(value) if isinstance(value, tuple) else value

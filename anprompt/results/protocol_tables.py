@@ -1,26 +1,18 @@
 """The tables of each protocol, from runs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 
-from anprompt.results.aggregate import (
-    Grid,
-    Row,
-    average,
-    common_datasets,
-    count_range,
-    make_grid,
-    restrict,
-)
+from anprompt.results.aggregate import Cell, Grid, GridRow, average, common_datasets, make_grid
 from anprompt.results.assign import Placed
-from anprompt.results.run import Run, Stat, harmonic_mean
-from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Figure, Line, Table, in_order
+from anprompt.results.run import HEADLINE, Run
+from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
+from anprompt.results.value import Value, count, harmonic, over_seeds, seed_by_seed
 
 HALVES = ("base", "new")
-BASE2NEW_COLUMNS = ["base", "new", "HM of means", "mean of HMs"]
-HM_NOTE = (
-    "HM of means: harmonic mean of the base and new that stand in the row, as papers print it. "
-    "mean of HMs: each run's own harmonic mean, averaged."
-)
+BASE2NEW_COLUMNS = [Column(name) for name in ("base", "new", "HM of means", "mean of HMs")]
+MEASURES = {"accuracy": "Accuracy in %", "macro_f1": "Macro F1 in %"}
 
 
 def protocols_with_runs(placed: Placed) -> list[str]:
@@ -42,9 +34,11 @@ def protocols_with_runs(placed: Placed) -> list[str]:
 def make_tables(
     protocol: str,
     placed: Placed,
+    *,
     all_rules: bool = False,
     split_configs: bool = False,
     methods: list[str] | None = None,
+    metric: str = "accuracy",
 ) -> list[Table]:
     """All tables of a protocol; none where there are no runs.
 
@@ -52,69 +46,88 @@ def make_tables(
         all_rules: also a row for each inference rule used for everything.
         split_configs: rows of their own for a trainer's configurations, always.
         methods: trainers, in the order to show them.
+        metric: accuracy or macro_f1.
 
     Raises:
-        ValueError: runs that cannot stand in one row (see ``make_grid``).
+        UsageError: runs that cannot stand in one row (see ``make_grid``).
     """
 
-    def grid(runs: Iterable, unit: Callable) -> Grid:
-        return make_grid(runs, (lambda cell: "") if split_configs else unit, all_rules, methods)
+    def grid(runs: Iterable, unit: Callable, order: Callable = lambda cell: cell) -> Grid:
+        unit = (lambda cell: "") if split_configs else unit
+        return make_grid(
+            runs, unit, order=order, all_rules=all_rules, methods=methods, metric=metric
+        )
 
     if protocol == "base2new":
-        runs = [((run.dataset, run.part), run) for run in placed.base2new]
-        return _base2new(grid(runs, lambda cell: cell[0]))
-    if protocol == "fewshot":
+        runs = [((run.dataset, run.subset), run) for run in placed.base2new]
+        tables = _base2new(grid(runs, lambda cell: cell[0]))
+    elif protocol == "fewshot":
         runs = [((run.dataset, _shots(run)), run) for run in placed.fewshot]
-        return _fewshot(grid(runs, lambda cell: cell))
-    return [
-        _transfer(protocol, source, grid(runs, lambda cell: ""))
-        for source, runs in _by_source(protocol, placed).items()
-    ]
+        tables = _fewshot(grid(runs, lambda cell: cell))
+    else:
+        # The rules of a row are named in this order: the source's, then the targets'.
+        tables = [
+            _transfer(
+                protocol,
+                source,
+                grid(runs, lambda cell: "", lambda cell, first=source: (cell[0] != first, cell)),
+            )
+            for source, runs in _by_source(protocol, placed).items()
+        ]
+    return [replace(table, measure=MEASURES[metric]) for table in tables]
 
 
-def _line(row: Row, seeds: str, figures: Iterable[Stat | float | None]) -> Line:
-    trainer, _, backbone, shots, _ = row.key
-    return Line(
-        method=row.name,
-        trainer=trainer,
-        figures=tuple(_figure(figure) for figure in figures),
+def _row(
+    row: GridRow,
+    cells: Iterable[Cell],
+    values: Iterable[Value | None],
+    counts: Iterable[Value],
+    between: str = "-",
+) -> Row:
+    return Row(
+        method=row.method,
+        values=tuple(values),
         rule=row.label,
-        seeds=seeds,
-        backbone=backbone,
-        shots=shots,
-        learns=row.learns,
+        counts=tuple(counts),
+        between=between,
+        is_protocol=row.rule == HEADLINE,
+        runs=row.runs_in(cells),
     )
 
 
-def _figure(value: Stat | Figure | None) -> Figure | None:
-    return value if isinstance(value, Figure) else Figure.of(value)
+def _ends(counts: Iterable[Value]) -> list[Value]:
+    """The smallest and the largest count; one where they are the same."""
+    found = sorted(counts, key=lambda value: value.number) or [count([])]
+    return found[:1] if found[0].number == found[-1].number else [found[0], found[-1]]
 
 
-def hm_figures(base: Stat | None, new: Stat | None) -> tuple[Figure | None, Stat | None]:
+def _harmonic_means(base: Value | None, new: Value | None) -> tuple[Value | None, Value | None]:
     """HM of means, and mean of HMs.
 
     None unless both halves have the same seeds: anything else compares unlike runs.
     """
-    if not (base and new) or base.by_seed.keys() != new.by_seed.keys():
-        return None, None
-    seeds = {s: harmonic_mean(value, new.by_seed[s]) for s, value in base.by_seed.items()}
-    of_means = Figure(harmonic_mean(base.mean, new.mean), None, frozenset(seeds))
-    return of_means, Stat(seeds)
+    of_seeds = seed_by_seed(harmonic, base, new)
+    of_means = harmonic(base, new) if of_seeds else None
+    if of_means and of_seeds:
+        of_means = replace(of_means, seeds=frozenset(of_seeds.by_seed))
+    return of_means, of_seeds
 
 
 def _base2new(grid: Grid) -> list[Table]:
     tables = []
     datasets = in_order(grid.datasets)
     for dataset in datasets:
-        lines = []
+        rows = []
+        cells = [(dataset, half) for half in HALVES]
         for row in grid.rows:
-            base, new = (row.stats.get((dataset, half)) for half in HALVES)
+            base, new = (row.values.get(cell) for cell in cells)
             if base or new:
-                counts = [len(stat.by_seed) if stat else 0 for stat in (base, new)]
-                seeds = str(counts[0]) if counts[0] == counts[1] else f"{counts[0]} / {counts[1]}"
-                lines.append(_line(row, seeds, (base, new, *hm_figures(base, new))))
+                counts = [row.count(cell) for cell in cells]
+                counts = counts[: 1 + (counts[0].number != counts[1].number)]
+                values = (base, new, *_harmonic_means(base, new))
+                rows.append(_row(row, cells, values, counts, " / "))
         title = f"{PROTOCOLS['base2new']}: {dataset}"
-        tables.append(Table("base2new", title, BASE2NEW_COLUMNS, lines, dataset))
+        tables.append(Table("base2new", title, BASE2NEW_COLUMNS, rows, dataset))
     common, note = common_datasets(grid.rows, lambda row: HALVES, datasets)
     if len(common) > 1:
         tables.append(_base2new_average(grid, common))
@@ -135,20 +148,26 @@ def _note_on_average(common: list[str], datasets: list[str], note: str) -> list[
 
 
 def _base2new_average(grid: Grid, common: list[str]) -> Table:
-    lines = []
+    rows = []
+    cells = [(dataset, half) for dataset in common for half in HALVES]
     for row in grid.rows:
-        cells = [row.stats.get((d, half)) for d in common for half in HALVES]
-        both = average(cells)  # None unless some seeds are everywhere
-        figures: tuple = (None, None, None, None)
+        both = average(row.values.get(cell) for cell in cells)  # None unless seeds are everywhere
+        seeds = both.by_seed if both else {}
+        values: tuple[Value | None, ...] = (None,) * len(BASE2NEW_COLUMNS)
         if both:
-            cells = [restrict(stat, both.by_seed) for stat in cells]
-            base, new = average(cells[::2]), average(cells[1::2])
-            pairs = zip(cells[::2], cells[1::2], strict=True)
-            hms = average(hm_figures(*pair)[1] for pair in pairs)
-            figures = (base, new, hm_figures(base, new)[0], hms)
-        lines.append(_line(row, str(len(both.by_seed)) if both else "0", figures))
+            own = [_of_seeds(row.values[cell], seeds) for cell in cells]
+            base, new = average(own[::2]), average(own[1::2])
+            pairs = zip(own[::2], own[1::2], strict=True)
+            hms = average(_harmonic_means(*pair)[1] for pair in pairs)
+            values = (base, new, _harmonic_means(base, new)[0], hms)
+        rows.append(_row(row, cells, values, [row.count(cells[0], seeds)]))
     title = f"{PROTOCOLS['base2new']}: average of {len(common)} data sets"
-    return Table("base2new", title, BASE2NEW_COLUMNS, lines, "", common)
+    return Table("base2new", title, BASE2NEW_COLUMNS, rows, "", common)
+
+
+def _of_seeds(value: Value, seeds: Iterable[int]) -> Value | None:
+    own = value.of_seeds()
+    return over_seeds({seed: own[seed] for seed in seeds})
 
 
 def _shots(run: Run) -> str:
@@ -157,43 +176,48 @@ def _shots(run: Run) -> str:
     return str(run.shots) if run.shots > 0 else "all"
 
 
-def _shots_title(column: str) -> str:
-    return f"{column} shot{'' if column == '1' else 's'}"
+def _shots_columns(columns: list[str]) -> list[Column]:
+    return [Column(f"{column} shot{'' if column == '1' else 's'}") for column in columns]
 
 
 def _fewshot(grid: Grid) -> list[Table]:
-    found = {column for row in grid.rows for _, column in row.stats}
-    columns = sorted(found, key=lambda column: int(column) if column.isdigit() else 10**9)
-    titles = [_shots_title(column) for column in columns]
+    found = {column for row in grid.rows for _, column in row.values}
+    shots = sorted(found, key=lambda column: int(column) if column.isdigit() else 10**9)
+    columns = _shots_columns(shots)
     datasets = in_order(grid.datasets)
     tables = []
     for dataset in datasets:
-        cells = [(dataset, column) for column in columns]
-        lines = [
-            _line(row, row.seeds(cells), [row.stats.get(cell) for cell in cells])
+        cells = [(dataset, column) for column in shots]
+        rows = [
+            _row(row, cells, map(row.values.get, cells), _ends(row.count(c) for c in known))
             for row in grid.rows
-            if any(cell in row.stats for cell in cells)
+            if (known := [cell for cell in cells if cell in row.values])
         ]
         title = f"{PROTOCOLS['fewshot']}: {dataset}"
-        tables.append(Table("fewshot", title, titles, lines, dataset))
+        tables.append(Table("fewshot", title, columns, rows, dataset))
     own = {
-        (row.name, row.rule): [c for c in columns if any(c == found for _, found in row.stats)]
+        (row.method, row.rule): [c for c in shots if any(c == known for _, known in row.values)]
         for row in grid.rows
     }
-    common, note = common_datasets(grid.rows, lambda row: own[row.name, row.rule], datasets)
+    common, note = common_datasets(grid.rows, lambda row: own[row.method, row.rule], datasets)
     if len(common) > 1:
-        tables.append(_fewshot_average(grid, columns, common))
+        tables.append(_fewshot_average(grid, shots, common))
     return _with_notes(tables, [*_note_on_average(common, datasets, note), *grid.notes])
 
 
-def _fewshot_average(grid: Grid, columns: list[str], common: list[str]) -> Table:
-    lines = []
+def _fewshot_average(grid: Grid, shots: list[str], common: list[str]) -> Table:
+    rows = []
     for row in grid.rows:
-        stats = [average(row.stats.get((d, column)) for d in common) for column in columns]
-        counts = {len(stat.by_seed) for stat in stats if stat} or {0}
-        lines.append(_line(row, count_range(counts), stats))
+        cells = [(dataset, column) for column in shots for dataset in common]
+        values = [average(row.values.get((d, column)) for d in common) for column in shots]
+        counts = [
+            row.count((common[0], column), value.by_seed)
+            for column, value in zip(shots, values, strict=True)
+            if value
+        ]
+        rows.append(_row(row, cells, values, _ends(counts)))
     title = f"{PROTOCOLS['fewshot']}: average of {len(common)} data sets"
-    return Table("fewshot", title, list(map(_shots_title, columns)), lines, "", common)
+    return Table("fewshot", title, _shots_columns(shots), rows, "", common)
 
 
 def _by_source(protocol: str, placed: Placed) -> dict[str, list]:
@@ -215,13 +239,54 @@ def _transfer(protocol: str, source: str, grid: Grid) -> Table:
     found = grid.datasets - {source}
     targets = IMAGENET_VARIANTS if protocol == "domaingen" else in_order(found)
     common, note = common_datasets(grid.rows, lambda row: [""], targets)
-    columns = [f"{source} (source)", *targets, f"average of {len(common)}" if common else "average"]
-    lines = []
+    names = [f"{source} (source)", *targets, f"average of {len(common)}" if common else "average"]
+    cells = [(dataset, "") for dataset in (source, *targets)]
+    rows = []
     for row in grid.rows:
-        cells = [(dataset, "") for dataset in (source, *targets)]
-        stats = [row.stats.get(cell) for cell in cells]
-        mean = average(row.stats.get((dataset, "")) for dataset in common)
-        lines.append(_line(row, row.seeds(cells), [*stats, mean]))
+        mean = average(row.values.get((dataset, "")) for dataset in common)
+        counts = _ends(row.count(cell) for cell in cells if cell in row.values)
+        rows.append(_row(row, cells, [*map(row.values.get, cells), mean], counts))
     title = f"{PROTOCOLS[protocol]}: trained on {source}"
     notes = [*([note] if note else []), *grid.notes]
-    return Table(protocol, title, columns, lines, source, common, notes)
+    return Table(protocol, title, list(map(Column, names)), rows, source, common, notes)
+
+
+def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> list[str]:
+    """What is to be said about all tables together."""
+    rows = [row for table in tables for row in table.rows]
+    values = [value for row in rows for value in row.values]
+    backbones = sorted({row.method.backbone for row in rows if not row.published})
+    shots = sorted({row.method.shots for row in rows if row.method.shots})
+    of_shots = f"; {', '.join(map(str, shots))} shots" if shots else ""
+    measure = tables[0].measure
+    notes = [f"Backbone {', '.join(backbones)}{of_shots}; {measure[0].lower()}{measure[1:]}."]
+    if any(row.published for row in rows):
+        notes.append("published: CLIP ViT-B/16, 16 images a class where columns are not shots.")
+    if any(value and value.std is not None for value in values):
+        notes.append("+- is the (population) standard deviation over seeds.")
+    if None in values:
+        notes.append("- in a column of figures: no finished run, or nothing published.")
+    if any(table.protocol == "base2new" for table in tables):
+        notes.append(
+            "HM of means: harmonic mean of the base and new that stand in the row, as papers print "
+            "it. mean of HMs: each run's own harmonic mean, averaged."
+        )
+    if any(row.rule for row in rows):
+        notes.append("rule: which logits decide, of methods that have a choice.")
+    if _has_pairs(tables, ("base2new",)):
+        notes.append(
+            "'a / b' is the method's own protocol, a for base and b for new classes; it knows "
+            "which half it is tested on."
+        )
+    if _has_pairs(tables, ("crossdata", "domaingen")):
+        notes.append("'a / b' of a transfer: a on the data set trained on, b on the others.")
+    if any(row.method.origin for row in rows):
+        notes.append("log.txt: runs of upstream's code, whose logs print one decimal.")
+    notes += [f"in no table: {folder} ({reason})" for folder, reason in placed.left_out]
+    notes += [f"not finished, left out: {folder}" for folder in unfinished]
+    return notes
+
+
+def _has_pairs(tables: list[Table], protocols: tuple[str, ...]) -> bool:
+    rows = [row for table in tables if table.protocol in protocols for row in table.rows]
+    return any(" / " in row.rule for row in rows)

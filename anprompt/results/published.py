@@ -4,23 +4,47 @@ They are for CLIP ViT-B/16 and 16 images a class, on the papers' data sets. None
 public.
 """
 
-import json
 import statistics
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from anprompt.results.run import harmonic_mean
-from anprompt.results.table import ELEVEN, Figure, Line, Table
+from anprompt.results.method import Method
+from anprompt.results.table import ELEVEN, Row, Table
+from anprompt.results.value import Value, harmonic_mean
+from common.errors import UsageError
+from common.reading import read_json
+from common.schema import PERCENT, Each, mismatch
 
-FILE = Path(__file__).resolve().parent.parent / "published.json"
+FILE = Path(__file__).resolve().parent / "published.json"
 BACKBONE = "ViT-B/16"
+
+_HALVES = {"base": PERCENT, "new": PERCENT, "hm": PERCENT}
+_TARGETS = {"trained_on": str, "datasets": Each(PERCENT), "average": PERCENT}
+_SHAPES: dict[str, dict] = {
+    "base2new": {"average": _HALVES, "datasets?": Each(_HALVES)},
+    "crossdata": _TARGETS,
+    "domaingen": _TARGETS,
+    "fewshot": {"average_by_shots": Each(PERCENT)},
+}
+_FILE = {
+    protocol: [{"method": str, "source": str, "trainer?": str, "paper?": str, **shape}]
+    for protocol, shape in _SHAPES.items()
+}
 
 
 @cache
 def load() -> dict:
-    """The data file."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    """The data file.
+
+    Raises:
+        UsageError: it cannot be read, or is not what it should be.
+    """
+    content = read_json(FILE)
+    problem = mismatch(content, _FILE)
+    if problem:
+        raise UsageError(f"{FILE}: {problem}; restore the file, or pass --no-published")
+    return content
 
 
 def is_comparable(backbone: str) -> bool:
@@ -39,47 +63,51 @@ def add_published(tables: list[Table], always: bool = False) -> list[Table]:
 
 
 def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Table:
-    lines: list[Line] = []
+    rows: list[Row] = []
     notes, references = list(table.notes), []
-    for i, line in enumerate(table.lines):
-        lines.append(line)
-        of_trainer = [other for other in table.lines if other.trainer == line.trainer]
-        is_last = not any(other.trainer == line.trainer for other in table.lines[i + 1 :])
-        if not is_last or not (always or any(is_comparable(o.backbone) for o in of_trainer)):
+    trainers = [row.method.trainer for row in table.rows]
+    for i, row in enumerate(table.rows):
+        rows.append(row)
+        trainer = trainers[i]
+        backbones = [r.method.backbone for r in table.rows if r.method.trainer == trainer]
+        is_last = trainer not in trainers[i + 1 :]
+        if not is_last or not (always or any(map(is_comparable, backbones))):
             continue
-        found = _find(table, line.trainer)
+        found = _find(table, trainer)
         if found:
-            entry, figures, remark = found
+            entry, values, remark = found
             paper = f" ({entry['paper']})" if "paper" in entry else ""
             source = f"{entry['method']}{paper}: {entry['source']}"
             number = numbers.setdefault(source, len(numbers) + 1)
-            method = f"{entry['method']}, published ({BACKBONE}) [{number}]"
-            lines.append(Line(method, line.trainer, figures, backbone=BACKBONE, source=source))
+            name = f"{entry['method']}, published ({BACKBONE}) [{number}]"
+            method = Method(trainer, backbone=BACKBONE, name=name)
+            rows.append(Row(method, values, published=source))
             references.append(f"[{number}] {source}")
             if remark and remark not in notes:
                 notes.append(remark)
-    return replace(table, lines=lines, notes=notes, references=references)
+    return replace(table, rows=rows, notes=notes, references=references)
 
 
-def _find(table: Table, trainer: str) -> tuple[dict, tuple[Figure | None, ...], str] | None:
+def _find(table: Table, trainer: str) -> tuple[dict, tuple[Value | None, ...], str] | None:
     """The entry that fills most of the table's cells; the authors' own figures first."""
     candidates = []
-    for entry in load()[table.protocol]:
+    for i, entry in enumerate(load()[table.protocol]):
         if entry.get("trainer") == trainer:
-            values, remark = FINDERS[table.protocol](table, entry)
-            filled = sum(value is not None for value in values)
+            numbers, remark = FINDERS[table.protocol](table, entry)
+            filled = sum(number is not None for number in numbers)
             if filled:
-                figures = tuple(None if value is None else Figure(value) for value in values)
+                source = f"{FILE.name}#{table.protocol}/{i}"
+                values = tuple(None if n is None else Value(n, source) for n in numbers)
                 rank = (bool(entry.get("rerun")), -filled)
-                candidates.append((rank, (entry, figures, remark)))
+                candidates.append((rank, (entry, values, remark)))
     return min(candidates, key=lambda item: item[0])[1] if candidates else None
 
 
-Values = list[float | None]
+Numbers = list[float | None]
 HERE = "Published averages are over the same data sets, computed here from the published figures."
 
 
-def _base2new(table: Table, entry: dict) -> tuple[Values, str]:
+def _base2new(table: Table, entry: dict) -> tuple[Numbers, str]:
     datasets = entry.get("datasets", {})
     remark = ""
     if table.subject:
@@ -98,11 +126,11 @@ def _base2new(table: Table, entry: dict) -> tuple[Values, str]:
     return [row.get("base"), row.get("new"), row.get("hm"), None], remark
 
 
-def _transfer(table: Table, entry: dict) -> tuple[Values, str]:
+def _transfer(table: Table, entry: dict) -> tuple[Numbers, str]:
     if entry["trained_on"] != table.subject:
         return [], ""
     datasets = entry["datasets"]
-    names = [table.subject, *table.columns[1:-1]]
+    names = [table.subject, *(column.name for column in table.columns[1:-1])]
     average, remark = None, ""
     published = set(datasets) - {table.subject}
     if set(table.averaged) == (published or set(ELEVEN) - {table.subject}):
@@ -113,11 +141,11 @@ def _transfer(table: Table, entry: dict) -> tuple[Values, str]:
     return [*(datasets.get(name) for name in names), average], remark
 
 
-def _fewshot(table: Table, entry: dict) -> tuple[Values, str]:
+def _fewshot(table: Table, entry: dict) -> tuple[Numbers, str]:
     if table.subject or set(table.averaged) != set(ELEVEN):
         return [], ""
     by_shots = entry["average_by_shots"]
-    return [by_shots.get(column.split()[0]) for column in table.columns], ""
+    return [by_shots.get(column.name.split()[0]) for column in table.columns], ""
 
 
 FINDERS = {

@@ -1,84 +1,128 @@
-"""Tables as text, Markdown, CSV and LaTeX."""
+"""Tables as text, Markdown, CSV and LaTeX.
+
+Names come from files and folders that anybody may have written: every format escapes what would be
+a command or a formula in it, and none has control characters.
+"""
 
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from anprompt.results.table import Figure, Line, Table
+from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
+
+from anprompt.results.table import Column, Row, Table, best_values
+from anprompt.results.value import Value
+from common.text import plain
 
 MISSING = "-"
 FORMAT_OF_SUFFIX = {".md": "markdown", ".csv": "csv", ".txt": "text", ".tex": "latex"}
 
 
-def _header(table: Table, has_rules: bool) -> list[str]:
-    return ["method", *(["rule"] if has_rules else []), "seeds", *table.columns]
+def number_text(number: float, column: Column) -> str:
+    """A number with the column's digits, and no minus before a zero."""
+    value = round(number, column.digits) + 0.0
+    return f"{value:{'+' if column.signed and value else ''}.{column.digits}f}"
 
 
-def _cells(line: Line, has_rules: bool, sign: str = "+-") -> list[str]:
-    rule = [line.rule or MISSING] if has_rules else []
-    figures = [_text(figure, sign) for figure in line.figures]
-    return [line.method, *rule, line.seeds or MISSING, *figures]
-
-
-def _text(figure: Figure | None, sign: str) -> str:
-    if figure is None:
+def value_text(value: Value | None, column: Column, sign: str = "+-") -> str:
+    """A value with its deviation."""
+    if value is None:
         return MISSING
-    return f"{figure.mean:.2f}" + ("" if figure.std is None else f" {sign} {figure.std:.2f}")
+    text = number_text(value.number, column)
+    return text if value.std is None else f"{text} {sign} {value.std:.{column.digits}f}"
 
 
-def _has_rules(tables: list[Table]) -> bool:
-    return any(line.rule for table in tables for line in table.lines)
+def has_rules(tables: Sequence[Table]) -> bool:
+    """Whether the tables have a column for inference rules."""
+    told = [table.has_rules for table in tables if table.has_rules is not None]
+    return any(told) if told else any(row.rule for table in tables for row in table.rows)
 
 
-def _references(tables: list[Table]) -> list[str]:
+def _header(table: Table, rules: bool) -> list[str]:
+    start = ["method", *(["rule"] if rules else []), table.counted]
+    return [plain(name) for name in (*start, *(column.name for column in table.columns))]
+
+
+def _start(row: Row, rules: bool) -> list[str]:
+    names = [row.name, *([row.rule or MISSING] if rules else []), row.seeds or MISSING]
+    return [plain(name) for name in names]
+
+
+def _cells(table: Table, row: Row, rules: bool, sign: str) -> list[str]:
+    pairs = zip(row.values, table.columns, strict=True)
+    return [*_start(row, rules), *(value_text(value, column, sign) for value, column in pairs)]
+
+
+def _references(tables: Sequence[Table]) -> list[str]:
     return list(dict.fromkeys(reference for table in tables for reference in table.references))
+
+
+_RULE = Line("", "-", "--", "")
+_COLUMNS = DataRow("", "  ", "")
+_TEXT = TableFormat(_RULE, _RULE, None, _RULE, _COLUMNS, _COLUMNS, 0, None)
 
 
 def text(tables: list[Table], notes: list[str]) -> str:
     """Aligned columns for a terminal."""
-    has_rules = _has_rules(tables)
-    left = 1 + has_rules
-    blocks = []
+    rules = has_rules(tables)
+    blocks: list[str] = []
     for table in tables:
-        lines = [_header(table, has_rules), *(_cells(line, has_rules) for line in table.lines)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        shown = [
-            "  ".join(
-                cell.ljust(width) if i < left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ).rstrip()
-            for cells in lines
-        ]
-        rule = "-" * max(map(len, shown))
-        blocks.append(
-            "\n".join([table.title, rule, shown[0], rule, *shown[1:], rule, *table.notes])
-        )
-    notes = [*_references(tables), *notes]
+        header = _header(table, rules)
+        rows = [_cells(table, row, rules, "+-") for row in table.rows]
+        sides = ["left"] * (1 + rules) + ["right"] * (len(header) - 1 - rules)
+        # The header is a row: tabulate makes columns with headers two wider than they need to be.
+        shown = tabulate([header, SEPARATING_LINE, *rows], tablefmt=_TEXT, colalign=sides,
+                         disable_numparse=True)  # fmt: skip
+        block = "\n".join(line.rstrip() for line in shown.splitlines())
+        if table.title:
+            blocks.append(f"{plain(table.title)}\n{block}")
+        else:  # one rule between it and the table above
+            blocks[-1] = "\n".join([*blocks[-1].splitlines()[:-1], block])
+        blocks[-1] = "\n".join([blocks[-1], *map(plain, table.notes)])
+    notes = [plain(note) for note in (*_references(tables), *notes)]
     return "\n\n".join(blocks + (["\n".join(notes)] if notes else [])) + "\n"
+
+
+_MARKDOWN = re.compile(r"[\\`*\[\]<>|~$#&]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|@")
+
+
+def escape_markdown(words: object) -> str:
+    """Plain words as Markdown: no code, links, tags, formulas or further cells."""
+    return _MARKDOWN.sub(r"\\\g<0>", plain(words))
 
 
 def markdown(tables: list[Table], notes: list[str]) -> str:
     """A Markdown table each."""
-    has_rules = _has_rules(tables)
+    rules = has_rules(tables)
     blocks = []
     for table in tables:
-        header = _header(table, has_rules)
-        left = 1 + has_rules
-        lines = [header, ["---"] * left + ["---:"] * (len(header) - left)]
-        lines += [_cells(line, has_rules, "±") for line in table.lines]
-        rows = "\n".join(
-            f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in lines
-        )
-        blocks.append(f"## {table.title}\n\n{rows}")
-        if table.notes:
-            blocks.append("\n".join(f"- {note}" for note in table.notes))
-    listed = "\n".join(f"- {note}" for note in (*_references(tables), *notes))
+        header = _header(table, rules)
+        ruler = ["---"] * (1 + rules) + ["---:"] * (len(header) - 1 - rules)
+        rows = [_cells(table, row, rules, "±") for row in table.rows]
+        cells = [list(map(escape_markdown, header)), ruler]
+        cells += [list(map(escape_markdown, row)) for row in rows]
+        lines = tabulate(cells, tablefmt=_PIPES, disable_numparse=True, stralign=None)
+        blocks.append("\n\n".join(filter(None, [
+            f"## {escape_markdown(table.title)}" if table.title else "", lines,
+            "\n".join(f"- {escape_markdown(note)}" for note in table.notes),
+        ])))  # fmt: skip
+    listed = "\n".join(f"- {escape_markdown(n)}" for n in (*_references(tables), *notes))
     return "\n\n".join([*blocks, listed.replace("+-", "±")]) + "\n"
 
 
+_CELLS = DataRow("| ", " | ", " |")
+_PIPES = TableFormat(None, None, None, None, _CELLS, _CELLS, 0, None)
+
+
+def escape_cell(words: object) -> str:
+    """Plain words that no spreadsheet takes for a formula."""
+    shown = plain(words)
+    return f"'{shown}" if shown.lstrip()[:1] in tuple("=+-@") else shown
+
+
 def to_csv(tables: list[Table], notes: list[str]) -> str:
-    """One line a figure, unrounded, empty where missing; notes do not fit into CSV."""
+    """One line a number, unrounded, empty where missing; notes do not fit into CSV."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -86,50 +130,56 @@ def to_csv(tables: list[Table], notes: list[str]) -> str:
         + ["source"]
     )
     for table in tables:
-        subject = table.subject or table.title.split(": ", 1)[1]
-        for line in table.lines:
-            start = [table.protocol, subject, line.method, line.rule, line.backbone]
-            for column, figure in zip(table.columns, line.figures, strict=True):
-                mean, std, seeds = "", "", 0
-                if figure:
-                    mean, std = figure.mean, "" if figure.std is None else figure.std
-                    seeds = "" if line.source else len(figure.seeds)
-                writer.writerow([*start, column, mean, std, seeds, line.source])
+        subject = table.subject or table.title.partition(": ")[2]
+        for row in table.rows:
+            start = [table.protocol, subject, row.name, row.rule, row.method.backbone]
+            for column, value in zip(table.columns, row.values, strict=True):
+                figures: list[object] = ["", "", 0]
+                if value:
+                    std = "" if value.std is None else value.std
+                    figures = [value.number, std, "" if row.published else value.n]
+                names = [escape_cell(name) for name in (*start, column.name)]
+                writer.writerow([*names, *figures, escape_cell(row.published)])
     return out.getvalue()
 
 
-ESCAPES = {
+_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''",
 }  # fmt: skip
 
 
-def escape(words: str) -> str:
+def escape_latex(words: object) -> str:
     """Plain words as LaTeX."""
-    escaped = re.sub(r"[\\&%$#_{}~^]", lambda match: ESCAPES[match.group()], words)
+    escaped = re.sub(r'[\\&%$#_{}~^<>|"]', lambda match: _LATEX[match.group()], plain(words))
+    # What follows the end of a row must not look like its options.
+    escaped = re.sub(r"^(?=\s*[\[*])", "{}", escaped)
     return escaped.replace("+-", r"$\pm$")
 
 
 def latex(tables: list[Table], notes: list[str]) -> str:
     r"""A LaTeX table each, for ``\usepackage{booktabs}``; the best of comparable rows is bold."""
-    has_rules = _has_rules(tables)
-    blocks = [r"% needs \usepackage{booktabs}" + "\n" + "\n".join(f"% {note}" for note in notes)]
+    rules = has_rules(tables)
+    comments = [r"% needs \usepackage{booktabs}", *(f"% {plain(note)}" for note in notes)]
+    blocks = ["\n".join(comments)]
+    title = ""
     for table in tables:
-        header = _header(table, has_rules)
-        left = 1 + has_rules
-        best = best_figures(table)
+        title = table.title or f"{title} ({table.measure})"
+        header = _header(table, rules)
+        best = best_values(table)
         rows = []
-        for i, line in enumerate(table.lines):
-            start = [escape(cell) for cell in _cells(line, has_rules)[: left + 1]]
-            figures = [_math(f, (i, j) in best) for j, f in enumerate(line.figures)]
-            rows.append(" & ".join([*start, *figures]) + r" \\")
-        caption = [f"{escape(table.title)}.", r"Accuracy in \%."]
-        if any(f and f.std is not None for line in table.lines for f in line.figures):
-            caption.append(r"$\pm$: standard deviation over seeds.")
+        for i, row in enumerate(table.rows):
+            pairs = enumerate(zip(row.values, table.columns, strict=True))
+            values = [_math(value, column, (i, j) in best) for j, (value, column) in pairs]
+            rows.append(" & ".join([*map(escape_latex, _start(row, rules)), *values]) + r" \\")
+        caption = [f"{escape_latex(title)}.", f"{escape_latex(table.measure)}."]
+        if any(value and value.std is not None for row in table.rows for value in row.values):
+            caption.append(f"$\\pm$: standard deviation over {table.counted}.")
         if best:
             caption.append("Bold: best of the rows with the same backbone, shots and seeds.")
-        caption += [escape(note) for note in (*table.notes, *table.references)]
-        label = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-")
+        caption += [escape_latex(note) for note in (*table.notes, *table.references)]
+        label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
         blocks.append(
             "\n".join(
                 [
@@ -137,9 +187,9 @@ def latex(tables: list[Table], notes: list[str]) -> str:
                     r"\centering",
                     rf"\caption{{{' '.join(caption)}}}",
                     rf"\label{{tab:{label}}}",
-                    rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(header) - left)}}}",
+                    rf"\begin{{tabular}}{{{'l' * (1 + rules)}{'r' * (len(header) - 1 - rules)}}}",
                     r"\toprule",
-                    " & ".join(map(escape, header)) + r" \\",
+                    " & ".join(map(escape_latex, header)) + r" \\",
                     r"\midrule",
                     *rows,
                     r"\bottomrule",
@@ -151,38 +201,12 @@ def latex(tables: list[Table], notes: list[str]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _math(figure: Figure | None, is_best: bool) -> str:
-    if figure is None:
+def _math(value: Value | None, column: Column, is_best: bool) -> str:
+    if value is None:
         return MISSING
-    mean = rf"$\mathbf{{{figure.mean:.2f}}}$" if is_best else f"${figure.mean:.2f}$"
-    return mean if figure.std is None else mean[:-1] + rf" \pm {figure.std:.2f}$"
-
-
-def best_figures(table: Table) -> set[tuple[int, int]]:
-    """Which figures (line, column) are the best of their column, as printed.
-
-    Only among rows of ours that share backbone, shots and seeds, where there are two at least. A
-    method that learns nothing is the same for all shots and seeds.
-    """
-    best = set()
-    for j in range(len(table.columns)):
-        ours = [
-            (i, line, line.figures[j])
-            for i, line in enumerate(table.lines)
-            if not line.source and line.figures[j]
-        ]
-        learners = {(line.backbone, line.shots, f.seeds) for _, line, f in ours if line.learns}
-        for key in learners or {(line.backbone, None, None) for _, line, _ in ours}:
-            members = [
-                (i, round(figure.mean, 2))
-                for i, line, figure in ours
-                if line.backbone == key[0]
-                and (not line.learns or (line.shots, figure.seeds) == key[1:])
-            ]
-            if len(members) > 1:
-                top = max(mean for _, mean in members)
-                best |= {(i, j) for i, mean in members if mean == top}
-    return best
+    number = number_text(value.number, column)
+    shown = rf"\mathbf{{{number}}}" if is_best else number
+    return f"${shown}$" if value.std is None else rf"${shown} \pm {value.std:.{column.digits}f}$"
 
 
 RENDERERS: dict[str, Callable[[list[Table], list[str]], str]] = {

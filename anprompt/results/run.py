@@ -1,17 +1,19 @@
-"""Finished runs and what they add up to: figures by method, data set, half of the classes and seed.
+"""Finished runs, as their files tell them. What is missing stays missing.
 
-What is missing stays missing: no cell is filled from unlike runs.
+A file is believed only where it is what this project (or upstream's code) writes: anything else is
+refused in one line, so that no damaged or foreign number ends in a table.
 """
 
 import os
-import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import read_path
 from anprompt.results.logs import final_result, log_files, read_header
+from anprompt.results.method import Method
+from anprompt.results.value import Value
 from anprompt.runs.folder import (
     CONFIG,
     RESULTS,
@@ -20,19 +22,59 @@ from anprompt.runs.folder import (
     read_results,
     recorded_config,
 )
+from common.errors import UsageError
+from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
+from common.text import plain
 
 HEADLINE = "headline"  # the rule that a method's protocol prescribes
-BACKBONE, SHOTS = 2, 3  # places in Run.method
+METRICS = ("accuracy", "macro_f1")
+
+_FIGURES = {"accuracy": PERCENT, "macro_f1?": PERCENT, "per_class?": Each(PERCENT)}
+_AMOUNT = Number(0)
+_RESULTS = {
+    **_FIGURES,
+    "trainer": str,
+    "dataset": str,
+    "backbone": str,
+    "subsample_classes": str,
+    "shots": WHOLE,
+    "seed": WHOLE,
+    "rules?": Each(_FIGURES),
+    "headline_rule?": str,
+    "split?": str,
+    "classnames?": [str],
+    "num_test?": COUNT,
+    "epochs?": COUNT,
+    "num_trainable?": COUNT,
+    "train_seconds?": _AMOUNT,
+    "test_seconds?": _AMOUNT,
+    "peak_memory_mb?": _AMOUNT,
+    "device?": str,
+    "versions?": Each(str),
+    "code?": {"version?": str, "commit?": str, "dirty?": bool},
+    "date?": str,
+    "host?": str,
+    "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str}},
+}
+_LOGGED = {
+    "TRAINER.NAME?": str,
+    "DATASET.NAME?": str,
+    "DATASET.SUBSAMPLE_CLASSES?": str,
+    "DATASET.NUM_SHOTS?": WHOLE,
+    "MODEL.BACKBONE.NAME?": str,
+    "SEED?": WHOLE,
+    "TASK?": str,
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run. ``accuracies``: percent by inference rule, HEADLINE among them.
+    """One finished run.
 
     Attributes:
-        part: all, base or new: the classes tested on.
-        trained_on: the data set and the part of its classes that were trained on; "" where that is
-            not known (a training that is not there).
+        subset: all, base or new: the classes tested on.
+        trained_on: the data set and the subset of its classes that were trained on; "" where that
+            is not known (a training that is not there).
         training: the folder of the training, of runs that evaluate one.
         learns: False for methods without training, such as zero-shot CLIP.
         is_untrained: a method that learns, evaluated without a training.
@@ -41,7 +83,8 @@ class Run:
         split: test or val: the images tested on.
         epochs: how many the model was trained; None where that is not known.
         settings: the configuration, as dotted names.
-        classnames: as far as results.json has them.
+        results: what results.json says; of a log the accuracy alone.
+        file: where that stands.
     """
 
     folder: Path
@@ -50,10 +93,11 @@ class Run:
     backbone: str
     shots: int
     dataset: str
-    part: str
+    subset: str
     seed: int
-    headline_rule: str
-    accuracies: dict[str, float]
+    results: dict[str, Any] = field(repr=False)
+    file: str
+    headline_rule: str = ""
     trained_on: tuple[str, str] = ("", "")
     training: Path | None = None
     learns: bool = True
@@ -62,43 +106,47 @@ class Run:
     origin: str = ""
     split: str = "test"
     epochs: int | None = None
-    num_test: int | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
-    classnames: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def method(self) -> tuple:
-        """What tells methods apart (see ``method_names``), whatever they are tested on."""
-        source = self.trained_on[0]
-        if source and source != self.dataset:
-            setting = f"trained on {source}"
-        else:
-            setting = "cross-dataset source" if self.layout == "crossdata" else ""
-        return self.trainer, self.config, self.backbone, self.shots, self.origin, setting
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Accuracies of the seeds of one cell, in percent."""
-
-    by_seed: dict[int, float]
+    def method(self) -> Method:
+        """What tells methods apart, whatever they are tested on."""
+        return Method(
+            trainer=self.trainer,
+            config=self.config,
+            backbone=self.backbone,
+            shots=self.shots if self.learns else None,
+            origin=self.origin,
+            learns=self.learns,
+        )
 
     @property
-    def mean(self) -> float:
-        return statistics.fmean(self.by_seed.values())
+    def rules(self) -> list[str]:
+        """Inference rules that the run was tested with."""
+        return list(self.results.get("rules") or ())
 
     @property
-    def std(self) -> float:
-        return statistics.pstdev(self.by_seed.values())
+    def classnames(self) -> tuple[str, ...]:
+        """The classes tested on, as far as results.json has them."""
+        return tuple(self.results.get("classnames") or ())
 
-    def __str__(self) -> str:
-        deviation = f" +- {self.std:.2f}" if len(self.by_seed) > 1 else ""
-        return f"{self.mean:.2f}{deviation}"
+    @property
+    def num_test(self) -> int | None:
+        """How many images it was tested on."""
+        return self.results.get("num_test")
 
+    def value(self, key: str, rule: str = HEADLINE) -> Value | None:
+        """A number of results.json, under an inference rule; None where it is not there."""
+        place, start = self.results, ""
+        if rule != HEADLINE:
+            place, start = (self.results.get("rules") or {}).get(rule) or {}, f"rules/{rule}/"
+        number = place.get(key)
+        return None if number is None else Value(float(number), f"{self.file}#{start}{key}")
 
-def harmonic_mean(base: float, new: float) -> float:
-    """2 / (1/base + 1/new), and 0 where either is 0."""
-    return 2 * base * new / (base + new) if base and new else 0.0
+    def per_class(self) -> dict[str, Value]:
+        """Accuracy of each class tested on."""
+        figures = (self.results.get("per_class") or {}).items()
+        return {name: Value(float(n), f"{self.file}#per_class/{name}") for name, n in figures}
 
 
 def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], list[Path]]:
@@ -109,15 +157,15 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
             config.yaml is never read from its log.
 
     Raises:
-        ValueError: a path does not exist, or a results.json cannot be read.
+        UsageError: a path does not exist, or a file cannot be read or is not what it should be.
     """
     runs, unfinished = [], []
     folders: set[Path] = set()
     for path in paths:
         if not path.is_dir():
-            raise ValueError(f"{path}: no such folder")
+            raise UsageError(f"{path}: no such folder")
         for name in (RESULTS, CONFIG, *(["log.txt*"] if logs else [])):
-            folders.update(found.parent for found in path.rglob(name))
+            folders.update(found.parent for found in path.rglob(name) if found.is_file())
     for folder in sorted(folders):
         has_results = (folder / RESULTS).is_file()
         if has_results or (folder / CONFIG).is_file():
@@ -126,60 +174,68 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
                 runs.append(_run(folder, results))
             elif has_results or "TRAINER.NAME" in (recorded_config(folder) or {}):
                 unfinished.append(folder)
+        elif run := _logged_run(folder):
+            runs.append(run)
         else:
-            run = _logged_run(folder)
-            if run:
-                runs.append(run)
-            else:
-                unfinished.append(folder)
+            unfinished.append(folder)
     return runs, unfinished
 
 
-def _run(folder: Path, results: dict) -> Run:
-    try:
-        rules = {
-            name: float(rule["accuracy"]) for name, rule in (results.get("rules") or {}).items()
-        }
-        settings = of_own_method(flatten(results.get("config") or {}))
-        facts = read_path(folder, results["trainer"])
-        is_evaluation = bool(settings.get("RUN.EVAL_ONLY"))
-        # Relative to the run's folder, so that a tree of runs can be moved.
-        model_dir = settings.get("RUN.MODEL_DIR")
-        training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
-        learns = results.get("num_trainable") != 0 and not _is_zero_shot(results["trainer"])
-        dataset, part = results["dataset"], results["subsample_classes"]
-        shots = results["shots"]
-        if training and learns:
-            source, trained_part, shots = _trained_on(training, shots)
-            trained_on = (source or facts.source, trained_part)
-        elif facts.source:
-            trained_on = (facts.source, "")
-        else:
-            trained_on = (dataset, part if learns and settings else "")
-        return Run(
-            folder=folder,
-            trainer=results["trainer"],
-            config=facts.config,
-            backbone=results["backbone"],
-            shots=shots,
-            dataset=dataset,
-            part=part,
-            seed=results["seed"],
-            headline_rule=results.get("headline_rule") or "",
-            accuracies={HEADLINE: float(results["accuracy"]), **rules},
-            trained_on=trained_on,
-            training=training,
-            learns=learns,
-            is_untrained=learns and is_evaluation and not training,
-            layout=facts.layout,
-            split=results.get("split") or "test",
-            epochs=results.get("epochs"),
-            num_test=results.get("num_test"),
-            settings=settings,
-            classnames=tuple(results.get("classnames") or ()),
+def _check(content: Any, description: Any, path: Path) -> None:
+    problem = mismatch(content, description)
+    if problem:
+        raise UsageError(
+            f"{path}: not the results of a run ({problem}); remove it and run again, or give "
+            "other folders"
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{folder / RESULTS}: not the results of a run ({error!r})") from error
+
+
+def _run(folder: Path, results: dict) -> Run:
+    path = folder / RESULTS
+    _check(results, _RESULTS, path)
+    settings = of_own_method(flatten(results.get("config") or {}))
+    trainer, dataset, subset, backbone = (
+        plain(results[key]) for key in ("trainer", "dataset", "subsample_classes", "backbone")
+    )
+    facts = read_path(folder, trainer)
+    # Relative to the run's folder, so that a tree of runs can be moved.
+    model_dir = settings.get("RUN.MODEL_DIR")
+    training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
+    learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
+    shots = results["shots"]
+    if training and learns:
+        source, trained_subset, shots = _trained_on(training, shots)
+        trained_on = (source or facts.source, trained_subset)
+    elif facts.source:
+        trained_on = (facts.source, "")
+    else:
+        trained_on = (dataset, subset if learns and settings else "")
+    return Run(
+        folder=folder,
+        trainer=trainer,
+        config=without_backbone(facts.config, backbone),
+        backbone=backbone,
+        shots=shots,
+        dataset=dataset,
+        subset=subset,
+        seed=results["seed"],
+        results=results,
+        file=path.as_posix(),
+        headline_rule=plain(results.get("headline_rule") or ""),
+        trained_on=trained_on,
+        training=training,
+        learns=learns,
+        is_untrained=learns and bool(settings.get("RUN.EVAL_ONLY")) and not training,
+        layout=facts.layout,
+        split=results.get("split") or "test",
+        epochs=results.get("epochs"),
+        settings=settings,
+    )
+
+
+def without_backbone(config: str, backbone: str) -> str:
+    """A configuration's name without the backbone that a folder's name adds to it."""
+    return plain(config).removesuffix(f"-{backbone.replace('/', '_').replace(':', '_')}")
 
 
 def _is_zero_shot(trainer: str) -> bool:
@@ -187,11 +243,13 @@ def _is_zero_shot(trainer: str) -> bool:
 
 
 def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
-    """Data set, part of its classes and shots of a training, as it says itself."""
+    """Data set, subset of its classes and shots of a training, as it says itself."""
     results = read_results(training)
     if results:
-        return results["dataset"], results["subsample_classes"], results["shots"]
+        _check(results, _RESULTS, training / RESULTS)
+        return plain(results["dataset"]), results["subsample_classes"], results["shots"]
     settings = recorded_config(training) or {}
+    _check(settings, _LOGGED, training / CONFIG)
     return (
         settings.get("DATASET.NAME", ""),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
@@ -204,20 +262,23 @@ def _logged_run(folder: Path) -> Run | None:
 
     What the log's own settings do not say comes from the path.
     """
-    arguments, settings = read_header(log_files(folder)[0])
+    log = log_files(folder)[0]
+    arguments, settings = read_header(log)
+    _check(settings, _LOGGED, log)
+    _check(arguments, {"model_dir?": str}, log)
     facts = read_path(folder, settings.get("TRAINER.NAME", ""))
     is_evaluation = arguments.get("eval_only", facts.is_evaluation) is True
     found = final_result(folder, is_test_log=is_evaluation)
     dataset = settings.get("DATASET.NAME") or facts.dataset
     if found is None or not (dataset and facts.trainer):
         return None
-    part = settings.get("DATASET.SUBSAMPLE_CLASSES") or facts.part
+    subset = settings.get("DATASET.SUBSAMPLE_CLASSES") or facts.part
     seed = settings.get("SEED", -1)
     learns = not _is_zero_shot(facts.trainer)
     # The folder of a training is relative to where upstream's code ran; its names say enough.
     model_dir = arguments.get("model_dir") or ""
     shots = settings.get("DATASET.NUM_SHOTS", facts.shots)
-    trained_on, training = (dataset, part), None
+    trained_on, training = (dataset, subset), None
     is_transfer = settings.get("TASK") == "CD"  # MMRL's scripts put it where base-to-new is
     if not learns:
         trained_on = (facts.source or dataset, "")
@@ -232,14 +293,14 @@ def _logged_run(folder: Path) -> Run | None:
     return Run(
         folder=folder,
         trainer=facts.trainer,
-        config=facts.config,
+        config=plain(facts.config),
         backbone=settings.get("MODEL.BACKBONE.NAME") or "unknown",
         shots=-1 if shots is None else shots,
         dataset=dataset,
-        part=part,
+        subset=subset,
         seed=facts.seed if seed < 0 and facts.seed is not None else seed,
-        headline_rule="",
-        accuracies={HEADLINE: found[1]},
+        results={"accuracy": found[1]},
+        file=found[0].as_posix(),
         trained_on=trained_on,
         training=training,
         learns=learns,
@@ -248,33 +309,3 @@ def _logged_run(folder: Path) -> Run | None:
         origin="log.txt",
         settings=settings,
     )
-
-
-def method_names(methods: set[tuple]) -> Callable[[tuple], str]:
-    """A short name for each method (``Run.method``, or the start of one): the trainer's, and what
-    tells it from others.
-
-    That is the backbone and the shots wherever the methods differ in them, so that no name hides
-    an unfair comparison; anything else where two methods of one trainer differ in it.
-    """
-    columns = range(1, max(map(len, methods), default=0))
-
-    def differing(among: set[tuple]) -> set[int]:
-        found = {i: {method[i] for method in among} - {None} for i in columns}
-        return {i for i, values in found.items() if len(values) > 1}
-
-    everywhere = differing(methods) & {BACKBONE, SHOTS}
-    shown = {
-        trainer: everywhere | differing({method for method in methods if method[0] == trainer})
-        for trainer in {method[0] for method in methods}
-    }
-
-    def name(method: tuple) -> str:
-        details = [
-            f"{method[i]} shots" if i == SHOTS else str(method[i])
-            for i in sorted(shown[method[0]])
-            if method[i] not in ("", None)
-        ]
-        return f"{method[0]} ({', '.join(details)})" if details else method[0]
-
-    return name

@@ -1,8 +1,11 @@
-"""What a table is made of, whatever it is written as."""
+"""Tables of numbers, whatever they are written as."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from anprompt.results.run import Stat
+from anprompt.results.method import Method
+from anprompt.results.run import Run
+from anprompt.results.value import Value
 
 PROTOCOLS = {
     "base2new": "Base to new",
@@ -26,62 +29,131 @@ def in_order(datasets: set[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number of a table, in percent. ``std`` is over ``seeds``; None for a single one."""
+class Column:
+    """A column of numbers.
 
-    mean: float
-    std: float | None = None
-    seeds: frozenset[int] = frozenset()
+    Attributes:
+        best: "highest" or "lowest"; "" where no number is better than another.
+        signed: positive numbers have a plus.
+    """
 
-    @classmethod
-    def of(cls, stat: Stat | None) -> "Figure | None":
-        """The figure of a cell; None where it is missing."""
-        if stat is None:
-            return None
-        return cls(stat.mean, stat.std if len(stat.by_seed) > 1 else None, frozenset(stat.by_seed))
+    name: str
+    digits: int = 2
+    best: str = "highest"
+    signed: bool = False
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of a table.
+class Row:
+    """A method's numbers, one a column; None where one is missing.
 
     Attributes:
-        method: its name in the table.
-        trainer, backbone, shots: whose it is. ``shots`` is None where the columns are shots or the
-            method learns nothing.
-        rule: which logits decide, of methods with several rules.
-        seeds: how many, as shown.
-        learns: False for methods without training, which no seed changes.
-        source: where the figures were published; "" for our own.
+        rule: which logits decide, of methods with several inference rules.
+        counts: how many seeds stand behind the row: one number, or two where columns differ.
+        between: what stands between two counts.
+        is_protocol: the method's own inference rules, not one rule used for everything.
+        published: where the numbers were published; "" for our own.
+        runs: those that the row is made of.
     """
 
-    method: str
-    trainer: str
-    figures: tuple[Figure | None, ...]
+    method: Method
+    values: tuple[Value | None, ...]
     rule: str = ""
-    seeds: str = ""
-    backbone: str = ""
-    shots: int | None = None
-    learns: bool = True
-    source: str = ""
+    counts: tuple[Value, ...] = ()
+    between: str = "-"
+    is_protocol: bool = True
+    published: str = ""
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.method.name
+
+    @property
+    def seeds(self) -> str:
+        """The counts as text."""
+        return self.between.join(str(round(count.number)) for count in self.counts)
 
 
 @dataclass
 class Table:
-    """A table of accuracies.
+    """Methods by columns.
 
     Attributes:
+        title: "" for a table that goes on from the one before it.
         subject: the data set it is about, or, of transfer tables, the data set trained on; "" for
             an average.
         averaged: the data sets that averages in it are over.
         references: where published rows come from, by the number in their names.
+        measure: what the numbers are.
+        counted: what ``Row.counts`` are of.
+        has_rules: whether rules have a column; None: where some row of the tables shown has one.
     """
 
     protocol: str
     title: str
-    columns: list[str]
-    lines: list[Line]
+    columns: list[Column]
+    rows: list[Row]
     subject: str = ""
     averaged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
+    measure: str = "Accuracy in %"
+    counted: str = "seeds"
+    has_rules: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, every number with its source."""
+        return {
+            "protocol": self.protocol,
+            "title": self.title,
+            "subject": self.subject,
+            "measure": self.measure,
+            "averaged": self.averaged,
+            "notes": [*self.notes, *self.references],
+            "columns": [column.__dict__ for column in self.columns],
+            "rows": [
+                {
+                    "method": row.method.__dict__,
+                    "rule": row.rule,
+                    "seeds": row.seeds,
+                    "is_protocol": row.is_protocol,
+                    "published": row.published,
+                    "files": [run.file for run in row.runs],
+                    "values": [value and value.as_dict() for value in row.values],
+                }
+                for row in self.rows
+            ],
+        }
+
+
+def best_values(table: Table) -> set[tuple[int, int]]:
+    """Which numbers (row, column) are the best of their column, as printed; ties are all best.
+
+    Only among rows of ours that share backbone, shots and seeds, where there are two at least. A
+    method that learns nothing is the same for all shots and seeds.
+    """
+    best = set()
+    for j, column in enumerate(table.columns):
+        ours = [
+            (i, row.method, value)
+            for i, row in enumerate(table.rows)
+            if not row.published and (value := row.values[j]) is not None and column.best
+        ]
+        learners = {_alike(method, value) for _, method, value in ours if method.learns}
+        for key in learners or {(method.backbone,) for _, method, _ in ours}:
+            members = [
+                (i, round(value.number, column.digits))
+                for i, method, value in ours
+                if method.backbone == key[0] and (not method.learns or _alike(method, value) == key)
+            ]
+            if len(members) > 1:
+                numbers = [number for _, number in members]
+                top = max(numbers) if column.best == "highest" else min(numbers)
+                best |= {(i, j) for i, number in members if number == top}
+    return best
+
+
+def _alike(method: Method, value: Value) -> tuple:
+    return method.backbone, method.shots, value.seeds or frozenset(value.by_seed)

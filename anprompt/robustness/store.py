@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from anprompt.results.noise import FILE_NAME, FORMAT, summary_for_people
 from anprompt.robustness.plan import Cell, in_order
-from anprompt.robustness.summary import FILE_NAME, FORMAT, summary_for_people
 from dassl.utils import UsageError, atomic_write, read_json, write_json
 
 PICTURES = "robustness_examples"

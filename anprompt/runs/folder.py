@@ -13,6 +13,9 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from common.errors import UsageError
+from common.reading import read_json
+
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 
@@ -62,15 +65,15 @@ def read_results(folder: str | Path) -> dict | None:
     """The results of a finished run, or None where there are none.
 
     Raises:
-        ValueError: results.json is there but cannot be read.
+        UsageError: results.json is there but cannot be read.
     """
     path = Path(folder) / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = read_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); remove it and run again") from error
+    except UsageError as error:
+        raise UsageError(f"{error}; remove it and run again") from error
     return results if isinstance(results, dict) and results.get("finished") is True else None
 
 

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from called import table
 from written_runs import write_base_new, write_few_shot, write_source, write_target
-
-from anprompt.commands import table as results
 
 
 def latex(root: Path, *options: str) -> str:
     target = root / "table.tex"
-    assert results.main([str(root), "-o", str(target), *options]) == 0
+    assert table([str(root), "-o", str(target), *options]) == 0
     return target.read_text(encoding="utf-8")
 
 
@@ -81,7 +80,7 @@ def test_csv_has_a_line_for_every_figure_of_every_protocol(runs, capsys):
     write_source(runs, "CoOp", "Caltech101", 90)
     write_target(runs, "CoOp", "Caltech101", "EuroSAT", 40)
     capsys.readouterr()
-    assert results.main([str(runs), "--format", "csv"]) == 0
+    assert table([str(runs), "--format", "csv"]) == 0
     records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {record["protocol"] for record in records} == {"base2new", "crossdata"}
     found = {(r["table"], r["method"], r["column"]): r for r in records}
@@ -93,7 +92,7 @@ def test_csv_has_a_line_for_every_figure_of_every_protocol(runs, capsys):
 def test_markdown_and_the_note_on_what_is_missing(runs, capsys):
     (runs / "base2new/test_new/shapes/shots_16/CoOp/vit_b16/seed1/results.json").unlink()
     (runs / "base2new/test_new/shapes/shots_16/CoOp/vit_b16/seed2/results.json").unlink()
-    assert results.main([str(runs), "--format", "markdown"]) == 0
+    assert table([str(runs), "--format", "markdown"]) == 0
     printed = capsys.readouterr().out
     assert "| CoOp | 2 / 0 | 81.50 ± 0.50 | - | - | - |" in printed
     assert "no finished run" in printed
@@ -102,6 +101,6 @@ def test_markdown_and_the_note_on_what_is_missing(runs, capsys):
 
 def test_an_output_that_cannot_be_written_is_said(runs, capsys):
     (runs / "table.md").mkdir()
-    assert results.main([str(runs), "-o", str(runs / "table.md")]) == 2
+    assert table([str(runs), "-o", str(runs / "table.md")]) == 2
     error = capsys.readouterr().err
     assert "table.md" in error and len(error.splitlines()) == 1

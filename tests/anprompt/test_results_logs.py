@@ -1,10 +1,10 @@
 """Tables from the logs of upstream's code, in its folder layouts."""
 
 import pytest
+from called import table
 from test_results_protocols import means, tables
 from written_runs import write_base_new, write_log
 
-from anprompt.commands import table as results
 from anprompt.results.logs import read_header
 from anprompt.results.run import find_runs
 
@@ -31,7 +31,7 @@ def test_base_to_new(tmp_path, end):
         write_log(tested, "MaPLe", "EuroSAT", new, "new", seed, model_dir=trained)
     (table,) = tables(tmp_path, "base2new")
     assert means(table)["MaPLe"]["base"] == 91 and means(table)["MaPLe"]["new"] == 62
-    assert table.lines[0].seeds == "2" and table.lines[0].backbone == "ViT-B/16"
+    assert table.rows[0].seeds == "2" and table.rows[0].method.backbone == "ViT-B/16"
 
 
 def test_cross_dataset_and_few_shot(tmp_path):
@@ -94,7 +94,7 @@ def test_unfinished_logs_are_named(tmp_path, capsys):
     root = tmp_path / "output/base2new/train_base/eurosat/shots_16/CoOp/vit_b16"
     write_log(root / "seed1", "CoOp", "EuroSAT", 90.0, "base", 1)
     write_log(root / "seed2", "CoOp", "EuroSAT", None, "base", 2)
-    assert results.main([str(tmp_path)]) == 0
+    assert table([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "90.00" in printed and "99.9" not in printed
     assert f"not finished, left out: {root / 'seed2'}" in printed
@@ -102,7 +102,7 @@ def test_unfinished_logs_are_named(tmp_path, capsys):
     write_log(
         root / "seed2", "CoOp", "EuroSAT", 92.0, "base", 2, name="log.txt-2025-01-02-03-04-05"
     )
-    assert results.main([str(tmp_path)]) == 0
+    assert table([str(tmp_path)]) == 0
     assert "91.00 +- 1.00" in capsys.readouterr().out
 
 
@@ -110,7 +110,7 @@ def test_a_run_with_both_files_counts_once(tmp_path):
     trained, tested = write_base_new(tmp_path, "CoOp", "EuroSAT", 80.123, 40)
     write_log(trained, "CoOp", "EuroSAT", 80.1, "base")
     (table,) = tables(tmp_path, "base2new")
-    assert means(table)["CoOp"]["base"] == 80.123 and table.lines[0].seeds == "1"
+    assert means(table)["CoOp"]["base"] == 80.123 and table.rows[0].seeds == "1"
 
 
 def test_a_log_does_not_speak_for_a_run_of_ours_that_is_not_finished(tmp_path):
@@ -124,8 +124,8 @@ def test_runs_of_upstream_and_ours_are_not_averaged(tmp_path):
     run = tmp_path / "upstream/base2new/train_base/eurosat/shots_16/CoOp/vit_b16/seed2"
     write_log(run, "CoOp", "EuroSAT", 90.0, "base", 2)
     (table,) = tables(tmp_path, "base2new")
-    assert [line.seeds for line in table.lines] == ["1", "1 / 0"]
-    assert [line.method for line in table.lines] == ["CoOp", "CoOp (log.txt)"]
+    assert [row.seeds for row in table.rows] == ["1", "1 / 0"]
+    assert [row.name for row in table.rows] == ["CoOp", "CoOp (log.txt)"]
 
 
 def test_settings_in_logs_are_compared_as_well(tmp_path, capsys):
@@ -133,5 +133,5 @@ def test_settings_in_logs_are_compared_as_well(tmp_path, capsys):
     write_log(root / "seed1", "CoOp", "EuroSAT", 90.0, "base", 1)
     log = write_log(root / "seed2", "CoOp", "EuroSAT", 92.0, "base", 2) / "log.txt"
     log.write_text(log.read_text().replace("MAX_EPOCH: 5", "MAX_EPOCH: 50"))
-    assert results.main([str(tmp_path)]) == 2
+    assert table([str(tmp_path)]) == 2
     assert "OPTIM.MAX_EPOCH is 5 in the first and 50 in the second" in capsys.readouterr().err

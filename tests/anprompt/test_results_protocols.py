@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from called import table
 from written_runs import (
     write_base_new,
     write_few_shot,
@@ -13,7 +14,6 @@ from written_runs import (
     write_target,
 )
 
-from anprompt.commands import table as results
 from anprompt.results.assign import place
 from anprompt.results.protocol_tables import make_tables, protocols_with_runs
 from anprompt.results.run import find_runs
@@ -26,11 +26,11 @@ def tables(root: Path, protocol: str, **options) -> list:
 def means(table) -> dict[str, dict[str, float | None]]:
     """Figures by method and column."""
     return {
-        line.method: {
-            column: figure and figure.mean
-            for column, figure in zip(table.columns, line.figures, strict=True)
+        row.name: {
+            column.name: figure and figure.number
+            for column, figure in zip(table.columns, row.values, strict=True)
         }
-        for line in table.lines
+        for row in table.rows
     }
 
 
@@ -68,8 +68,8 @@ def test_cross_dataset(transfers):
             "average of 1": 50,
         },
     }
-    assert caltech.lines[0].figures[2].std == 2
-    assert [line.seeds for line in caltech.lines] == ["2", "1"]
+    assert caltech.rows[0].values[2].std == 2
+    assert [row.seeds for row in caltech.rows] == ["2", "1"]
     assert caltech.averaged == ["EuroSAT"]
     assert "DescribableTextures (not: ZeroshotCLIP)" in caltech.notes[0]
     # ImageNet's variants are not among the targets.
@@ -106,13 +106,13 @@ def test_protocols_shown_by_default(transfers, capsys):
     assert protocols_with_runs(place(find_runs([transfers])[0])) == ["crossdata"]
     write_few_shot(transfers, "CoOp", "EuroSAT", 4, 70)
     write_base_new(transfers, "CoOp", "EuroSAT", 80, 60)
-    assert results.main([str(transfers)]) == 0
+    assert table([str(transfers)]) == 0
     titles = [line for line in capsys.readouterr().out.splitlines() if ": " in line[:30]]
     assert "Base to new: EuroSAT" in titles and "Few-shot: EuroSAT" in titles
-    assert results.main([str(transfers), "--protocol", "fewshot"]) == 0
+    assert table([str(transfers), "--protocol", "fewshot"]) == 0
     printed = capsys.readouterr().out
     assert "Few-shot: EuroSAT" in printed and "Base to new: " not in printed
-    assert results.main([str(transfers / "fewshot"), "--protocol", "domaingen"]) == 2
+    assert table([str(transfers / "fewshot"), "--protocol", "domaingen"]) == 2
     assert "no finished run of domaingen" in capsys.readouterr().err
 
 
@@ -155,7 +155,7 @@ def test_few_shot(tmp_path):
         "0 shots": None, "1 shot": 60.5, "4 shots": 70.5, "16 shots": 80.5
     }  # fmt: skip
     assert means(average)["ZeroshotCLIP"]["0 shots"] == 65
-    assert [line.seeds for line in average.lines] == ["1", "1"]
+    assert [row.seeds for row in average.rows] == ["1", "1"]
 
 
 def test_few_shot_average_needs_all_shots_of_every_method(tmp_path):
@@ -192,14 +192,14 @@ def test_average_is_over_seeds_that_all_cells_have(tmp_path):
         write_base_new(tmp_path, "CoOp", "Shapes", 80 + seed, 40, seed=seed)
     write_base_new(tmp_path, "CoOp", "EuroSAT", 60, 20, seed=2)
     average = tables(tmp_path, "base2new")[-1]
-    assert average.lines[0].seeds == "1"
+    assert average.rows[0].seeds == "1"
     assert means(average)["CoOp"]["base"] == 71
 
 
 def test_no_average_of_one_data_set(tmp_path, capsys):
     write_base_new(tmp_path, "CoOp", "Shapes", 80, 40)
     write_base_new(tmp_path, "MaPLe", "EuroSAT", 60, 20)
-    assert results.main([str(tmp_path)]) == 0
+    assert table([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "average of" not in printed and "No average over data sets" in printed
 
@@ -252,7 +252,7 @@ def test_seeds_that_differ_in_more_than_the_seed_are_refused(tmp_path, capsys, c
     alike = {"classnames": ["cat", "dog"], "num_test": 100}
     first = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=1, **alike)
     second = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 60, seed=2, **{**alike, **changes})
-    assert results.main([str(tmp_path), "-o", str(tmp_path / "table.md")]) == 2
+    assert table([str(tmp_path), "-o", str(tmp_path / "table.md")]) == 2
     error = capsys.readouterr().err
     assert named in error and str(first) in error and str(second) in error
     assert len(error.splitlines()) == 1 and not (tmp_path / "table.md").exists()
@@ -268,13 +268,13 @@ def test_seeds_that_differ_in_more_than_the_seed_are_refused(tmp_path, capsys, c
 def test_halves_of_unlike_trainings_are_refused(tmp_path, capsys, changes, named):
     """As when base was trained anew with other settings, or LOADEP was set for the test."""
     folders = write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 60, epochs=10)
-    assert results.main([str(tmp_path)]) == 0
+    assert table([str(tmp_path)]) == 0
     path = folders[1] / "results.json"
     content = json.loads(path.read_text())
     epochs = changes.get("epochs", 10)
     config = {**content["config"], **{k: v for k, v in changes.items() if k != "epochs"}}
     path.write_text(json.dumps({**content, "epochs": epochs, "config": config}))
-    assert results.main([str(tmp_path)]) == 2
+    assert table([str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert named in error and all(str(folder) in error for folder in folders)
 
@@ -312,7 +312,7 @@ def test_a_method_that_learns_but_was_not_trained_is_left_out(tmp_path, capsys):
     content = json.loads((folder / "results.json").read_text())
     content["config"]["RUN"]["EVAL_ONLY"] = True
     (folder / "results.json").write_text(json.dumps(content))
-    assert results.main([str(tmp_path)]) == 2
+    assert table([str(tmp_path)]) == 2
     assert "tested without a training" in capsys.readouterr().err
 
 

@@ -3,15 +3,16 @@
 import statistics
 
 import pytest
+from called import table
 from test_results_protocols import means
 from written_runs import write_base_new, write_few_shot, write_source, write_target
 
-from anprompt.commands import table as results
 from anprompt.results.assign import place
 from anprompt.results.protocol_tables import make_tables
 from anprompt.results.published import add_published, load
-from anprompt.results.run import find_runs, harmonic_mean
+from anprompt.results.run import find_runs
 from anprompt.results.table import DATASETS, ELEVEN, IMAGENET_VARIANTS
+from anprompt.results.value import harmonic_mean
 
 PROTOCOLS = ("base2new", "crossdata", "domaingen", "fewshot")
 ENTRIES = [(protocol, entry) for protocol in PROTOCOLS for entry in load()[protocol]]
@@ -74,38 +75,38 @@ def test_averages_are_those_of_the_data_sets(protocol, entry):
         assert statistics.fmean(targets) == pytest.approx(entry["average"], abs=0.0101)
 
 
-def published_lines(tmp_path, protocol: str, number: int = -1, always: bool = False):
+def published_rows(tmp_path, protocol: str, number: int = -1, always: bool = False):
     found = make_tables(protocol, place(find_runs([tmp_path])[0]))
     table = add_published(found, always)[number]
-    return table, [line for line in table.lines if line.source]
+    return table, [row for row in table.rows if row.published]
 
 
 def test_beside_vit_b16_by_default_and_marked(tmp_path, capsys):
     write_base_new(tmp_path / "b16", "CoOp", "EuroSAT", 90, 50, backbone="ViT-B/16")
-    assert results.main([str(tmp_path / "b16")]) == 0
+    assert table([str(tmp_path / "b16")]) == 0
     printed = capsys.readouterr().out
     assert "CoOp, published (ViT-B/16) [1]" in printed and "92.19" in printed
     assert "[1] CoOp (arXiv:2109.01134): zhengli97/PromptKD" in printed
-    assert results.main([str(tmp_path / "b16"), "--no-published"]) == 0
+    assert table([str(tmp_path / "b16"), "--no-published"]) == 0
     assert "published" not in capsys.readouterr().out
     write_base_new(tmp_path / "small", "CoOp", "EuroSAT", 70, 50)
-    assert results.main([str(tmp_path / "small")]) == 0
+    assert table([str(tmp_path / "small")]) == 0
     assert "published" not in capsys.readouterr().out.replace("nothing published", "")
-    assert results.main([str(tmp_path / "small"), "--published"]) == 0
+    assert table([str(tmp_path / "small"), "--published"]) == 0
     assert "CoOp, published (ViT-B/16) [1]" in capsys.readouterr().out
 
 
 def test_averages_are_over_the_same_data_sets_as_ours(tmp_path):
     for dataset in ("EuroSAT", "Caltech101"):
         write_base_new(tmp_path, "CoOp", dataset, 90, 50)
-    table, (line,) = published_lines(tmp_path, "base2new", always=True)
+    table, (row,) = published_rows(tmp_path, "base2new", always=True)
     base, new = (92.19 + 98.0) / 2, (54.74 + 89.81) / 2
-    assert [figure and figure.mean for figure in line.figures] == [
+    assert [figure and figure.number for figure in row.values] == [
         pytest.approx(base), pytest.approx(new), pytest.approx(harmonic_mean(base, new)), None,
     ]  # fmt: skip
     assert any("computed here" in note for note in table.notes)
     write_base_new(tmp_path, "CoOp", "Shapes", 90, 50)
-    assert published_lines(tmp_path, "base2new", always=True)[1] == []
+    assert published_rows(tmp_path, "base2new", always=True)[1] == []
 
 
 def test_all_eleven_data_sets_have_the_printed_average(tmp_path):
@@ -113,11 +114,11 @@ def test_all_eleven_data_sets_have_the_printed_average(tmp_path):
         write_base_new(tmp_path, "IVLP", dataset, 90, 50)
         for shots in (1, 16):
             write_few_shot(tmp_path, "MaPLe", dataset, shots, 60)
-    _, (line,) = published_lines(tmp_path, "base2new", always=True)
+    _, (row,) = published_rows(tmp_path, "base2new", always=True)
     ivlp = next(e for e in load()["base2new"] if e["method"] == "IVLP")["average"]
-    assert [figure.mean for figure in line.figures[:3]] == [ivlp["base"], ivlp["new"], ivlp["hm"]]
-    _, (line,) = published_lines(tmp_path, "fewshot", always=True)
-    assert [figure.mean for figure in line.figures] == [69.27, 81.79]
+    assert [figure.number for figure in row.values[:3]] == [ivlp["base"], ivlp["new"], ivlp["hm"]]
+    _, (row,) = published_rows(tmp_path, "fewshot", always=True)
+    assert [figure.number for figure in row.values] == [69.27, 81.79]
 
 
 def test_transfer_from_imagenet_only(tmp_path):
@@ -127,7 +128,7 @@ def test_transfer_from_imagenet_only(tmp_path):
         write_target(tmp_path, "CoOp", source, "UCF101", 60)
     tables = add_published(make_tables("crossdata", place(find_runs([tmp_path])[0])), True)
     by_source = {table.subject: table for table in tables}
-    assert [line.source for line in by_source["Caltech101"].lines] == [""]
+    assert [row.published for row in by_source["Caltech101"].rows] == [""]
     shown = means(by_source["ImageNet"])["CoOp, published (ViT-B/16) [1]"]
     assert shown == {
         "ImageNet (source)": 71.51,
@@ -140,6 +141,6 @@ def test_transfer_from_imagenet_only(tmp_path):
 def test_the_authors_figures_before_those_of_re_runs(tmp_path):
     write_base_new(tmp_path, "MMRL", "EuroSAT", 90, 50)
     write_base_new(tmp_path, "MMRLpp", "EuroSAT", 90, 50)
-    _, lines = published_lines(tmp_path, "base2new", always=True)
-    assert lines[0].method.startswith("MMRL, published")
-    assert lines[1].method.startswith("MMRL++ (independent re-run, PyTorch AMP), published")
+    _, rows = published_rows(tmp_path, "base2new", always=True)
+    assert rows[0].name.startswith("MMRL, published")
+    assert rows[1].name.startswith("MMRL++ (independent re-run, PyTorch AMP), published")

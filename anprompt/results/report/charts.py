@@ -5,11 +5,15 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from anprompt.results.render import escape_cell
+from common.text import plain
 
 # Inches; matplotlib counts 72 to an inch in SVG, so one panel is 331 units wide: about a phone.
 WIDTH, HEIGHT = 4.6, 3.3
@@ -59,7 +63,7 @@ _VARIABLES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Chart:
     """A figure of the report.
 
@@ -68,7 +72,7 @@ class Chart:
         title: what it shows.
         caption: how to read it.
         columns, rows: its data, as the CSV file has them; columns named "source" or
-            "..._source" hold expressions (see `anprompt.results.report.numbers`), as JSON.
+            "..._source" hold expressions (see `anprompt.results.value`), as JSON.
         draw: puts it into axes.
     """
 
@@ -108,7 +112,7 @@ def to_svg(chart: Chart) -> str:
     svg = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--s{int(m[1], 16)})", svg)
     # Names of groups repeat from figure to figure; those that something refers to do not.
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if f"#{m[1]}" in svg else "", svg)
-    label = chart.title.replace("&", "and").replace('"', "'").replace("<", "less than ")
+    label = escape(plain(f"{chart.title}. {chart.caption}"), quote=True)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 
 
@@ -137,8 +141,8 @@ def to_csv(chart: Chart) -> str:
     """The chart's data, unrounded."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(chart.columns)
-    writer.writerows(chart.rows)
+    for row in (chart.columns, *chart.rows):
+        writer.writerow([escape_cell(cell) if isinstance(cell, str) else cell for cell in row])
     return buffer.getvalue()
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
-from anprompt.results.report import html
+from anprompt.results.noise import Comparison, NoiseRow
+from anprompt.results.report.blocks import Figures, Sentence, Shown, joined, words
 from anprompt.results.report.charts import Chart
-from anprompt.results.report.data import Data, Source
+from anprompt.results.report.data import Data
 from anprompt.results.report.figures import Styles
-from anprompt.results.report.numbers import Number, count
-from anprompt.robustness.table import Comparison, Row
+from anprompt.results.value import Value
 
 
 class Context:
@@ -18,71 +18,76 @@ class Context:
         self.styles = Styles(data)
         self.charts: list[Chart] = []
 
-    def figures(self, charts: Iterable[Chart | None]) -> str:
-        """Figures side by side; they are kept for --figures as well."""
+    def figures(self, charts: Iterable[Chart | None]) -> list[Figures]:
+        """Figures side by side, nothing for none; they are kept for --figures as well."""
         found = [chart for chart in charts if chart is not None]
+        names = {chart.name for chart in self.charts}
+        for chart in found:  # two names may differ in characters that no file name has
+            name, number = chart.name, 2
+            while chart.name in names:
+                chart.name, number = f"{name}-{number}", number + 1
+            names.add(chart.name)
         self.charts += found
-        return html.figures(found)
+        return [Figures(found)] if found else []
 
-    def name(self, method: str, note: str = "") -> str:
-        """A row's name, with the method's colour."""
-        return html.name_cell(method, self.styles.number(method) % 12, note)
+    @property
+    def names(self) -> list[str]:
+        """All methods, in their fixed order."""
+        return [method.name for method in self.data.methods]
 
-    def legend(self, methods: Sequence[str]) -> str:
-        items = "".join(
-            f"<li>{html.mark(self.styles.number(m), self.styles.is_highlight(m))}"
-            f"{html.text(m)}</li>"
-            for m in methods
-        )
-        return f'<ul class="legend">{items}</ul>'
-
-    def in_order(self, comparison: Comparison) -> list[Row]:
-        return sorted(comparison.rows, key=lambda row: self.data.methods.index(row.method))
-
-    def title(self, task: str, table: tuple[str, int]) -> str:
-        """A table's data set, with its shots where there are several."""
-        dataset, shots = table
-        several = len({s for name, s in self.data.tables(task) if name == dataset}) > 1
-        return f"{dataset}, {shots} shots" if several else dataset
-
-    def is_trainer(self, method: str, trainer: str) -> bool:
-        return method.split(" (")[0] == trainer
+    def in_order(self, comparison: Comparison) -> list[NoiseRow]:
+        """Rows in the fixed order of methods."""
+        return sorted(comparison.rows, key=lambda row: self.styles.place(row.method.name))
 
     def comparison_title(self, comparison: Comparison) -> str:
-        """Data set and part of a comparison, with what tells it from another of those."""
+        """Data set and subset of a comparison, with what tells it from another of those."""
         same = [
             other
             for other in self.data.comparisons
-            if (other.dataset, other.part) == (comparison.dataset, comparison.part)
+            if (other.dataset, other.subset) == (comparison.dataset, comparison.subset)
         ]
-        header = comparison.rows[0].evaluations[0].header
         details = []
         if len({other.backbone for other in same}) > 1:
             details.append(comparison.backbone.replace("\\", "/").rpartition("/")[2])
-        if len({o.rows[0].evaluations[0].header["shots"] for o in same}) > 1:
-            details.append(f"{header['shots']} shots")
+        shots = [_shots(other) for other in same]
+        if len(set(shots)) > 1:
+            details.append(f"{_shots(comparison)} shots")
         if len({other.images for other in same}) > 1:
             details.append(f"{comparison.images} images")
-        return ", ".join([comparison.dataset, f"{comparison.part} classes", *details])
+        return ", ".join([comparison.dataset, f"{comparison.subset} classes", *details])
+
+    def ranked(self, pairs: Iterable[tuple[str, Value | None]]) -> list[tuple[list[str], Value]]:
+        """Methods from the highest number down; those that print the same share a place."""
+        known = [(name, value) for name, value in pairs if value is not None]
+        places: list[tuple[list[str], Value]] = []
+        for name, value in sorted(known, key=lambda pair: -pair[1].number):
+            if places and round(places[-1][1].number, 1) == round(value.number, 1):
+                places[-1][0].append(name)
+            else:
+                places.append(([name], value))
+        return places
+
+    def placed(self, places: Sequence[tuple[list[str], Value]]) -> Sentence:
+        """The best of ranked methods, the next, and the highlighted and the baseline where they
+        are neither."""
+
+        def one(place: tuple[list[str], Value]) -> Sentence:
+            each = " each" if len(place[0]) > 1 else ""
+            return (f"{words(place[0])}, ", Shown(place[1], unit="%"), each)
+
+        parts = [one(places[0])]
+        if len(places) > 1:
+            parts.append(("next ", *one(places[1])))
+        total = sum(len(names) for names, _ in places)
+        for i, place in enumerate(places[2:], start=2):
+            if any(map(self.styles.is_highlight, place[0])):
+                before = sum(len(names) for names, _ in places[:i])
+                parts.append((*one(place), f", number {before + 1} of {total}"))
+            elif any(map(self.styles.is_baseline, place[0])):
+                parts.append(one(place))
+        return (*joined(parts, "; "), ".")
 
 
-def seeds(sources: Sequence[Source]) -> Number:
-    """How many seeds were run."""
-    return count([f"{source.path}#seed" for source in sources])
-
-
-def links(ids: Sequence[str]) -> str:
-    """A cell with the runs' numbers, leading to the list of files."""
-    shown = " ".join(f'<a href="#{id_}">{id_}</a>' for id_ in ids)
-    return html.element("td", shown, class_="left")
-
-
-def left(value: object) -> str:
-    """A cell of text."""
-    return html.element("td", html.text(value), class_="left")
-
-
-def words(names: Sequence[str]) -> str:
-    """Names as a list in a sentence, escaped."""
-    shown = [html.text(name) for name in names]
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+def _shots(comparison: Comparison) -> int | None:
+    known = [e.method.shots for row in comparison.rows for e in row.evaluations]
+    return next((shots for shots in known if shots is not None), None)

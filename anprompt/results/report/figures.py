@@ -8,19 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
+from anprompt.results.noise import Comparison
 from anprompt.results.report.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
-from anprompt.results.report.data import (
-    ALL_CLASSES,
-    BASE_TO_NEW,
-    BaseNew,
-    Data,
-    curve_of,
-    per_class,
-)
-from anprompt.results.report.noise import by_severity
-from anprompt.results.report.numbers import Number
-from anprompt.results.run import harmonic_mean
-from anprompt.robustness.table import Comparison
+from anprompt.results.report.data import Case, Data, curve_of, per_class
+from anprompt.results.table import Table
+from anprompt.results.value import Value, harmonic_mean
+from common.text import plain
 
 MOST_CLASSES = 30  # in one figure: those that changed most
 GROUP_NAMES = {"text": "text noise", "image": "image noise", "both": "text and image noise"}
@@ -31,75 +24,92 @@ def slug(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def source(number: Number) -> str:
-    """A number's source as the CSV files have it."""
-    return json.dumps(number.source, ensure_ascii=False)
+def source(value: Value) -> str:
+    """A value's source as the CSV files have it."""
+    return json.dumps(value.source, ensure_ascii=False)
 
 
 class Styles:
-    """One look per method, the same in every figure."""
+    """One look per method, the same in every figure; methods go by their names."""
 
     def __init__(self, data: Data):
-        self.data = data
+        self._trainers = {method.name: method.trainer for method in data.methods}
+        self._data = data
         # The highlighted method gets the first, strongest colour.
-        order = sorted(data.methods, key=lambda name: not self.is_highlight(name))
-        self._number = {method: i for i, method in enumerate(order)}
+        order = sorted(self._trainers, key=lambda name: not self.is_highlight(name))
+        self._number = {name: i for i, name in enumerate(order)}
 
-    def number(self, method: str) -> int:
-        return self._number[method]
+    def place(self, name: str) -> int:
+        """Where a method stands in the fixed order of methods."""
+        return list(self._trainers).index(name)
 
-    def is_highlight(self, method: str) -> bool:
-        return method.split(" (")[0] == self.data.highlight
+    def number(self, name: str) -> int | None:
+        """Which colour a method has; None for what is none of the methods."""
+        return self._number.get(name)
 
-    def line(self, method: str) -> dict:
-        trainer = method.split(" (")[0]
-        return series_style(
-            self.number(method), self.is_highlight(method), trainer == self.data.baseline
-        )
+    def is_highlight(self, name: str) -> bool:
+        """Whether a method is drawn in front."""
+        return self._trainers.get(name) == self._data.highlight
 
-    def marker(self, method: str) -> str:
-        return MARKERS[self.number(method) % len(MARKERS)]
+    def is_baseline(self, name: str) -> bool:
+        """Whether others are compared with a method."""
+        return self._trainers.get(name) == self._data.baseline
+
+    def colour(self, name: str, theme: Theme) -> str:
+        """A method's colour."""
+        return theme.series(self._number[name])
+
+    def line(self, name: str) -> dict:
+        """Marker, dash and weight of a method's line."""
+        return series_style(self._number[name], self.is_highlight(name), self.is_baseline(name))
+
+    def marker(self, name: str) -> str:
+        """A method's mark."""
+        return MARKERS[self._number[name] % len(MARKERS)]
 
 
-def base_against_new(rows: Sequence[BaseNew], styles: Styles, title: str) -> Chart | None:
+def base_against_new(table: Table, styles: Styles) -> Chart | None:
     """Each method's mean on base and new classes, over lines of equal harmonic mean."""
-    points = [(row.method, row.base, row.new) for row in rows if row.base and row.new]
+    points = [
+        (row.name, base, new)
+        for row in table.rows
+        if row.is_protocol and (base := row.values[0]) and (new := row.values[1])
+    ]
     if not points:
         return None
 
     def draw(axes: Axes, theme: Theme) -> None:
-        bases, news = ([point[i] for point in points] for i in (1, 2))
-        x_low, x_high = _range(bases)
-        y_low, y_high = _range(news)
+        x_low, x_high = _range([base for _, base, _ in points])
+        y_low, y_high = _range([new for _, _, new in points])
         _equal_hm_lines(axes, theme, (x_low, x_high), (y_low, y_high))
-        for method, base, new in points:
+        for name, base, new in points:
             axes.errorbar(
-                base.value, new.value, xerr=base.std, yerr=new.std, elinewidth=0.9, label=method,
-                color=theme.series(styles.number(method)), marker=styles.marker(method),
-                markersize=9 if styles.is_highlight(method) else 7, linestyle="none", zorder=4,
+                base.number, new.number, xerr=base.std, yerr=new.std, elinewidth=0.9, label=name,
+                color=styles.colour(name, theme), marker=styles.marker(name),
+                markersize=9 if styles.is_highlight(name) else 7, linestyle="none", zorder=4,
             )  # fmt: skip
         axes.set(xlim=(x_low, x_high), ylim=(y_low, y_high))
         axes.set_xlabel("base classes, accuracy %")
         axes.set_ylabel("new classes, accuracy %")
 
     return Chart(
-        name=slug("base-new", title),
-        title=f"{title}: base against new classes",
+        name=slug("base-new", table.subject),
+        title=f"{table.subject}: base against new classes",
         caption=(
             "Up and right is better; the axes do not start at 0. Along a grey line the harmonic "
             "mean (HM) is the same. Bars: standard deviation over seeds."
         ),
         columns=("method", "base_mean", "base_std", "new_mean", "new_std", "base_source",
                  "new_source"),
-        rows=[(method, base.value, base.std, new.value, new.std, source(base), source(new))
-              for method, base, new in points],
+        rows=[(name, base.number, base.std, new.number, new.std, source(base), source(new))
+              for name, base, new in points],
         draw=draw,
     )  # fmt: skip
 
 
-def _range(numbers: Sequence[Number]) -> tuple[float, float]:
-    low = min(n.value - (n.std or 0) for n in numbers)
-    high = max(n.value + (n.std or 0) for n in numbers)
+def _range(numbers: Sequence[Value]) -> tuple[float, float]:
+    low = min(n.number - (n.std or 0) for n in numbers)
+    high = max(n.number + (n.std or 0) for n in numbers)
     margin = max(0.12 * (high - low), 1.5)
     return max(0.0, low - margin), min(100.0, high + margin)
 
@@ -130,28 +140,30 @@ def accuracy_by_severity(
     comparison: Comparison, styles: Styles, group: str, title: str
 ) -> Chart | None:
     """Accuracy under one group of noise, from clean (0) to severity 5."""
-    rows = sorted(comparison.rows, key=lambda row: styles.data.methods.index(row.method))
-    lines = {row.method: curve for row in rows if (curve := by_severity(row, group))}
+    rows = sorted(comparison.rows, key=lambda row: styles.place(row.method.name))
+    lines = {row.method.name: curve for row in rows if (curve := row.by_severity(group))}
     if not lines:
         return None
     # One range for all groups, or noise of text and of images would look alike.
     everything = [
-        number
+        value
         for row in comparison.rows
         for each in GROUP_NAMES
-        for number in by_severity(row, each).values()
+        for value in row.by_severity(each).values()
     ]
     low, high = _range(everything)
     chance = 100 / len(comparison.rows[0].evaluations[0].part["classnames"])
+    groups = [each for each in GROUP_NAMES if any(row.by_severity(each) for row in rows)]
+    same = f" All {len(groups)} figures of noise have this axis;" if len(groups) > 1 else ""
 
     def draw(axes: Axes, theme: Theme) -> None:
         for method, curve in lines.items():
             x = np.array(list(curve))
             y, spread = (
                 np.array(values)
-                for values in zip(*((n.value, n.std or 0) for n in curve.values()), strict=True)
+                for values in zip(*((n.number, n.std or 0) for n in curve.values()), strict=True)
             )
-            colour = theme.series(styles.number(method))
+            colour = styles.colour(method, theme)
             axes.plot(x, y, color=colour, label=method, **styles.line(method))
             if spread.any():
                 axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.12, linewidth=0)
@@ -163,32 +175,28 @@ def accuracy_by_severity(
         axes.set_ylim(low, high)
         axes.set_xticks(sorted({severity for curve in lines.values() for severity in curve}))
 
-    kinds = sorted({kind for row in comparison.rows for m in row.means if group in m
-                    for kind in m[group].kinds})  # fmt: skip
+    kinds = sorted(comparison.kinds(group))
     shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pairs of kinds"
     return Chart(
         name=slug("severity", title, group),
         title=f"{title}: {GROUP_NAMES[group]}",
         caption=(
             f"Mean over kinds ({shown.replace('_', ' ')}) and noise seeds. Bands: deviation over "
-            "runs. One axis for all three noises; it does not start at 0."
+            f"runs.{same or ' The axis'} does not start at 0."
         ),
         columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
         rows=[
-            (method, severity, number.value, number.std, source(number))
+            (method, severity, value.number, value.std, source(value))
             for method, curve in lines.items()
-            for severity, number in curve.items()
+            for severity, value in curve.items()
         ],
         draw=draw,
     )
 
 
-def training_curves(
-    data: Data, styles: Styles, table: tuple[str, int], title: str, meter: str, task: str
-) -> Chart | None:
-    """Loss or training accuracy by epoch, from the logs of trainings."""
-    lines = {method: curve_of(data, table, method, meter, task) for method in data.methods}
-    lines = {method: curve for method, curve in lines.items() if curve}
+def training_curves(case: Case, styles: Styles, meter: str) -> Chart | None:
+    """A meter of the logs by share of the training; None without any."""
+    lines = {m.name: curve for m in case.methods if (curve := curve_of(case, m.name, meter))}
     if not lines:
         return None
 
@@ -197,18 +205,20 @@ def training_curves(
             # Methods train for different numbers of epochs: share of the training compares them.
             x = 100 * np.array(list(curve)) / max(curve)
             style = {**styles.line(method), "markersize": 4 if len(curve) < 12 else 2.5}
-            colour = theme.series(styles.number(method))
-            axes.plot(x, [n.value for n in curve.values()], color=colour, label=method, **style)
+            colour = styles.colour(method, theme)
+            axes.plot(x, [n.number for n in curve.values()], color=colour, label=method, **style)
         axes.set_xlabel("share of the training %")
         axes.set_ylabel({"loss": "loss", "acc": "accuracy on training batches %"}[meter])
         axes.set_xlim(0, 103)
-        if meter == "loss" and all(n.value > 0 for curve in lines.values() for n in curve.values()):
+        numbers = [value.number for curve in lines.values() for value in curve.values()]
+        if meter == "loss" and min(numbers) > 0:
             _log_axis(axes)
 
     what = {"loss": "training loss", "acc": "training accuracy"}[meter]
+    protocol = "" if case.protocol == "base2new" else "all-classes"
     return Chart(
-        name=slug("training", title, "" if task == BASE_TO_NEW else task, meter),
-        title=f"{title}: {what}",
+        name=slug("training", case.title, protocol, meter),
+        title=f"{case.title}: {what}",
         caption=(
             "Mean of each epoch as logged, over seeds; logarithmic. Losses of different methods "
             "contain different terms: compare their course, not their height."
@@ -217,9 +227,9 @@ def training_curves(
         ),
         columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
         rows=[
-            (method, epoch, number.value, number.std, source(number))
+            (method, epoch, value.number, value.std, source(value))
             for method, curve in lines.items()
-            for epoch, number in curve.items()
+            for epoch, value in curve.items()
         ],
         draw=draw,
     )
@@ -235,66 +245,71 @@ def _log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def accuracy_by_shots(
-    dataset: str, lines: dict[str, dict[int, Number]], styles: Styles
-) -> Chart | None:
-    """Accuracy on all classes by images per class; None unless some method has two numbers."""
-    if not any(len(curve) > 1 for curve in lines.values()):
+def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
+    """Accuracy on all classes by images per class; None unless some method has two numbers.
+
+    What learns nothing is the same for any number of images.
+    """
+    shots = [column.name.split()[0] for column in table.columns]
+    ticks = sorted(int(number) for number in shots if number.isdigit() and number != "0")
+    lines: dict[str, dict[int, Value]] = {}
+    for row in table.rows:
+        known = {n: value for n, value in zip(shots, row.values, strict=True) if value}
+        curve = {tick: known[str(tick)] for tick in ticks if str(tick) in known}
+        if row.is_protocol and (curve or "0" in known):
+            lines[row.name] = curve or dict.fromkeys(ticks, known["0"])
+    if len(ticks) < 2:
         return None
-    ticks = sorted({shots for curve in lines.values() for shots in curve})
 
     def draw(axes: Axes, theme: Theme) -> None:
         for method, curve in lines.items():
             y, spread = ([f(n) for n in curve.values()]
-                         for f in (lambda n: n.value, lambda n: n.std))  # fmt: skip
+                         for f in (lambda n: n.number, lambda n: n.std))  # fmt: skip
             axes.errorbar(
                 list(curve), y, yerr=None if None in spread else spread, elinewidth=0.9,
-                color=theme.series(styles.number(method)), label=method, **styles.line(method),
+                color=styles.colour(method, theme), label=method, **styles.line(method),
             )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("images per class")
         axes.set_ylabel("accuracy %")
-        axes.set_ylim(_range([number for curve in lines.values() for number in curve.values()]))
+        axes.set_ylim(_range([value for curve in lines.values() for value in curve.values()]))
 
     return Chart(
-        name=slug("shots", dataset),
-        title=f"{dataset}: accuracy by images per class",
+        name=slug("shots", table.subject),
+        title=f"{table.subject}: accuracy by images per class",
         caption="All classes. Bars: deviation over seeds. The axis does not start at 0.",
         columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
         rows=[
-            (method, shots, number.value, number.std, source(number))
+            (method, tick, value.number, value.std, source(value))
             for method, curve in lines.items()
-            for shots, number in curve.items()
+            for tick, value in curve.items()
         ],
         draw=draw,
     )
 
 
-def class_changes(
-    data: Data, table: tuple[str, int], title: str, part: str, method: str, baseline: str
-) -> Chart | None:
+def class_changes(case: Case, subset: str, method: str, baseline: str) -> Chart | None:
     """Accuracy of each class: the baseline's and the method's, best gain first."""
-    task = ALL_CLASSES if part == "all" else BASE_TO_NEW
-    before, after = (per_class(data.of(table, part, m, task)) for m in (baseline, method))
+    before, after = (per_class(case.of(name, subset)) for name in (baseline, method))
     rows = [(name, before[name], after[name]) for name in before if name in after]
     if not rows:
         return None
     number = len(rows)
-    rows.sort(key=lambda row: abs(row[2].value - row[1].value), reverse=True)
-    rows = sorted(rows[:MOST_CLASSES], key=lambda row: row[2].value - row[1].value)
+    rows.sort(key=lambda row: abs(row[2].number - row[1].number), reverse=True)
+    rows = sorted(rows[:MOST_CLASSES], key=lambda row: row[2].number - row[1].number)
 
     def draw(axes: Axes, theme: Theme) -> None:
         for y, (_, old, new) in enumerate(rows):
-            better = new.value >= old.value
+            better = new.number >= old.number
             colour = theme.good if better else theme.bad
-            if old.value == new.value:
+            if old.number == new.number:
                 colour = theme.muted
-            ends = [old.value, new.value]
+            ends = [old.number, new.number]
             axes.plot(ends, [y, y], color=colour, linewidth=2, solid_capstyle="butt")
-            axes.plot(old.value, y, "o", color=theme.muted, markersize=4)
-            axes.plot(new.value, y, "^" if better else "v", color=colour, markersize=5)
+            axes.plot(old.number, y, "o", color=theme.muted, markersize=4)
+            axes.plot(new.number, y, "^" if better else "v", color=colour, markersize=5)
         axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], fontsize=8)
         axes.set_ylim(-0.8, len(rows) - 0.2)
         axes.set_xlim(-3, 103)
@@ -302,15 +317,15 @@ def class_changes(
 
     note = f" The {MOST_CLASSES} that changed most of {number}." if number > MOST_CLASSES else ""
     return Chart(
-        name=slug("classes", title, part, method),
-        title=f"{title}, {part} classes: {method} against {baseline}",
+        name=slug("classes", case.title, subset, method),
+        title=f"{case.title}, {subset} classes: {method} against {baseline}",
         caption=(
             f"Dot: {baseline}. Triangle: {method}, pointing up where better, down where worse. "
             f"Means over seeds.{note}"
         ),
         columns=("class", baseline, method, f"{baseline}_source", f"{method}_source"),
         rows=[
-            (name, old.value, new.value, source(old), source(new))
+            (name, old.number, new.number, source(old), source(new))
             for name, old, new in reversed(rows)
         ],
         draw=draw,
@@ -319,11 +334,12 @@ def class_changes(
 
 
 def _short(name: str, length: int = 26) -> str:
+    name = plain(name)
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def ablation_changes(
-    title: str, name: str, rows: Sequence[tuple[str, Number, Number, Number]], whole: str
+    title: str, name: str, rows: Sequence[tuple[str, Value, Value, Value]], whole: str
 ) -> Chart:
     """Differences to the whole method, in percentage points: base, new, harmonic mean."""
     names = [row[0] for row in rows]
@@ -335,7 +351,7 @@ def ablation_changes(
         ):
             filled = label == "HM"
             axes.plot(
-                [row[1 + i].value for row in rows], y, marker, label=label, markersize=size,
+                [changes[i].number for _, *changes in rows], y, marker, label=label, markersize=size,
                 color=theme.ink if filled else theme.muted,
                 markerfacecolor=theme.ink if filled else "none",
             )  # fmt: skip
@@ -354,7 +370,7 @@ def ablation_changes(
         caption="Left of the line: the change cost accuracy.",
         columns=("ablation", "base_change", "new_change", "hm_change", "base_source", "new_source",
                  "hm_source"),
-        rows=[(row[0], *(n.value for n in row[1:]), *map(source, row[1:])) for row in rows],
+        rows=[(row[0], *(n.number for n in row[1:]), *map(source, row[1:])) for row in rows],
         draw=draw,
         size=(WIDTH, max(2.2, 1.1 + 0.2 * len(rows))),
     )  # fmt: skip

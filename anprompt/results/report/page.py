@@ -1,62 +1,113 @@
-"""The whole page."""
+"""The whole page, from templates that escape every text."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from anprompt.results.report import accuracy, details, html, robustness
-from anprompt.results.report.charts import Chart
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from anprompt.results.render import number_text
+from anprompt.results.report import accuracy, details, robustness
+from anprompt.results.report.blocks import Section
+from anprompt.results.report.charts import DASH_ARRAYS, MARKER_PATHS, Chart, to_svg
 from anprompt.results.report.context import Context
-from anprompt.results.report.data import Data
+from anprompt.results.report.data import Data, recorded
+from anprompt.results.table import Column, Row, best_values
+from anprompt.results.value import Value
+from common.text import plain
 
-FOLDER = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = (
-    ("overview", "Overview", accuracy.overview),
-    ("base-new", "Base to new", accuracy.base_new),
-    ("few-shot", "All classes", accuracy.all_classes),
-    ("transfer", "Transfer", accuracy.transfer),
-    ("robustness", "Under noise", robustness.robustness),
-    ("pictures", "Pictures", robustness.pictures),
-    ("ablations", "Ablations", details.ablations),
-    ("classes", "Classes", details.classes),
-    ("training", "Training", details.training),
-    ("cost", "Cost", details.cost),
-    ("sources", "Sources", details.sources),
+    accuracy.overview,
+    accuracy.base_new,
+    accuracy.all_classes,
+    accuracy.transfer,
+    robustness.robustness,
+    robustness.pictures,
+    details.ablations,
+    details.classes,
+    details.training,
+    details.cost,
+    details.sources,
 )
 
 
-def render(data: Data, title: str) -> tuple[str, list[Chart]]:
-    """The report as one HTML document without outside references, and its figures."""
+def render(data: Data, title: str, command: Sequence[str] = ()) -> tuple[str, list[Chart]]:
+    """The report as one HTML document without outside references, and its figures.
+
+    Args:
+        command: what the page is made by.
+    """
     page = Context(data)
-    shown = [(id_, name, content) for id_, name, make in SECTIONS if (content := make(page))]
-    links = "".join(f'<a href="#{id_}">{name}</a>' for id_, name, _ in shown)
-    roots = ", ".join(f"<code>{html.text(root.as_posix())}</code>" for root in data.roots)
-    document = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.text(title)}</title>
-<style>
-{(FOLDER / "style.css").read_text(encoding="utf-8").strip()}
-</style>
-</head>
-<body>
-<header>
-<h1>{html.text(title)}</h1>
-<p class="lead">From the finished runs in {roots}. All accuracies in percent.
-<span class="screen">Tap or click a number to see the files that it comes from.</span></p>
-</header>
-<nav aria-label="Sections"><div>{links}</div></nav>
-<main>
-{"".join(content for *_, content in shown)}
-</main>
-<footer>Made by anprompt report. docs/ROBUSTNESS.md explains the measures under noise.</footer>
-<aside id="origin" hidden aria-live="polite">
-<button aria-label="Close">×</button><div></div>
-</aside>
-<script>
-{(FOLDER / "script.js").read_text(encoding="utf-8").strip()}
-</script>
-</body>
-</html>
-"""
+    sections: list[Section] = [found for make in SECTIONS if (found := make(page))]
+    dates = [date[:10] for date in recorded(data.runs, "date")]
+    document = _environment(page).get_template("page.html.j2").render(
+        title=title,
+        sections=sections,
+        roots=[root.as_posix() for root in data.roots],
+        dates=list(dict.fromkeys([*dates[:1], *dates[-1:]])),
+        hosts=recorded(data.runs, "host"),
+        code=details.code_of(data.runs),
+        command=" ".join(command),
+    )  # fmt: skip
     return document, page.charts
+
+
+def _environment(page: Context) -> Environment:
+    """The templates' surroundings: text is escaped and has no control characters."""
+
+    def finalize(value: Any) -> Any:
+        return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    styles = page.styles
+
+    def links(row: Row) -> list[str]:
+        files = [run.file for run in row.runs]
+        return [page.data.numbers[file] for file in dict.fromkeys(files)]
+
+    def mark(name: str) -> dict[str, Any]:
+        number = styles.number(name) or 0
+        return {
+            "colour": number % 12,
+            "width": 2.4 if styles.is_highlight(name) else 1.6,
+            "dash": "" if styles.is_highlight(name) else DASH_ARRAYS[number % len(DASH_ARRAYS)],
+            "path": MARKER_PATHS[number % len(MARKER_PATHS)],
+        }
+
+    environment.globals.update(
+        best=best_values,
+        is_highlight=styles.is_highlight,
+        links=links,
+        mark=mark,
+        number_text=_number_text,
+        read=lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8").strip()),
+        styles=styles,
+        svg=lambda chart: Markup(to_svg(chart)),
+        to_json=_to_json,
+    )
+    return environment
+
+
+def _number_text(number: float, column: Column) -> str:
+    """A number as the page writes it: thousands apart, a true minus."""
+    shown = number_text(number, column)
+    whole, dot, rest = shown.partition(".")
+    sign, digits = (whole[0], whole[1:]) if whole[:1] in ("+", "-") else ("", whole)
+    return f"{sign}{int(digits):,}{dot}{rest}".replace("-", "−")
+
+
+def _to_json(value: Any) -> str:
+    """Compact JSON; templates escape it."""
+    if isinstance(value, Value):
+        value = list(value.by_seed.values())
+    return plain(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

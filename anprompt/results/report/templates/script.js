@@ -39,17 +39,44 @@ addEventListener("pointerover", event => {
   const names = [...new Set(files(JSON.parse(number.dataset.source)))];
   number.title = `${number.dataset.value}\nfrom\n${names.join("\n")}`;
 });
-addEventListener("click", event => {
-  if (panel.contains(event.target)) {
-    if (event.target.closest("button")) panel.hidden = true;
-    return;
-  }
-  const number = event.target.closest("[data-source]");
+function open(number) {
   panel.hidden = !number;
   if (!number) return;
   const values = number.dataset.values && JSON.parse(number.dataset.values);
   const head = document.createElement("b");
   head.textContent = number.dataset.value;
   body.replaceChildren(head, " = ", tree(JSON.parse(number.dataset.source), values));
+}
+addEventListener("click", event => {
+  if (!panel.contains(event.target)) open(event.target.closest("[data-source]"));
+  else if (event.target.closest("button")) panel.hidden = true;
 });
-addEventListener("keydown", event => { if (event.key === "Escape") panel.hidden = true; });
+
+// One number of a table takes part in Tab's order; arrow keys go on to its neighbours.
+for (const table of document.querySelectorAll("table")) {
+  const first = table.querySelector("[data-source]");
+  if (first) first.tabIndex = 0;
+}
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+addEventListener("keydown", event => {
+  if (event.key === "Escape") panel.hidden = true;
+  const number = event.target.closest?.("[data-source]");
+  if (!number) return;
+  if (event.key === "Enter" || event.key === " ") {
+    open(number);
+    event.preventDefault();
+  }
+  const step = STEPS[event.key], cell = number.closest("td"), row = cell?.parentElement;
+  if (!step || !row) return;
+  const rows = row.closest("table").rows;
+  let next = cell;
+  do {
+    next = rows[next.parentElement.rowIndex + step[0]]?.cells[next.cellIndex + step[1]];
+  } while (next && !next.matches("[data-source]") && !next.querySelector("[data-source]"));
+  if (!next) return;
+  const target = next.matches("[data-source]") ? next : next.querySelector("[data-source]");
+  number.tabIndex = -1;
+  target.tabIndex = 0;
+  target.focus();
+  event.preventDefault();
+});

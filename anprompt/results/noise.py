@@ -1,0 +1,524 @@
+"""Figures under noise: what robustness.json files hold, and what their cells add up to.
+
+All figures are in percent. A mean gives every kind of noise the same weight, and within a kind
+every severity; seeds are averaged first. Nothing here needs torch.
+"""
+
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anprompt.results.method import Method, with_names
+from anprompt.results.table import Column, Row, Table
+from anprompt.results.value import Value, cell_patterns, count, minus, over_seeds
+from common.errors import UsageError
+from common.reading import read_json
+from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
+from common.text import plain
+
+FILE_NAME = "robustness.json"
+FORMAT = 2
+GROUPS = ("text", "image", "both", "learned", "adversarial")
+MEASURES = ("accuracy", "consistency", "ece")
+NOISE_NOTES = [
+    "Accuracy in %: mean over kinds, severities and noise seeds; +- over a method's runs.",
+    "learned: noise on learned tokens. drop: clean minus noisy accuracy. same: share of",
+    "answers that noise leaves as they are. ECE: calibration error. Every cell is in",
+    "robustness.json.",
+]
+
+_KEY = re.compile(rf"({'|'.join(GROUPS)})/[\w.+-]+/\d{{1,3}}/(?:-|\d{{1,9}})")
+_CLEAN = {"accuracy": PERCENT, "ece": PERCENT}
+_VIEW = {
+    "kind": str,
+    "severity": COUNT,
+    "picture": str,
+    "answer": str,
+    "probability": Number(0, 1 + 1e-6),
+}
+_PART = {
+    "headline_rule": str,
+    "classnames": [str],
+    "images": {"used": Number(1, 1e9, whole=True), "sha256": str},
+    "clean": Each(_CLEAN),
+    "cells": Each(Each({**_CLEAN, "consistency": PERCENT})),
+    "examples?": [{"image": str, "class": str, "views": [_VIEW]}],
+    "text_examples?": [{"kind": str, "prompts": [str]}],
+    "template?": str,
+}
+_SEEN = {"text_kinds": [str], "image_kinds": [str], "seeds": [WHOLE]}
+_FILE = {
+    "trainer": str,
+    "config": str,
+    "backbone": str,
+    "dataset": str,
+    "trained_on?": str,
+    "shots": WHOLE,
+    "seed": WHOLE,
+    "checkpoint?": str,
+    "noise_in_training": _SEEN,
+    "parts": Each(_PART),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell under one inference rule; ``figures`` by measure."""
+
+    group: str
+    kind: str
+    severity: int
+    seed: str
+    figures: dict[str, float]
+
+    @property
+    def text_kind(self) -> str:
+        """The kind of its text noise; "" for none."""
+        return {"text": self.kind, "both": self.kind.partition("+")[2]}.get(self.group, "")
+
+    @property
+    def image_kind(self) -> str:
+        """The kind of its image noise; "" for none."""
+        return self.kind.partition("+")[0] if self.group in ("image", "both") else ""
+
+    @property
+    def key(self) -> str:
+        """What robustness.json calls it."""
+        return f"{self.group}/{self.kind}/{self.severity}/{self.seed}"
+
+
+Choice = Callable[[Measured], bool]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one subset of the classes, as its robustness.json has it."""
+
+    path: Path
+    header: dict[str, Any]  # of the model: trainer, backbone, seed, ...
+    subset: str
+    part: dict[str, Any]
+
+    @property
+    def headline_rule(self) -> str:
+        """The inference rule that the method's protocol prescribes."""
+        return self.part["headline_rule"]
+
+    @property
+    def source(self) -> str:
+        """Where its entries stand: "FILE#parts/SUBSET"."""
+        return f"{self.path.as_posix()}#parts/{self.subset}"
+
+    @property
+    def method(self) -> Method:
+        """Whose it is. Which classes were trained on says nothing where nothing is learned."""
+        header = self.header
+        learns = bool(header.get("checkpoint"))
+        subset = header.get("trained_on") if learns else ""
+        return Method(
+            trainer=header["trainer"],
+            config=header["config"],
+            backbone=header["backbone"],
+            shots=header["shots"] if learns else None,
+            note=f"trained on {subset} classes" if subset else "",
+            learns=learns,
+        )
+
+    def clean(self, measure: str = "accuracy") -> Value:
+        """A figure without noise."""
+        figure = self.part["clean"][self.headline_rule][measure]
+        return Value(figure, f"{self.source}/clean/{self.headline_rule}/{measure}")
+
+    def under(self, cells: Sequence[Measured], measure: str = "accuracy") -> Value:
+        """The mean over cells."""
+        end = f"/{self.headline_rule}/{measure}"
+        patterns = cell_patterns(cell.key for cell in cells)
+        source = ["noisy", *(f"{self.source}/cells/{pattern}{end}" for pattern in patterns)]
+        return Value(mean_over_cells(cells, measure), source)
+
+    def cells(self) -> list[Measured]:
+        """All cells, under the headline rule."""
+        return measured(self.part, self.headline_rule)
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """What robustness.json in a run's folder holds; nothing where there is none.
+
+    Raises:
+        UsageError: the file cannot be read, or is not what it should be.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return []
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f"{path}: not written by this version; evaluate again with --redo")
+    problem = mismatch(content, _FILE) or next(
+        filter(None, (_problem(name, part) for name, part in content["parts"].items())), ""
+    )
+    if problem:
+        raise UsageError(
+            f"{path}: not the results of an evaluation ({problem}); remove it and evaluate again"
+        )
+    header = {
+        key: plain(value) if isinstance(value, str) else value
+        for key, value in content.items()
+        if key != "parts"
+    }
+    return [
+        Evaluation(path, header, name, part)
+        for name, part in content["parts"].items()
+        if part["clean"]
+    ]
+
+
+def _problem(name: str, part: dict[str, Any]) -> str:
+    """What is wrong with the entries of a part, taken together."""
+    rules = part["clean"].keys()
+    if rules and part["headline_rule"] not in rules:
+        return f"parts/{name}/clean lacks rule {part['headline_rule']!r}"
+    for key, figures in part["cells"].items():
+        if not _KEY.fullmatch(key):
+            return f"parts/{name}/cells has {key[:60]!r}, not group/kind/severity/seed"
+        if not rules <= figures.keys():
+            return f"parts/{name}/cells/{key} lacks a rule"
+    return ""
+
+
+def read_below(roots: Iterable[Path]) -> list[Evaluation]:
+    """All evaluations below some folders.
+
+    Raises:
+        UsageError: as `read_evaluations`.
+    """
+    folders = sorted({path.parent for root in roots for path in root.rglob(FILE_NAME)})
+    return [found for folder in folders for found in read_evaluations(folder)]
+
+
+def measured(part: dict[str, Any], rule: str) -> list[Measured]:
+    """The cells of a part under one inference rule."""
+    found = []
+    for key, rules in part["cells"].items():
+        group, kind, severity, seed = key.split("/")
+        found.append(Measured(group, kind, int(severity), seed, rules[rule]))
+    return found
+
+
+def seen_by_any(headers: Iterable[dict[str, Any]]) -> dict[str, list]:
+    """Kinds and seeds of noise that at least one of several models met in training."""
+    seen: dict[str, list] = {name: [] for name in _SEEN}
+    for header in headers:
+        for key, values in seen.items():
+            found = header["noise_in_training"][key]
+            values += [value for value in dict.fromkeys(found) if value not in values]
+    return seen
+
+
+def unseen_in_training(seen: dict[str, list]) -> Choice:
+    """Chooses the cells whose kinds, and whose seed of text noise, no training has met."""
+    seeds = {str(seed) for seed in seen["seeds"]}
+
+    def choose(cell: Measured) -> bool:
+        if cell.text_kind in seen["text_kinds"] or cell.image_kind in seen["image_kinds"]:
+            return False
+        return not (cell.text_kind and cell.seed in seeds)
+
+    return choose
+
+
+def everything(cell: Measured) -> bool:
+    """Chooses every cell."""
+    return True
+
+
+def mean_over_cells(cells: Iterable[Measured], measure: str) -> float:
+    """Mean over kinds of the means over severities of the means over seeds."""
+    values: dict[str, dict[int, list[float]]] = {}
+    for cell in cells:
+        severities = values.setdefault(cell.kind, {})
+        severities.setdefault(cell.severity, []).append(cell.figures[measure])
+    return statistics.fmean(
+        statistics.fmean(statistics.fmean(own) for own in severities.values())
+        for severities in values.values()
+    )
+
+
+def by_group(cells: Iterable[Measured], choose: Choice = everything) -> dict[str, list[Measured]]:
+    """The cells that are chosen, by group of noise; groups without any are left out.
+
+    Every attack at every bound is a group of its own, "pgd 4/255": a mean over them would say
+    nothing. Noise on learned tokens and attacks are chosen always: nobody trains with them here.
+    """
+    groups: dict[str, list[Measured]] = {group: [] for group in GROUPS[:-1]}
+    for cell in cells:
+        if cell.group == "adversarial":
+            groups.setdefault(f"{cell.kind} {cell.severity}/255", []).append(cell)
+        elif cell.group == "learned" or choose(cell):
+            groups[cell.group].append(cell)
+    return {group: own for group, own in groups.items() if own}
+
+
+def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:
+    """The cells that can be compared: those that all evaluations with any of their group have.
+
+    A group that a model cannot have (noise on tokens where none are learned) says nothing about the
+    others.
+    """
+    common: dict[str, set[str]] = {}
+    for evaluation in evaluations:
+        own: dict[str, set[str]] = {}
+        for key in evaluation.part["cells"]:
+            own.setdefault(key.partition("/")[0], set()).add(key)
+        for group, keys in own.items():
+            common[group] = common.get(group, keys) & keys
+    return set().union(*common.values())
+
+
+def summary_for_people(part: dict[str, Any], seen: dict[str, list]) -> dict[str, Any]:
+    """The summary in robustness.json: under the headline rule, of unseen and of all kinds."""
+    rule = part["headline_rule"]
+    clean = part["clean"][rule]["accuracy"]
+    cells = measured(part, rule)
+
+    def figures(choose: Choice) -> dict[str, Any]:
+        found = {}
+        for group, own in by_group(cells, choose).items():
+            accuracy = mean_over_cells(own, "accuracy")
+            found[group] = {
+                "mean_corruption_accuracy": accuracy,
+                "drop": clean - accuracy,
+                "consistency": mean_over_cells(own, "consistency"),
+                "ece": mean_over_cells(own, "ece"),
+                "kinds": _kinds(own),
+            }
+        return found
+
+    return {
+        "rule": rule,
+        "clean": part["clean"][rule],
+        "unseen_in_training": figures(unseen_in_training(seen)),
+        "all": figures(everything),
+    }
+
+
+def _of_severity(severity: int) -> Choice:
+    return lambda cell: cell.severity == severity
+
+
+def _kinds(cells: Iterable[Measured]) -> list[str]:
+    return list(dict.fromkeys(cell.kind for cell in cells))
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """A method's evaluations, with the cells that are compared, by group of noise."""
+
+    method: Method
+    evaluations: tuple[Evaluation, ...]
+    cells: tuple[dict[str, list[Measured]], ...]
+
+    @property
+    def rule(self) -> str:
+        """The inference rules that decide."""
+        return "/".join(dict.fromkeys(e.headline_rule for e in self.evaluations))
+
+    def value(
+        self, group: str, measure: str = "accuracy", choose: Choice = everything
+    ) -> Value | None:
+        """A figure under a group of noise ("": clean), over the method's runs.
+
+        None where a run lacks the group. Measure "drop" is clean minus noisy accuracy.
+        """
+        found: dict[int, Value | None] = {}
+        for evaluation, groups in zip(self.evaluations, self.cells, strict=True):
+            seed = evaluation.header["seed"]
+            chosen = [cell for cell in groups.get(group, ()) if choose(cell)]
+            if not group:
+                found[seed] = evaluation.clean(measure)
+            elif not chosen:
+                return None
+            elif measure == "drop":
+                found[seed] = minus(evaluation.clean(), evaluation.under(chosen))
+            else:
+                found[seed] = evaluation.under(chosen, measure)
+        return over_seeds(found)
+
+    def of_kind(self, group: str, kind: str) -> Value | None:
+        """Accuracy under one kind of noise, mean over severities."""
+        return self.value(group, choose=lambda cell: cell.kind == kind)
+
+    def by_severity(self, group: str) -> dict[int, Value]:
+        """Accuracy by severity, clean at 0; nothing where a run lacks the group."""
+        found = [{cell.severity for cell in groups.get(group, ())} for groups in self.cells]
+        curve: dict[int, Value | None] = {0: self.value("")}
+        for severity in sorted(set.intersection(*found)):
+            curve[severity] = self.value(group, choose=_of_severity(severity))
+        return {s: value for s, value in curve.items() if value} if len(curve) > 1 else {}
+
+    def kinds(self, group: str) -> list[str]:
+        """Kinds of noise that went into the group's mean."""
+        return _kinds(cell for groups in self.cells for cell in groups.get(group, ()))
+
+    @property
+    def count(self) -> Value:
+        """How many runs."""
+        return count([f"{evaluation.path.as_posix()}#seed" for evaluation in self.evaluations])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that can be compared: same data set, subset, images, backbone; over the same cells.
+
+    Attributes:
+        images: how many test images.
+        seen: kinds and seeds of noise that some compared model met in training.
+        left_out: how many cells some, but not all, of the runs have.
+    """
+
+    dataset: str
+    subset: str
+    backbone: str
+    images: int
+    rows: list[NoiseRow]
+    seen: dict[str, list]
+    left_out: int
+
+    @property
+    def groups(self) -> list[str]:
+        """Groups of noise that some row has."""
+        return list(dict.fromkeys(g for row in self.rows for groups in row.cells for g in groups))
+
+    def kinds(self, group: str) -> list[str]:
+        """Kinds of noise that went into the rows' means."""
+        return list(dict.fromkeys(kind for row in self.rows for kind in row.kinds(group)))
+
+
+def compare(
+    evaluations: Iterable[Evaluation],
+    all_kinds: bool = False,
+    method_of: Callable[[Evaluation], Method] | None = None,
+) -> list[Comparison]:
+    """Group evaluations into what can be compared, and sum them up.
+
+    Args:
+        all_kinds: means over all kinds of noise, not only over those unseen in training.
+        method_of: whose an evaluation is, with its name; by default as the file says.
+
+    Raises:
+        UsageError: two evaluations of one method have the same seed.
+    """
+    found: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        header, part = evaluation.header, evaluation.part
+        names, images = tuple(part["classnames"]), part["images"]["sha256"]
+        key = (header["dataset"], evaluation.subset, header["backbone"], names, images)
+        found.setdefault(key, []).append(evaluation)
+    comparisons = []
+    for (dataset, subset, backbone, *_), members in found.items():
+        common = common_keys(members)
+        union = set().union(*(member.part["cells"] for member in members))
+        seen = seen_by_any(member.header for member in members)
+        choose = everything if all_kinds else unseen_in_training(seen)
+        rows = [
+            NoiseRow(
+                method,
+                tuple(own),
+                tuple(by_group([c for c in e.cells() if c.key in common], choose) for e in own),
+            )
+            for method, own in _by_method(members, method_of).items()
+        ]
+        images = members[0].part["images"]["used"]
+        left_out = len(union) - len(common)
+        comparisons.append(Comparison(dataset, subset, backbone, images, rows, seen, left_out))
+    return comparisons
+
+
+def _by_method(
+    members: Sequence[Evaluation], method_of: Callable[[Evaluation], Method] | None
+) -> dict[Method, list[Evaluation]]:
+    named = with_names(member.method for member in members)
+    methods: dict[Method, list[Evaluation]] = {}
+    for member in members:
+        method = method_of(member) if method_of else named[member.method]
+        own = methods.setdefault(method, [])
+        for other in own:
+            if other.header["seed"] == member.header["seed"]:
+                raise UsageError(
+                    f"{other.path.parent} and {member.path.parent} are the same method, data set "
+                    "and seed; name only the folder of one"
+                )
+        own.append(member)
+    return methods
+
+
+def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:
+    """The accuracies of a comparison, and the other measures."""
+    attacks = [group for group in comparison.groups if "/" in group]
+    accuracies = {"clean": ("", "accuracy")}
+    accuracies |= {g: (g, "accuracy") for g in ("text", "image", "both", "learned", *attacks)}
+    others = {
+        f"{name}, {group}": (group, measure)
+        for measure, name in (("drop", "drop"), ("consistency", "same"))
+        for group in ("text", "image")
+    }
+    others["ECE, clean"] = ("", "ece")
+    others |= {f"ECE, {group}": (group, "ece") for group in ("text", "image")}
+    title = (
+        f"{comparison.dataset}, {comparison.subset} classes, {comparison.images:,} images, "
+        f"backbone {comparison.backbone}"
+    )
+    first = noise_table(comparison, accuracies, title, "Mean accuracy under noise, in %")
+    second = noise_table(comparison, others, "", "Drop in points; same answers and ECE in %")
+    second.notes += _notes(comparison, all_kinds)
+    return [first, second]
+
+
+BEST = {"accuracy": "highest", "consistency": "highest", "drop": "lowest", "ece": "lowest"}
+
+
+def noise_table(
+    comparison: Comparison, columns: dict[str, tuple[str, str]], title: str, measure: str
+) -> Table:
+    """A table with columns of (group of noise, measure); those that no row has are left out."""
+    read = {name: [row.value(*what) for row in comparison.rows] for name, what in columns.items()}
+    read = {name: values for name, values in read.items() if any(values)}
+    return Table(
+        protocol="noise",
+        title=title,
+        columns=[Column(name, digits=1, best=BEST[columns[name][1]]) for name in read],
+        rows=[
+            Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
+            for i, row in enumerate(comparison.rows)
+        ],
+        subject=f"{comparison.dataset}, {comparison.subset} classes",
+        measure=measure,
+        counted="runs",
+        has_rules=True,
+    )
+
+
+def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
+    notes = [
+        f"{group}: {', '.join(kinds)}"
+        for group in ("text", "image")
+        if (kinds := comparison.kinds(group))
+    ]
+    seen = noise_seen(comparison.seen)
+    if seen:
+        verb = "counted although" if all_kinds else "left out because"
+        notes.append(f"{verb} some model met it in training: {seen}")
+    if comparison.left_out:
+        notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
+    return notes
+
+
+def noise_seen(seen: dict[str, list]) -> str:
+    """Kinds and seeds met in training, in words; empty for none."""
+    kinds = [*seen["text_kinds"], *seen["image_kinds"]]
+    if not kinds:
+        return ""
+    seeds = ", ".join(map(str, seen["seeds"]))
+    return f"{', '.join(kinds)}" + (f" (noise seed {seeds})" if seeds else "")

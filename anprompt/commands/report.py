@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from common.text import plain
 
     data = gather(args.folders, args.baseline, args.highlight)
-    command = ["python", "-m", "anprompt", "report", *map(shlex.quote, argv)]
+    command = ["python", "-m", "anprompt", "report", *(shlex.quote(str(f)) for f in args.folders)]
     document, charts = render(data, plain(args.title), command)
     with atomic_write(str(args.output)) as file:
         file.write(document)

@@ -1,17 +1,15 @@
 """Commands as ``python -m anprompt`` calls them: bad input is a line on stderr and status 2."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
-import anprompt.commands.report
-import anprompt.commands.robustness
-import anprompt.commands.table
-from common import cli
+from anprompt.__main__ import main
 
 
-def _called(main: Callable[[list[str]], int], name: str) -> Callable[[Sequence[str]], int]:
-    return lambda arguments: cli.run(main, name, [str(argument) for argument in arguments])
+def _call(name: str, arguments: Sequence) -> int:
+    return main([name, *map(str, arguments)])
 
 
-table = _called(anprompt.commands.table.main, "anprompt table")
-report = _called(anprompt.commands.report.main, "anprompt report")
-robustness = _called(anprompt.commands.robustness.main, "anprompt robustness")
+table, report, robustness = (
+    functools.partial(_call, name) for name in ("table", "report", "robustness")
+)

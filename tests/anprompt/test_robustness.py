@@ -13,18 +13,18 @@ import torch
 from runs_of_tests import ROOT, run_folder
 
 from anprompt.__main__ import main
+from anprompt.results.noise import (
+    by_group,
+    common_keys,
+    compare,
+    mean_over_cells,
+    read_evaluations,
+    seen_by_any,
+    unseen_in_training,
+)
 from anprompt.robustness.attacks import autoattack, check_autoattack
 from anprompt.robustness.images import image_key, select, split_transform
 from anprompt.robustness.store import Store
-from anprompt.robustness.summary import (
-    common_keys,
-    mean_of,
-    read_evaluations,
-    seen_by_any,
-    summarise,
-    unseen_in_training,
-)
-from anprompt.robustness.table import compare
 from anprompt.robustness.texts import noisy_prompts
 from anprompt.runs.trained import fingerprint, quiet, read_cfg, training_folder
 from dassl.data.datasets import build_dataset
@@ -86,7 +86,7 @@ def reference(folder: Path, part: str, classnames=None, corrupted=None, images=2
         trainer.load_model(str(training_folder(cfg)))
         trainer.model.eval()
     crop, after = split_transform(cfg)
-    used = {e.part_name: e.part for e in read_evaluations(folder)}[part]["images"]["used"]
+    used = {e.subset: e.part for e in read_evaluations(folder)}[part]["images"]["used"]
     assert used == images
     keys = [image_key(item.impath, dataset, cfg.DATASET.ROOT) for item in dataset.test]
     labels = [item.label for item in dataset.test]
@@ -194,18 +194,18 @@ def test_headline_leaves_out_what_training_met(output):
     evaluations = [e for folder in folders for e in read_evaluations(folder)]
     for comparison in compare(evaluations):
         for row in comparison.rows:  # the same kinds for all, also for those that saw none
-            assert row.means[0]["text"].kinds == ("embed",)
-            assert all("char" not in kind for kind in row.means[0]["both"].kinds)
+            assert row.kinds("text") == ["embed"]
+            assert all("char" not in kind for kind in row.kinds("both"))
     alone = compare([e for e in evaluations if e.header["trainer"] == "CoOp"])
-    assert alone[0].rows[0].means[0]["text"].kinds == ("char", "embed")
+    assert alone[0].rows[0].kinds("text") == ["char", "embed"]
 
 
 def test_seed_of_training_is_left_out_of_text_noise_only(output):
     evaluation = read_evaluations(run_folder(output, "ANPrompt"))[0]
     seen = {"text_kinds": [], "image_kinds": [], "seeds": [1]}
     assert seen_by_any([{"noise_in_training": seen}]) == seen
-    means = summarise(evaluation.cells(), unseen_in_training(seen))
-    assert "image" in means and "text" not in means and "both" not in means
+    groups = by_group(evaluation.cells(), unseen_in_training(seen))
+    assert "image" in groups and "text" not in groups and "both" not in groups
 
 
 def test_means_give_kinds_the_same_weight(output):
@@ -213,11 +213,12 @@ def test_means_give_kinds_the_same_weight(output):
     cells = [c for c in evaluation.cells() if c.group == "image"]
     one_less = [c for c in cells if (c.kind, c.severity) != ("blur", 4)]
     by_kind = {
-        kind: np.mean([c.accuracy for c in one_less if c.kind == kind])
+        kind: np.mean([c.figures["accuracy"] for c in one_less if c.kind == kind])
         for kind in ("gaussian_noise", "blur")
     }
-    assert mean_of(one_less).accuracy == pytest.approx(np.mean(list(by_kind.values())))
-    assert mean_of([]) is None
+    expected = pytest.approx(np.mean(list(by_kind.values())))
+    assert mean_over_cells(one_less, "accuracy") == expected
+    assert evaluation.under(one_less).number == expected
 
 
 # Going on --------------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def test_unlike_models_are_no_seeds_of_one(output, tmp_path, capsys):
     path = tmp_path / "b/robustness.json"
     path.write_text(json.dumps(content(tmp_path / "b") | {"trained_on": "all"}))
     evaluations = [e for name in ("a", "b") for e in read_evaluations(tmp_path / name)]
-    names = {row.method for comparison in compare(evaluations) for row in comparison.rows}
+    names = {row.method.name for comparison in compare(evaluations) for row in comparison.rows}
     assert len(names) == 2 and any("trained on all classes" in name for name in names)
 
 
@@ -363,11 +364,11 @@ def test_common_cells_are_compared(output, fresh, capsys):
     few = ["--noise", "blur", "--severities", "1", "--images", "20", "--seeds", "1"]
     assert call(capsys, "--model-dir", folder, *few)[0] == 0
     evaluations = read_evaluations(folder) + read_evaluations(run_folder(output, "MaPLe"))
-    base = [e for e in evaluations if e.part_name == "base"]
+    base = [e for e in evaluations if e.subset == "base"]
     assert {k for k in common_keys(base) if k.startswith("image")} == {"image/blur/1/-"}
     comparison = compare(base)[0]
     assert comparison.left_out > 0
-    assert all(row.means[0]["image"].kinds == ("blur",) for row in comparison.rows)
+    assert all(row.kinds("image") == ["blur"] for row in comparison.rows)
 
 
 # The table -------------------------------------------------------------------------------------

@@ -6,27 +6,37 @@ again, upstream's logger started a second file, log.txt-DATE: the latest file wi
 
     python parse_test_res.py output/base2new/train_base/eurosat/shots_16/CoOp/vit_b16_ctxv1
     python parse_test_res.py output/base2new/test_new/... --test-log        logs of evaluations
-    python parse_test_res.py output/base2new/train_base --multi-exp         one folder up: several
+    python parse_test_res.py output/base2new/train_base --multi-exp         all such folders below
+
+exit status: 0 done, 1 an experiment of --multi-exp has no result (the others are averaged), 2 bad
+input (one line says what).
 """
 
 import argparse
-import math
 import statistics
 import sys
 from pathlib import Path
 
 from anprompt.results.logs import final_result, parse_log
-from anprompt.runs.folder import RESULTS, read_results
+from anprompt.runs.folder import CONFIG, RESULTS, read_results
 from common import cli
 from common.errors import UsageError
+from common.schema import PERCENT, mismatch
 
 __all__ = ["parse_log", "read_run", "spread", "summarise"]
 
 
 def read_run(folder: Path, keyword: str, is_test_log: bool) -> tuple[Path, float] | None:
-    """The file a run's figure stands in and the figure, in percent; None where there is none."""
-    results = read_results(folder)
-    if results and isinstance(results.get(keyword), int | float):
+    """The file a run's figure stands in and the figure, in percent; None where there is none.
+
+    Raises:
+        UsageError: the file cannot be read, or the figure is no share.
+    """
+    results = read_results(folder) or {}
+    if keyword in results:
+        problem = mismatch(results, {keyword: PERCENT})
+        if problem:
+            raise UsageError(f"{folder / RESULTS}: {problem}; remove it and run again")
         return folder / RESULTS, float(results[keyword])
     return final_result(folder, keyword, is_test_log)
 
@@ -34,14 +44,14 @@ def read_run(folder: Path, keyword: str, is_test_log: bool) -> tuple[Path, float
 def spread(values: list[float], ci95: bool = False) -> float:
     """Population standard deviation, or the half width of the 95% interval of the mean."""
     deviation = statistics.pstdev(values)
-    return 1.96 * deviation / math.sqrt(len(values)) if ci95 else deviation
+    return 1.96 * deviation / len(values) ** 0.5 if ci95 else deviation
 
 
-def summarise(folder: Path, args: argparse.Namespace) -> float:
-    """Print every run below ``folder`` and their summary; returns the mean.
+def summarise(folder: Path, args: argparse.Namespace) -> float | None:
+    """Print every run below ``folder`` and their summary.
 
-    Raises:
-        ValueError: there is no run with a result.
+    Returns:
+        the mean; None where no run has a result.
     """
     print(f"Parsing files in {folder}")
     values = []
@@ -53,8 +63,7 @@ def summarise(folder: Path, args: argparse.Namespace) -> float:
         print(f"file: {found[0]}. {args.keyword}: {found[1]:.2f}%.")
         values.append(found[1])
     if not values:
-        hint = "" if args.test_log else "; logs of evaluations need --test-log"
-        raise UsageError(f"{folder}: no run below it has a result{hint}")
+        return None
     mean = statistics.fmean(values)
     print(f"===\nSummary of directory: {folder}")
     print(f"* {args.keyword}: {mean:.2f}% +- {spread(values, args.ci95):.2f}% ({len(values)} runs)")
@@ -68,25 +77,46 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
+def _experiments(folder: Path) -> list[Path]:
+    """Folders of runs, however deep below ``folder``; one that holds no run at all stands for
+    itself."""
+    found = []
+    for subfolder in _subfolders(folder):
+        runs = {
+            path.parent
+            for name in (RESULTS, CONFIG, "log.txt*")
+            for path in subfolder.rglob(name)
+            if path.is_file() and path.parent != subfolder
+        }
+        found += sorted({run.parent for run in runs}) or [subfolder]
+    return found
+
+
 def main(argv: list[str]) -> int:
     """Run the command line ``argv``; returns the exit status."""
     parser = cli.CommandParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("directory", type=Path, help="folder whose subfolders are runs")
-    parser.add_argument("--ci95", action="store_true", help="95%% interval instead of deviation")
-    parser.add_argument("--test-log", action="store_true", help="logs are of evaluations")
-    parser.add_argument("--multi-exp", action="store_true", help="subfolders hold folders of runs")
-    parser.add_argument("--keyword", default="accuracy", help="accuracy, error or macro_f1")
+    add = parser.add_argument
+    add("directory", type=Path, help="folder whose subfolders are runs")
+    add("--ci95", action="store_true", help="95%% interval instead of deviation")
+    add("--test-log", action="store_true", help="logs are of evaluations")
+    add("--multi-exp", action="store_true", help="folders of runs, however deep below")
+    add("--keyword", default="accuracy", help="accuracy, error or macro_f1")
     args = parser.parse_args(argv)
+    hint = "" if args.test_log else "; logs of evaluations need --test-log"
     if not args.multi_exp:
-        summarise(args.directory, args)
+        if summarise(args.directory, args) is None:
+            raise UsageError(f"{args.directory}: no run below it has a result{hint}")
         return 0
-    means = [summarise(folder, args) for folder in _subfolders(args.directory)]
-    if not means:
-        raise UsageError(f"{args.directory}: no folder below it")
-    print(f"Average performance\n* {args.keyword}: {statistics.fmean(means):.2f}%")
-    return 0
+    means = {folder: summarise(folder, args) for folder in _experiments(args.directory)}
+    known = [mean for mean in means.values() if mean is not None]
+    if not known:
+        raise UsageError(f"{args.directory}: no run below it has a result{hint}")
+    print(f"Average performance\n* {args.keyword}: {statistics.fmean(known):.2f}%")
+    for folder in (folder for folder, mean in means.items() if mean is None):
+        print(f"{folder}: no run below it has a result; not in the average", file=sys.stderr)
+    return 0 if len(known) == len(means) else 1
 
 
 if __name__ == "__main__":

@@ -468,5 +468,3 @@ def test_patterns_stand_for_exactly_their_cells():
         found += ["/".join(parts) for parts in itertools.product(group, *rest)]
     assert sorted(found) == sorted(keys)
     assert len(cell_patterns(keys)) < len(keys)
-
-

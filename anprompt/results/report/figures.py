@@ -351,7 +351,8 @@ def ablation_changes(
         ):
             filled = label == "HM"
             axes.plot(
-                [changes[i].number for _, *changes in rows], y, marker, label=label, markersize=size,
+                [changes[i].number for _, *changes in rows], y, marker, label=label,
+                markersize=size,
                 color=theme.ink if filled else theme.muted,
                 markerfacecolor=theme.ink if filled else "none",
             )  # fmt: skip

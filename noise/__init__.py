@@ -7,6 +7,7 @@ ANPrompt trains with them and the robustness evaluation measures with them, from
 - ``noise.embeddings``: Gaussian noise on token embeddings;
 - ``noise.descriptions``: reading class descriptions;
 - ``noise.image``: this project's corruptions of PIL images at five severities;
+- ``noise.imagenet_c``: ImageNet-C's, made in memory; ``noise.corruptions`` has its operations;
 - ``noise.adversarial``: PGD in pixel space;
 - ``noise.metrics``: what a robustness table reports.
 

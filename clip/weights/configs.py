@@ -36,7 +36,6 @@ _TEXT_REASONS = {
     "no_causal_mask": "in its text tower words attend to later words",
     "hf_tokenizer_name": "its texts are tokenised by {!r}",
 }
-_TRANSFORMERS_FIXED = {"layer_norm_eps": 1e-5}
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -92,7 +91,7 @@ def of_open_clip(
     """
     try:
         return _of_open_clip(name, config, pixels, quick_gelu)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise _damaged(name, error) from None
@@ -172,7 +171,7 @@ def of_transformers(name: str, config: Mapping[str, Any], pixels: Mapping[str, A
     """
     try:
         return _of_transformers(name, config, pixels)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
         raise _damaged(name, error) from None
@@ -185,9 +184,8 @@ def _of_transformers(name: str, config: Mapping[str, Any], pixels: Mapping[str, 
         )
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     for part, tower in (("vision_config", vision), ("text_config", text)):
-        for key, value in _TRANSFORMERS_FIXED.items():
-            if tower.get(key, value) != value:
-                raise _cannot_run(name, f"{part}.{key} = {tower[key]!r} is not CLIP's")
+        if tower.get("layer_norm_eps", 1e-5) != 1e-5:
+            raise _cannot_run(name, f"{part}.layer_norm_eps = {tower['layer_norm_eps']!r}")
     # transformers' defaults, which its files leave out
     activations = {tower.get("hidden_act", "quick_gelu") for tower in (vision, text)}
     if len(activations) != 1 or not activations <= {"quick_gelu", "gelu"}:

@@ -52,6 +52,8 @@ def _not_a_checkpoint(path: Path, reason: str) -> UsageError:
 
 
 def _read(path: Path) -> Any:
+    if not path.stat().st_size:
+        raise ValueError("it is empty")
     if is_safetensors(path):
         safetensors_header(path)
         from safetensors.torch import load_file

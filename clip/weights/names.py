@@ -19,6 +19,7 @@ that is not safetensors.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from .configs import Facts, Preprocessing
 
 BUNDLED = Path(__file__).parent.parent / "small" / "small_clip.safetensors"
 HUB = "hf-hub:"
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
 # Names that open_clip does not have (its RN50 has plain GELU).
 OPENAI_ONLY = {name for name, theirs in hub.OPENAI_NAMES.items() if name != theirs}
 
@@ -79,14 +81,17 @@ def resolve(name: str) -> Backbone:
     Raises:
         UnknownBackboneError: no such name; says the nearest ones.
         MissingFile: a path to nothing.
-        UsageError: a folder without weights.
+        UsageError: a folder whose weights cannot be told, or a path that is no file.
     """
     if name in ("", "small"):
         return Backbone(BUNDLED)
     if name in hub.OPENAI_NAMES:
         return Backbone(architecture=hub.OPENAI_NAMES[name], tag="openai")
     if name.startswith(HUB):
-        return Backbone(repository=name.removeprefix(HUB))
+        repository = name.removeprefix(HUB)
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repository):
+            raise UsageError(f"backbone {_shown(name)}: a model of the hub is {HUB}ORG/NAME")
+        return Backbone(repository=repository)
     if (path := _local(name)) is not None:
         return Backbone(path)
     architecture, tag = split_tag(name)
@@ -97,7 +102,7 @@ def resolve(name: str) -> Backbone:
             return Backbone(architecture=architecture, tag=tag)
         name = tag
     if _looks_like_path(name):
-        raise MissingFile(f"backbone {name}: no such file")
+        raise MissingFile(f"backbone {_shown(name)}: no such file")
     raise UnknownBackboneError(_unknown(name))
 
 
@@ -113,33 +118,40 @@ def _local(name: str) -> Path | None:
     try:
         if path.is_file():
             return path
-        if not path.is_dir():
+        if not path.exists():
             return None
+        if not path.is_dir():
+            raise UsageError(f"backbone {_shown(name)}: neither a file nor a folder")
+        found = [item for item in path.iterdir() if item.suffix in WEIGHTS and item.is_file()]
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise UsageError(f"backbone {name[:200]}: {error.strerror}") from None
+        raise UsageError(f"backbone {_shown(name)}: {error.strerror}") from None
     for known in (*hub.OPEN_CLIP_WEIGHTS, *hub.TRANSFORMERS_WEIGHTS):
-        if (path / known).is_file():
+        if path / known in found:
             return path / known
+    if len(found) == 1:
+        return found[0]
     raise UsageError(
-        f"backbone {name}: a folder without weights; name a file, or a folder with one of "
-        f"{', '.join((*hub.OPEN_CLIP_WEIGHTS, *hub.TRANSFORMERS_WEIGHTS))}"
+        f"backbone {_shown(name)}: a folder with {len(found)} files of weights, none of them "
+        f"{' or '.join((*hub.OPEN_CLIP_WEIGHTS, *hub.TRANSFORMERS_WEIGHTS))}; name the file"
     )
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:200]}..."
 
 
 def _looks_like_path(name: str) -> bool:
-    return name.endswith((".pt", ".pth", ".bin", ".safetensors")) or name.startswith(
-        (".", "/", "~")
-    )
+    return name.endswith(WEIGHTS) or name.startswith((".", "/", "~"))
 
 
 def _unknown(name: str) -> str:
     names = ["small", *hub.OPENAI_NAMES, *("::".join(pair) for pair in hub.tags())]
     hint = f"nearest known: {', '.join(near)}. " if (near := nearest(name, names, 4)) else ""
-    if len(name.split("/")) == 2 and all(name.split("/")):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         hint += f"A model of the Hugging Face hub is {HUB}{name}. "
     return (
-        f"backbone {name!r} is not known; {hint}It can be small, {', '.join(hub.OPENAI_NAMES)}, "
-        f"an open_clip ARCHITECTURE::TAG, {HUB}ORG/NAME, or the path of a checkpoint"
+        f"backbone {_shown(name)!r} is not known; {hint}It can be small, "
+        f"{', '.join(hub.OPENAI_NAMES)}, an open_clip ARCHITECTURE::TAG, {HUB}ORG/NAME, or the path of a checkpoint"
     )
 
 

@@ -151,8 +151,8 @@ def _unknown(name: str) -> str:
         hint += f"A model of the Hugging Face hub is {HUB}{name}. "
     return (
         f"backbone {_shown(name)!r} is not known; {hint}It can be small, "
-        f"{', '.join(hub.OPENAI_NAMES)}, an open_clip ARCHITECTURE::TAG, {HUB}ORG/NAME, or the path "
-        "of a checkpoint"
+        f"{', '.join(hub.OPENAI_NAMES)}, an open_clip ARCHITECTURE::TAG, {HUB}ORG/NAME, or the "
+        "path of a checkpoint"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from clip.compile import compile_blocks
 from common.errors import UsageError
 
 from .settings import PRECISIONS
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {
     "fp32": torch.float32,
@@ -29,7 +32,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise UsageError(f"PREC {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if device.type == "cpu" and precision in ("fp16", "amp"):
-        print(f"Precision: {precision} needs a GPU; running in fp32 on the CPU")
+        logger.info(f"Precision: {precision} needs a GPU; running in fp32 on the CPU")
         return "fp32"
     return precision
 

@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
@@ -23,6 +24,8 @@ from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, Toke
 from .coop import initial_context
 from .settings import context_words, count, declare_method, precision
 
+logger = logging.getLogger(__name__)
+
 PROMPTS_AT_ONCE = 2048  # images x classes that an evaluation holds in memory
 
 
@@ -33,7 +36,7 @@ class ConditionalPromptLearner(PromptLearner):
         super().__init__()
         ctx, words = initial_context(clip_model, settings.CTX_INIT, settings.N_CTX)
         self.ctx = nn.Parameter(ctx)
-        print(f'Initial context: "{words}" ({len(ctx)} tokens)')
+        logger.info(f'Initial context: "{words}" ({len(ctx)} tokens)')
         features, width = clip_model.visual.output_dim, clip_model.transformer.width
         self.meta_net = nn.Sequential(
             OrderedDict(
@@ -53,7 +56,7 @@ class CoCoOpCLIP(PromptedCLIP):
     """Frozen image features against text features that depend on the image."""
 
     def text_features_for(self, image_features: Tensor, prompts: TokenizedPrompts) -> Tensor:
-        """Image features (B, E) -> normalised class features (B, C, E), one set per image."""
+        """Return normalised class features (B, C, E), one set per image (features (B, E))."""
         # B prefixes (start token, shifted context), each shared by all C class names.
         context = self.prompt_learner.context(image_features)
         text = prompts.shared_text(self.clip, context=context)

@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
 from .settings import context_words, count, declare_method, precision
+
+logger = logging.getLogger(__name__)
 
 POSITIONS = ("end", "middle", "front")
 MAX_PHRASE = 4  # vectors that take the place of a given phrase's words
@@ -112,7 +115,7 @@ class CoOpPromptLearner(PromptLearner):
         position = settings.CLASS_TOKEN_POSITION
         class_specific = settings.CSC and not settings.CTX_INIT
         if settings.CSC and not class_specific:
-            print("CSC has no effect beside CTX_INIT: all classes share the words that are given")
+            logger.info("CSC has no effect beside CTX_INIT: all classes share the given words")
         ctx, words = initial_context(
             clip_model,
             settings.CTX_INIT,
@@ -123,7 +126,7 @@ class CoOpPromptLearner(PromptLearner):
         if class_specific:
             self.per_class = {"ctx": "TRAINER.COOP.CSC False"}
         n_ctx = ctx.shape[-2]
-        print(f'Initial context: "{words}" ({n_ctx} tokens)')
+        logger.info(f'Initial context: "{words}" ({n_ctx} tokens)')
 
         self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
         tokenizer = SimpleTokenizer()

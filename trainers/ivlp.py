@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ from .vpt import (
     upstream_prompt_name,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class IndependentPromptLearner(PromptLearner):
     """Learned: ``ctx`` (n, Dt), what takes its place before the later text layers,
@@ -59,7 +62,7 @@ class IndependentPromptLearner(PromptLearner):
         self.ctx = nn.Parameter(ctx)
         width = clip_model.transformer.width
         self.text_prompts = random_prompts(depth - 1, len(ctx), width, device)
-        print(f'Initial context: "{words}", {len(ctx)} tokens learned, depth {depth}')
+        logger.info(f'Initial context: "{words}", {len(ctx)} tokens learned, depth {depth}')
 
         if settings.N_CTX_VISION < 1 or vision_depth < 1:
             vision_depth = 0
@@ -69,7 +72,7 @@ class IndependentPromptLearner(PromptLearner):
             check_depth(vision_depth, layers, f"TRAINER.{node}.PROMPT_DEPTH_VISION")
             width = clip_model.visual.transformer.width
         self.vision_prompts = random_prompts(vision_depth, settings.N_CTX_VISION, width, device)
-        print(f"Vision prompts: {settings.N_CTX_VISION} tokens, depth {vision_depth}")
+        logger.info(f"Vision prompts: {settings.N_CTX_VISION} tokens, depth {vision_depth}")
         self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
 
 

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from .base import (
 )
 from .coop import phrase_context, rest_of_phrase
 from .settings import context_words, count, declare_method, precision
+
+logger = logging.getLogger(__name__)
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -52,15 +55,15 @@ class MultiModalPromptLearner(PromptLearner):
         self.compound_prompt_projections = nn.ModuleList(
             copy.deepcopy(layer) for _ in range(depth - 1)
         )
-        print(f'Initial context: "{words}", {n_ctx} tokens learned, depth {depth}')
+        logger.info(f'Initial context: "{words}", {n_ctx} tokens learned, depth {depth}')
         self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
 
     def text_prompts(self) -> dict[int, Tensor]:
-        """{0-based block: (n, Dt)}, from the second block on."""
+        """Return {0-based block: (n, Dt)}, from the second block on."""
         return dict(enumerate(self.compound_prompts_text, start=1))
 
     def vision_prompts(self) -> dict[int, Tensor]:
-        """{0-based block: (n, Dv)}, from the second block on."""
+        """Return {0-based block: (n, Dv)}, from the second block on."""
         pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
         return dict(enumerate((project(prompt) for project, prompt in pairs), start=1))
 

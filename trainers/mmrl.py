@@ -378,7 +378,7 @@ class MMRLCLIP(RepresentationCLIP):
         return f"representation_learner.{name}"
 
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
-        """The width of the shared space may be set by data set; it is the training's."""
+        """Refuse tokens of another width, which may be set by data set; it is the training's."""
         super().check_checkpoint(checkpoint, where)
         width = self.prompt_learner.tokens.shape[-1]
         for name, trained in checkpoint["state_dict"].items():

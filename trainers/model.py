@@ -9,6 +9,7 @@ It needs neither data set nor optimiser nor run::
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from clip.text import SharedText
 from common.errors import UsageError
 
 from .prompts import ClassPrompts
+
+logger = logging.getLogger(__name__)
 
 
 def grad_if_image_asks(image: Tensor) -> torch.set_grad_enabled:
@@ -191,7 +194,7 @@ class PromptedCLIP(nn.Module):
         return {self.rule: self.scale * encoded @ class_state.t()}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits (B, C)."""
+        """Return logits (B, C) of images (B, 3, H, W)."""
         return self.classify(self.encode(image), self.class_state())[self.rule]
 
     def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
@@ -315,7 +318,7 @@ def load_learned(
     if ignored:
         modules = Counter(name.split(".")[0] for name in ignored)
         listed = ", ".join(f"{module} ({count})" for module, count in modules.items())
-        print(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
+        logger.info(f"Ignored {len(ignored)} tensors that this method does not learn: {listed}")
     learner.load_state_dict({**learner.state_dict(), **found})
     if not parameters_only:
         model.on_checkpoint_loaded(checkpoint.get("meta", {}))

@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -43,6 +44,8 @@ from .coop import rest_of_phrase
 from .ivlp import IndependentCLIP, IndependentPromptLearner, tower_settings
 from .settings import by_dataset, declare_method
 from .vpt import prompted_image_features
+
+logger = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 256
 
@@ -266,7 +269,7 @@ class PromptSRC(PromptTrainer):
             self.weighted_sum[name].add_(tensor, alpha=float(self.epoch_weights[epoch]))
         self.epochs_summed += 1
         if (epoch + 1) == self.max_epoch:
-            print("Learned tensors are replaced by their weighted mean over the epochs")
+            logger.info("Learned tensors are replaced by their weighted mean over the epochs")
             learner.load_state_dict(self.weighted_sum)
 
     def extra_state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pathlib
 from itertools import count
 from typing import Any
@@ -21,6 +22,8 @@ from dassl.utils import load_checkpoint
 from .backbone import load_clip, resolve_precision
 from .model import Loss, PromptedCLIP, TrainingBatch, load_learned
 from .prompts import ClassPrompts, prompt_template
+
+logger = logging.getLogger(__name__)
 
 
 def setting_for(dataset: str, value: float | None, table: dict) -> float:
@@ -136,7 +139,7 @@ class PromptTrainer(TrainerX):
             load_learned(self.model, checkpoint, where=str(path), parameters_only=True)
         parameters = list(self.model.prompt_learner.parameters())
         learned = sum(parameter.numel() for parameter in parameters)
-        print(f"Learned parameters: {learned:,} in {len(parameters)} tensors")
+        logger.info(f"Learned parameters: {learned:,} in {len(parameters)} tensors")
         self.build_optimizers()
 
     def build_optimizers(self) -> None:
@@ -267,7 +270,7 @@ class PromptTrainer(TrainerX):
         if not self.learns:
             return
         if not directory:
-            print("Note that load_model() is skipped as no pretrained model is given")
+            logger.info("Note that load_model() is skipped as no pretrained model is given")
             return
         folder = pathlib.Path(directory) / self.model_name
         if epoch is not None:
@@ -287,4 +290,4 @@ class PromptTrainer(TrainerX):
         self.trained_epochs = checkpoint.get("epoch")
         if not getattr(self, "train_seconds", 0):  # not trained in this process
             self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
-        print(f'Loaded "{path}" (epoch {self.trained_epochs})')
+        logger.info(f'Loaded "{path}" (epoch {self.trained_epochs})')

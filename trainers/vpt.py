@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -31,9 +32,11 @@ from .base import (
 )
 from .settings import context_words, count, declare_method, precision
 
+logger = logging.getLogger(__name__)
+
 
 def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.ParameterList:
-    """One learned (n_tokens, width) for each of a number of layers, drawn from N(0, 0.02^2)."""
+    """Return learned (n_tokens, width) for a number of layers, drawn from N(0, 0.02^2)."""
     return nn.ParameterList(
         nn.Parameter(torch.empty(n_tokens, width, device=device).normal_(std=0.02))
         for _ in range(layers)
@@ -43,7 +46,7 @@ def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.Pa
 def prompted_image_features(
     clip_model: clip.model.CLIP, embedded: Tensor, prompts: Sequence[Tensor]
 ) -> Tensor:
-    """Image features with learned tokens at the end of the sequence.
+    """Return image features with learned tokens at the end of the sequence.
 
     Args:
         embedded: (B, 1 + patches, Dv), what ``clip_model.visual.embed`` makes of the images.
@@ -93,7 +96,7 @@ class VisionPromptLearner(PromptLearner):
         device = clip_model.positional_embedding.device
         width = clip_model.visual.transformer.width
         self.vision_prompts = random_prompts(depth, n_tokens, width, device)
-        print(f"Vision prompts: {n_tokens} tokens, depth {depth}")
+        logger.info(f"Vision prompts: {n_tokens} tokens, depth {depth}")
 
 
 class VPTCLIP(PromptedCLIP):
@@ -143,7 +146,7 @@ class VPT(PromptTrainer):
         """Return the precision; fp16 means fp32, as upstream, whose VPT is never halved."""
         precision = super().precision_of(cfg, device)
         if precision == "fp16":
-            print("Precision: VPT runs in fp32 where fp16 is set, as upstream does")
+            logger.info("Precision: VPT runs in fp32 where fp16 is set, as upstream does")
             return "fp32"
         return precision
 

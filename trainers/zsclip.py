@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from .base import (
 )
 from .coop import SETTINGS
 from .settings import declare_method
+
+logger = logging.getLogger(__name__)
 
 
 class FixedCLIP(PromptedCLIP):
@@ -70,7 +73,7 @@ class ZeroshotCLIP(PromptTrainer):
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> FixedCLIP:
-        print(f"Templates (1): {[prompts.template]}")
+        logger.info(f"Templates (1): {[prompts.template]}")
         return FixedCLIP(clip_model, prompts, [prompts])
 
 
@@ -87,7 +90,7 @@ class ZeroshotCLIP2(ZeroshotCLIP):
         templates = list(IMAGENET_TEMPLATES_SELECT)
         if cfg.DATASET.NAME != "ImageNet":
             templates.append(prompt_template(cfg))
-        print(f"Templates ({len(templates)}): {templates}")
+        logger.info(f"Templates ({len(templates)}): {templates}")
         wordings = [
             prompts.with_texts([fill(template, text) for text in prompts.texts])
             for template in templates

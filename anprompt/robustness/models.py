@@ -36,7 +36,7 @@ AUGMENTATIONS = {
 
 
 def noise_in_training(cfg: CfgNode) -> dict[str, list]:
-    """Kinds of noise and noise seeds that a run met in training."""
+    """Return kinds of noise and noise seeds that a run met in training."""
     text_kinds, seeds = trainer_class(cfg).training_noise(cfg)
     image_kinds = [kind for name in cfg.INPUT.TRANSFORMS for kind in AUGMENTATIONS.get(name, ())]
     return {
@@ -110,14 +110,14 @@ class Subject:
         return list(self.model.prompts.classnames)
 
     def prompts(self, cell: Cell, descriptions: Descriptions | None) -> list[str]:
-        """The words that the method does not learn, under a text cell's noise."""
+        """Return the words that the method does not learn, under a text cell's noise."""
         return noisy_prompts(
             self.template, self.words, cell.kind, cell.severity, cell.seed, descriptions
         )
 
     @torch.no_grad()
     def text_state(self, cell: Cell, descriptions: Descriptions | None = None) -> Any:
-        """What the model makes of the classes when their prompts carry a text cell's noise."""
+        """Return what the model makes of classes whose prompts carry a text cell's noise."""
         if cell not in self._states:
             prompts = self.prompts(cell, descriptions)
             noise: contextlib.AbstractContextManager = contextlib.nullcontext()
@@ -129,7 +129,7 @@ class Subject:
         return self._states[cell]
 
     def encode(self, inputs: torch.Tensor, shared: dict[int, Any]) -> Any:
-        """What the model needs of images; frozen CLIP's features are kept in ``shared``.
+        """Return what the model needs of images; frozen CLIP's features are kept in ``shared``.
 
         Methods that leave the image tower as it is then compute them once between them.
         """
@@ -147,7 +147,7 @@ class Subject:
 
 
 def describe(subject: Subject) -> dict[str, Any]:
-    """What robustness.json says of the model."""
+    """Return what robustness.json says of the model."""
     cfg = subject.cfg
     config = subject.folder.parent.name
     if subject.folder.parent.parent.name != cfg.TRAINER.NAME:
@@ -167,7 +167,7 @@ def describe(subject: Subject) -> dict[str, Any]:
 
 
 def cfg_part(folder: Path, cfg: CfgNode) -> str:
-    """The classes (all, base or new) that the training in ``folder`` had."""
+    """Return the classes (all, base or new) that the training in ``folder`` had."""
     from anprompt.runs.folder import recorded_config
 
     recorded = recorded_config(folder) or {}

@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
 
 
 def read_cfg(folder: str | Path, root: str = "") -> CfgNode:
-    """The configuration of the run in ``folder``, wherever that folder is now.
+    """Return the configuration of the run in ``folder``, wherever that folder is now.
 
     Args:
         root: the folder of the data sets, where it is another than the run's.
@@ -91,7 +91,7 @@ def device_of(cfg: CfgNode) -> torch.device:
 
 
 def load_backbone(cfg: CfgNode) -> Any:
-    """The frozen CLIP that a run was trained on, in its precision.
+    """Load the frozen CLIP that a run was trained on, in its precision.
 
     Raises:
         UsageError: the backbone's file is not the one that the run used.
@@ -181,7 +181,7 @@ def _build(
 
 
 def training_folder(cfg: CfgNode) -> Path:
-    """Where the learned tensors are: the run's own folder, or that of the training it evaluated."""
+    """Return where the learned tensors are: the run's folder, or its training's."""
     return model_dir(cfg) if cfg.RUN.MODEL_DIR else Path(cfg.OUTPUT_DIR)
 
 
@@ -205,7 +205,8 @@ def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
 
 
 def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:
-    """Names a model: another one after training anew or with other settings, not after a move.
+    """Return a name of a model: another one after training anew or with other settings, the same
+    after a move.
 
     Settings that the run did not know, a newer version's, do not count.
     """
@@ -221,7 +222,7 @@ def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions that numbers may depend on."""
+    """Return versions that numbers may depend on."""
     import platform
     from importlib import metadata
 
@@ -232,5 +233,5 @@ def versions() -> dict[str, str]:
 
 
 def relative(path: str | Path, start: str | Path) -> str:
-    """A path seen from ``start``, with forward slashes."""
+    """Return a path seen from ``start``, with forward slashes."""
     return Path(os.path.relpath(path, start)).as_posix()

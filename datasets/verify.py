@@ -14,7 +14,7 @@ from pathlib import Path
 from common.errors import UsageError
 from common.files import write_json
 from common.reading import read_json
-from dassl.utils.images import read_image
+from dassl.utils import read_image
 from datasets.fewshot import user_cache
 from datasets.splits import Entry
 

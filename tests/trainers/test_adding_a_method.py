@@ -81,6 +81,9 @@ def test_the_document_works_as_written(tree):
         assert result["subsample_classes"] == part
         assert result["config"]["TRAINER"]["MY_METHOD"]["WEIGHT"] == 0.2
         assert result["num_trainable"] == 128
+    found = json.loads((tree / "output/my_method/base/robustness.json").read_text())
+    noise = {key.split("/")[1] for part in found["parts"].values() for key in part["cells"]}
+    assert noise == {"char", "blur", "tokens"} and set(found["parts"]) == {"base", "new"}
     checkpoint = tree / "output/my_method/base/prompt_learner/model.pth.tar-2"
     assert checkpoint.stat().st_size < 100_000
     # With its two files it takes part in the protocols.

@@ -100,9 +100,12 @@ def default_cfg(trainer: str = "") -> Config:
         cfg.INPUT = get_cfg_default().INPUT  # which methods may have given other defaults
     if trainer in trainer_names():
         extend(cfg, trainer)
-    nodes = {node_of(key): name for name, keys in declared().items() for key in keys or ()}
+    here = {name for name, _ in leaves(cfg)}
     cfg.TRAINER.__dict__["_others"] = {
-        node: name for node, name in nodes.items() if node and node not in cfg.TRAINER
+        key: name
+        for name, keys in reversed(declared().items())
+        for key in keys or ()
+        if key not in here
     }
     return cfg
 
@@ -190,11 +193,12 @@ def recorded_cfg(content: Mapping[str, Any], source: str | Path) -> Config:
     trainer = str(method.get("NAME", ""))
     _check_trainer(trainer, source=f"{source}: ")
     cfg = default_cfg(trainer)
+    # Earlier versions recorded all methods' settings.
+    others = {"RUN.METHODS", "RUN.OTHER_METHODS", *cfg.TRAINER.__dict__["_others"]}
     pairs = {
         name: (value, str(source))
         for name, value in leaves(content)
-        if name not in ("RUN.METHODS", "RUN.OTHER_METHODS")  # of earlier versions
-        and (not node_of(name) or node_of(name) in cfg.TRAINER)
+        if name not in others and (not node_of(name) or node_of(name) in cfg.TRAINER)
     }
     cfg.merge_pairs(pairs)
     return cfg

@@ -37,7 +37,8 @@ class Config(CfgNode):
         """Overwrite values with those of a YAML file.
 
         A file that names another as ``_BASE_`` (seen from itself) says what differs from that one.
-        A table (values by data set) that a file gives stands in place of the default one.
+        A table (values by data set) that files give stands in place of the default one; an empty
+        one (``{}``) also of the base's.
 
         Raises:
             UsageError: missing or unreadable file, no YAML, unknown key (with the nearest known),
@@ -94,9 +95,8 @@ class Config(CfgNode):
         """Whether a setting is left out; said in a line, as for settings that nothing reads."""
         value, where = pair
         others = self.get("TRAINER", {}).__dict__.get("_others", {})
-        node, _, rest = key.partition(".")
-        method = others.get(rest.partition(".")[0]) if node == "TRAINER" else None
-        if method is not None and not _is_known(self, key):
+        if key in others or key.rpartition(".")[0] in others:  # a setting, or a table's entry
+            method = others.get(key) or others[key.rpartition(".")[0]]
             logger.info("%s: %s has no effect: it is a setting of %s", where, key, method)
             return True
         setting = describe(key)
@@ -183,8 +183,10 @@ def _file_pairs(path: Path, below: tuple[Path, ...]) -> Pairs:
     if base is not None and not isinstance(base, str):
         raise UsageError(f"{path}: {BASE} takes the name of a YAML file, got {shorten(base)}")
     pairs = _file_pairs(path.parent / base, (*below, place)) if base else {}
-    pairs.update(_flat(content, str(path)))
-    return pairs
+    own = dict(_flat(content, str(path)))
+    emptied = {name for name, (value, _) in own.items() if value == {} and name == _table_of(name)}
+    kept = {name: pair for name, pair in pairs.items() if _table_of(name) not in emptied}
+    return {**kept, **own}
 
 
 def _hint(path: Path) -> str:

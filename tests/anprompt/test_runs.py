@@ -142,6 +142,7 @@ def earlier(cfg) -> dict:
     """What a run of a version recorded that had all methods' settings in it."""
     content = yaml.safe_load(cfg.dump())
     content["TRAINER"]["MAPLE"] = {"N_CTX": 7}
+    content["TRAINER"]["COOP"]["W"] = 8.0  # KgCoOp's
     content["TRAINER"]["GONE"] = {"PREC": "fp32"}
     content["RUN"] |= {"METHODS": ["COOP"], "OTHER_METHODS": ["TRAINER.MAPLE.N_CTX 7"]}
     return content

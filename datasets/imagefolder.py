@@ -57,13 +57,6 @@ SETTINGS = {
 }
 
 
-SETTINGS = {
-    "IMAGE_DIR": Setting("", "ImageFolder: folder of images, seen from ROOT", scope="data"),
-    "CSV": Setting("", "ImageFolder: table of path,label[,split]", scope="data"),
-    "CLASSNAMES_FILE": Setting("", "ImageFolder: class names in label order", scope="data"),
-}
-
-
 @DATASET_REGISTRY.register()
 class ImageFolder(FewShotDataset):
     """Reads ``cfg.DATASET.{IMAGE_DIR, CSV, CLASSNAMES_FILE}``, each relative to ROOT or absolute.

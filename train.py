@@ -61,6 +61,8 @@ def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None
     lock = held.enter_context(FolderLock(cfg.OUTPUT_DIR))
     lock.acquire(create=False)
 
+    import datasets  # noqa: F401  (registers the data sets)
+    import trainers  # noqa: F401  (registers the trainers)
     from dassl.engine import build_trainer
     from dassl.utils import collect_env_info, set_random_seed
 

@@ -3,8 +3,13 @@
 import contextlib
 import json
 import os
+import platform
+import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from .errors import UsageError
@@ -35,6 +40,35 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
             os.remove(temporary)
         raise
     _sync_directory(folder or ".")
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: str | os.PathLike, prefix: str) -> Iterator[Path]:
+    """Make a folder ``<prefix><host>-<process>-...`` in ``parent`` and remove it at the end.
+
+    Those that killed processes of this machine left behind are removed, too.
+    """
+    host = re.sub(r"\W", "_", platform.node()) or "host"
+    for old in Path(parent).glob(f"{prefix}{host}-*"):
+        process = old.name.removeprefix(f"{prefix}{host}-").partition("-")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{host}-{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether there is a process of that number here; if in doubt, there is."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
 
 
 def _sync_directory(dirname: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from datasets.splits import (
     PARTS,
     Entry,
     Split,
+    check_split,
     draw_split,
     draw_val,
     has_control,
+    missing_images,
     shared_images,
 )
 from datasets.tables import read_table
@@ -244,6 +247,59 @@ class ImageFolder(FewShotDataset):
             raise DataProblems(self.name, problems)
         for line in copies(files, train, test):
             log.warning("%s: %s", self.name, line)
+
+
+@dataclass
+class Examination:
+    """What an examination of images found.
+
+    Attributes:
+        lists: the lists of the split by part, empty where there is none.
+        classnames: in order of label.
+        problems, notes: one line each.
+    """
+
+    lists: dict[str, list[Entry]] = field(default_factory=dict)
+    classnames: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examination:
+    """Look at everything that could keep images from being used: all of them are decoded.
+
+    Args:
+        path: a folder, or a table.
+        image_dir: what a table's paths are relative to; "": its own folder.
+        classnames_file: class names in words, "" for none.
+
+    Raises:
+        UsageError: there is no such folder or file.
+    """
+    is_table = not os.path.isdir(path)
+    options = {"csv": path, "image_dir": image_dir} if is_table else {"image_dir": path}
+    reader = ImageFolder.reader(os.getcwd(), classnames_file=classnames_file, **options)
+    found = Examination(notes=reader.notes)
+    try:
+        split = reader.read_data()
+        found.classnames = check_split(split, reader.name)
+    except DataProblems as error:
+        found.problems += error.problems
+    except UsageError as error:
+        found.problems.append(str(error))
+    found.notes = reader.notes
+    if found.problems:
+        return found
+    found.lists = dict(zip(PARTS, split, strict=True))
+    if len(found.classnames) < 2:
+        found.problems.append("one class; a classifier needs two or more")
+    paths = [path for entries in split for path, _, _ in entries]
+    missing = set(missing_images(reader.image_dir, paths))
+    found.problems += [f"{path} is not there" for path in paths if path in missing]
+    files = Files(reader.image_dir, [path for path in paths if path not in missing])
+    found.problems += undecodable(files, reader.reading)
+    found.problems += copies(files, split[0], split[2])
+    return found
 
 
 def shown(names: list[str]) -> str:

@@ -12,11 +12,10 @@ uneven light. The bundled small CLIP was pretrained on shapes of another style, 
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from common.errors import UsageError
+from common.files import temporary_folder
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import FewShotDataset
 from datasets.fewshot import user_cache
@@ -52,45 +51,41 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
         raise UsageError(
             f"Shapes: {target} is not this data set; move it, or name another data folder"
         )
-    try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".shapes-", dir=root))
-    except OSError as error:
-        raise UsageError(
-            f"Shapes: cannot be drawn to {target} ({error.strerror}); name a folder that can be "
-            "written to"
-        ) from None
     # Here, because a folder that is drawn already needs none of them.
     from tqdm import tqdm
 
     from datasets._shapes_pictures import CLASSNAMES, picture_of
 
     try:
-        split: dict[str, list] = {part: [] for part in IMAGES_PER_CLASS}
-        for label, name in enumerate(tqdm(CLASSNAMES, desc="drawing Shapes", unit="class")):
-            for part, count in IMAGES_PER_CLASS.items():
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with temporary_folder(root, ".shapes-") as work:
+            temporary = work / "shapes"
+            split: dict[str, list] = {part: [] for part in IMAGES_PER_CLASS}
+            for label, name in enumerate(
+                tqdm(CLASSNAMES, desc="drawing Shapes", unit="class", disable=None)
+            ):
                 folder = name.replace(" ", "_")
-                (temporary / "images" / folder).mkdir(parents=True, exist_ok=True)
-                for number in range(count):
-                    path = f"{folder}/{part}_{number:03d}.jpg"
-                    picture_of(part, label, number).save(temporary / "images" / path, quality=85)
-                    split[part].append([path, label, name])
-        text = json.dumps(split, indent=1)
-        (temporary / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
-        (temporary / marker.name).write_text(stamp, encoding="utf-8")
-        temporary.chmod(0o755)
-        if target.is_dir() and not is_drawn():  # an older drawing
-            old = Path(tempfile.mkdtemp(prefix=".shapes-old-", dir=root))
-            with contextlib.suppress(FileNotFoundError):  # somebody else moved it
-                os.replace(target, old / "shapes")
-            shutil.rmtree(old)
-        os.rename(temporary, target)
-    except OSError:
+                (temporary / "images" / folder).mkdir(parents=True)
+                for part, count in IMAGES_PER_CLASS.items():
+                    for number in range(count):
+                        path = f"{folder}/{part}_{number:03d}.jpg"
+                        picture = picture_of(part, label, number)
+                        picture.save(temporary / "images" / path, quality=85)
+                        split[part].append([path, label, name])
+            text = json.dumps(split, indent=1)
+            (temporary / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
+            (temporary / marker.name).write_text(stamp, encoding="utf-8")
+            if target.is_dir() and not is_drawn():  # an older drawing
+                with contextlib.suppress(FileNotFoundError):  # somebody else moved it
+                    os.replace(target, work / "old")
+            os.rename(temporary, target)
+    except OSError as error:
         # Somebody else may have finished first; theirs is the same.
         if not is_drawn():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            raise UsageError(
+                f"Shapes: cannot be drawn to {target} ({error.strerror}); name a folder that can "
+                "be written to"
+            ) from error
     return target
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -67,3 +68,22 @@ def golden():
         return json.loads((ROOT / "tests" / "golden" / f"{name}.json").read_text())
 
     return read
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Local files by address, in place of the network; records what was asked for."""
+    import gdown
+
+    files, asked = {}, []
+
+    def download(url, output, resume):
+        assert resume
+        asked.append(url)
+        if url not in files:
+            raise ConnectionError(f"cannot reach\n{url}")
+        shutil.copy(files[url], output)
+
+    monkeypatch.setattr(gdown, "download", download)
+    files["asked"] = asked
+    return files

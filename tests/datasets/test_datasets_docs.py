@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fake_trees import make_cfg, make_split, write_split_tree
 
-from anprompt.commands import data as prepare_data
+from datasets import prepare
 from datasets.base import FewShotDataset
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATASETS.md").read_text(encoding="utf-8")
@@ -17,7 +17,7 @@ def test_table_agrees_with_the_catalogue():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if re.fullmatch(r"`\w+`", cells[0]):
             rows[cells[0].strip("`")] = cells[1:]
-    catalogue = prepare_data.read_catalogue()
+    catalogue = prepare.read_catalogue()
     assert set(rows) == {*catalogue, "shapes", "imagefolder"}
     for key, entry in catalogue.items():
         name, folder, images, classes, counts = rows[key]
@@ -27,7 +27,7 @@ def test_table_agrees_with_the_catalogue():
         numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", counts)]
         parts = ("test",) if "test_base" not in figures else ("train", "val", "test")
         assert numbers == [figures[part] for part in parts if figures[part]]
-        wanted = [target for item in entry["files"] for target in prepare_data.targets(item)]
+        wanted = [target for item in entry["files"] for target in prepare.targets(item)]
         for folder in re.findall(r"`([^`]+)/`", images):
             assert folder in wanted
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from fake_trees import make_cfg
 
-from anprompt.commands import data as prepare_data
+from anprompt.commands import data
+from datasets import prepare
 from datasets.caltech101 import Caltech101
 from datasets.classnames import read_classnames
 from datasets.eurosat import EuroSAT
@@ -14,7 +15,7 @@ from datasets.splits import check_labels, read_split, split_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("ANPROMPT_TEST_DATA") or ROOT / "data")
-CATALOGUE = prepare_data.read_catalogue()
+CATALOGUE = prepare.read_catalogue()
 WITH_DIGEST = {entry["name"]: entry for entry in CATALOGUE.values() if "split_sha256" in entry}
 
 
@@ -29,7 +30,7 @@ def test_official_split(name):
     entry = WITH_DIGEST[name]
     folder = "caltech-101" if name == "Caltech101" else "splits"
     split = read_split(find(f"{folder}/split_zhou_{name}.json"))
-    assert prepare_data.count(split) == entry["figures"]
+    assert prepare.count(split) == entry["figures"]
     assert split_digest(split) == entry["split_sha256"]
     assert len(check_labels(split, name)) == entry["figures"]["classes"]
 
@@ -50,14 +51,14 @@ def test_imagenet_class_names():
 
 def test_caltech_is_complete():
     find("caltech-101")
-    assert prepare_data.main(["caltech101", "--root", str(DATA), "--check"]) == 0
+    assert data.main(["caltech101", "--root", str(DATA), "--check"]) == 0
     dataset = Caltech101(make_cfg(Caltech101, DATA, 16, 1, "base"))
     assert len(dataset.train_x) == 800 and len(dataset.test) == 1549
 
 
 def test_what_is_reduced_in_eurosat_is_named(capsys):
     find("eurosat")
-    assert prepare_data.main(["eurosat", "--root", str(DATA), "--check"]) == 2
+    assert data.main(["eurosat", "--root", str(DATA), "--check"]) == 2
     output = capsys.readouterr().out
     assert "train: 3,000 images, expected 13,500 (reduced)" in output
     assert "val: 600 images, expected 5,400 (reduced)" in output

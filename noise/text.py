@@ -12,18 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import UsageError
+from noise import edits
 from noise.descriptions import find_descriptions, leading_sentences
+from noise.edits import mistype, pick
 from noise.kinds import check_rate, check_severity, get_kind
 from noise.seeding import rng_for
-
-# Keys that touch on a QWERTY keyboard: letters with letters, digits with digits.
-KEYBOARD_NEIGHBOURS = {
-    "q": "wa", "w": "qeas", "e": "wrsd", "r": "etdf", "t": "ryfg", "y": "tugh", "u": "yihj",
-    "i": "uojk", "o": "ipkl", "p": "ol", "a": "qwsz", "s": "weadzx", "d": "ersfxc", "f": "rtdgcv",
-    "g": "tyfhvb", "h": "yugjbn", "j": "uihknm", "k": "iojlm", "l": "opk", "z": "asx", "x": "zsdc",
-    "c": "xdfv", "v": "cfgb", "b": "vghn", "n": "bhjm", "m": "njk", "1": "2", "2": "13", "3": "24",
-    "4": "35", "5": "46", "6": "57", "7": "68", "8": "79", "9": "80", "0": "9",
-}  # fmt: skip
 
 # Words that can stand before nearly any word of a caption and say nothing about its content.
 FILLERS = ("really", "just", "quite", "simply", "perhaps", "actually", "indeed", "basically")
@@ -62,7 +55,7 @@ def char_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
     for i in range(0, len(pieces), 2):
         gate, *draws = rng.random(4)
         if gate < rate:
-            pieces[i] = _mistype(pieces[i], *draws)
+            pieces[i] = mistype(pieces[i], *draws)
     return "".join(pieces)
 
 
@@ -87,10 +80,10 @@ def word_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
             edits.append("drop")
             if PLACEHOLDER not in following and following != word:
                 edits.append("swap")
-        edit = _pick(edits, pick_edit) if gate < rate else "keep"
+        edit = pick(edits, pick_edit) if gate < rate else "keep"
         changed |= edit != "keep"
         if edit == "filler":
-            result += [_pick(FILLERS, pick_filler), word]
+            result += [pick(FILLERS, pick_filler), word]
         elif edit == "swap":
             result += [following, word]
             swapped = True
@@ -109,11 +102,11 @@ def template_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str
     others = [template for template in prompt.templates or () if template != prompt.template]
     if not others:
         raise UsageError(
-            "Noise kind template: no other phrasing to draw from. Pass templates=, "
+            "Noise kinds template and phrasing: no other phrasing to draw from. Pass templates=, "
             "e.g. datasets.templates.IMAGENET_TEMPLATES."
         )
     gate, pick_template = rng.random(2)
-    text = fill(_pick(others, pick_template), prompt.classname)
+    text = fill(pick(others, pick_template), prompt.classname)
     return text if gate < rate else prompt.text
 
 
@@ -130,35 +123,113 @@ def description_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> 
         )
     sentences = find_descriptions(prompt.descriptions, prompt.classname)
     gate, pick_sentence = rng.random(2)
-    return leading_sentences(_pick(sentences, pick_sentence)) if gate < rate else prompt.text
+    return leading_sentences(pick(sentences, pick_sentence)) if gate < rate else prompt.text
+
+
+def insert_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Put a drawn character after each character but spaces, with probability ``rate``."""
+    return edits.insert(prompt.text, rate, rng)
+
+
+def replace_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Replace each character by a drawn one, with probability ``rate``."""
+    return edits.replace(prompt.text, rate, rng)
+
+
+def delete_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Delete each character with probability ``rate``."""
+    return edits.delete(prompt.text, rate, rng)
+
+
+def swap_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Swap each character with any other of the text, with probability ``rate``."""
+    return edits.swap(prompt.text, rate, rng)
+
+
+def case_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Write each word with probability ``rate`` in capitals; one that is so already, without."""
+    return edits.each_word(prompt.text, rate, rng, lambda word, draw: edits.other_case(word))
+
+
+def punctuation_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Put a mark after each word with probability ``rate``, in place of those that it has."""
+    return edits.each_word(prompt.text, rate, rng, edits.punctuate)
+
+
+def word_order_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Shuffle all words, the class name's too, with probability ``rate``."""
+    words = prompt.text.split(" ")
+    gate, order = rng.random(), rng.permutation(len(words))
+    return " ".join(words[i] for i in order) if gate < rate else prompt.text
+
+
+def one_edit_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
+    """Make one typing error in one word, with probability ``rate``."""
+    words = prompt.text.split(" ")
+    gate, pick_word, *draws = rng.random(5)
+    able = [i for i, word in enumerate(words) if any(map(str.isalnum, word))]
+    if gate < rate and able:
+        i = pick(able, pick_word)
+        words[i] = mistype(words[i], *draws)
+    return " ".join(words)
 
 
 @dataclass(frozen=True)
 class TextKind:
     """A kind of text noise and its rates at severities 1 to 5.
 
-    ``function`` is None for noise on token embeddings, which has no text to return: see
-    `noise.embeddings.perturb_embeddings`, whose rate is a relative standard deviation. The other
-    rates are probabilities: of an error per word with ``per_word``, else of replacing the sentence.
+    Attributes:
+        function: None for noise on token embeddings, which has no text to return: see
+            `noise.embeddings.perturb_embeddings`, whose rate is a relative standard deviation. The
+            other rates are probabilities: of an error per word or character with ``per_word``, else
+            of replacing the sentence.
+        by_word: words are hit one by one, so that each may have random numbers of its own.
+        has_places: it may hit the class name alone, or the other words alone.
     """
 
     function: Callable[[Prompt, float, np.random.Generator], str] | None
     rates: tuple[float, float, float, float, float]
     per_word: bool = False
+    by_word: bool = False
+    has_places: bool = False
 
 
+_SENTENCE = (0.2, 0.4, 0.6, 0.8, 1.0)
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+# What methods may train with.
 TEXT_KINDS: dict[str, TextKind] = {
-    "char": TextKind(char_noise, (0.1, 0.2, 0.3, 0.5, 0.7), per_word=True),
+    "char": TextKind(
+        char_noise, (0.1, 0.2, 0.3, 0.5, 0.7), per_word=True, by_word=True, has_places=True
+    ),
     "word": TextKind(word_noise, (0.1, 0.2, 0.3, 0.5, 0.7), per_word=True),
-    "template": TextKind(template_noise, (0.2, 0.4, 0.6, 0.8, 1.0)),
-    "description": TextKind(description_noise, (0.2, 0.4, 0.6, 0.8, 1.0)),
+    "template": TextKind(template_noise, _SENTENCE),
+    "description": TextKind(description_noise, _SENTENCE),
     "embed": TextKind(None, (0.1, 0.2, 0.4, 0.7, 1.0)),
 }
+# Chen et al., Benchmarking Robustness of Adaptation Methods on Pre-trained Vision-Language Models,
+# 2023, https://arxiv.org/abs/2306.02080: its noise on single characters, with its rates and
+# characters [A: github.com/adarobustness/corruption].
+CHEN_KINDS: dict[str, TextKind] = {
+    "char_insert": TextKind(insert_noise, _TENTHS, True, by_word=True, has_places=True),
+    "char_replace": TextKind(replace_noise, _TENTHS, True, by_word=True, has_places=True),
+    "char_delete": TextKind(delete_noise, _TENTHS, True, by_word=True, has_places=True),
+    "char_swap": TextKind(swap_noise, _TENTHS, True, has_places=True),
+}
+# Changes of form that leave the words readable, and phrasings that no method here trains with. [O]
+FORM_KINDS: dict[str, TextKind] = {
+    "case": TextKind(case_noise, _SENTENCE, per_word=True, by_word=True, has_places=True),
+    "punctuation": TextKind(punctuation_noise, _TENTHS, True, by_word=True, has_places=True),
+    "word_order": TextKind(word_order_noise, _SENTENCE),
+    "one_edit": TextKind(one_edit_noise, _SENTENCE, has_places=True),
+    "phrasing": TextKind(template_noise, _SENTENCE),
+}
+ALL_TEXT_KINDS = {**TEXT_KINDS, **CHEN_KINDS, **FORM_KINDS}
 
 
 def text_rate(kind: str, severity: int) -> float:
     """Return the rate that stands for a severity (0 to 5) of a kind."""
-    rates = get_kind(TEXT_KINDS, kind, "text noise").rates
+    rates = get_kind(ALL_TEXT_KINDS, kind, "text noise").rates
     severity = check_severity(severity)
     return rates[severity - 1] if severity else 0.0
 
@@ -177,11 +248,11 @@ def perturb_prompt(
 
     Args:
         template: with ``{}`` for the class name, put in as it is (replace underscores first).
-        kind: a key of `TEXT_KINDS` that works on text, i.e. any but ``embed``.
+        kind: a key of `ALL_TEXT_KINDS` that works on text, i.e. any but ``embed``.
         rate: probability of an error, per word (``char``, ``word``) or for the sentence as a whole.
         rng: e.g. ``rng_for(seed, classname, k)``.
         descriptions: for ``description``: class names to sentences.
-        templates: for ``template``: the phrasings to draw from, each with ``{}``.
+        templates: for ``template`` and ``phrasing``: the phrasings to draw from, each with ``{}``.
 
     Returns:
         Text that may need truncation when it is tokenised: noise adds tokens.
@@ -192,7 +263,7 @@ def perturb_prompt(
     >>> perturb_prompt("a photo of a {}.", "cat", "char", 1.0, rng_for(1, "cat"))
     'aa phhoto off aa ca.'
     """
-    function = get_kind(TEXT_KINDS, kind, "text noise").function
+    function = get_kind(ALL_TEXT_KINDS, kind, "text noise").function
     if function is None:
         raise UsageError(
             f"Noise kind {kind} has no text: use noise.embeddings.perturb_embeddings on the tokens."
@@ -258,33 +329,3 @@ def perturbed_texts(
         [perturbed(classname, kind, k) for k, kind in enumerate(sequence)]
         for classname in classnames
     ]
-
-
-def _mistype(word: str, pick_edit: float, pick_place: float, pick_key: float) -> str:
-    """``word`` with one typing error; the draws are uniform in [0, 1)."""
-    places = [i for i, character in enumerate(word) if character.isalnum()]
-    edits = {
-        "neighbour": [i for i in places if word[i].lower() in KEYBOARD_NEIGHBOURS],
-        "swap": [i for i in places if i + 1 in places and word[i] != word[i + 1]],
-        "drop": places if len(places) > 1 else [],
-        "double": places,
-    }
-    possible = [edit for edit, where in edits.items() if where]
-    if not possible:
-        return word
-    edit = _pick(possible, pick_edit)
-    i = _pick(edits[edit], pick_place)
-    character = word[i]
-    if edit == "neighbour":
-        key = _pick(KEYBOARD_NEIGHBOURS[character.lower()], pick_key)
-        return word[:i] + (key.upper() if character.isupper() else key) + word[i + 1 :]
-    if edit == "swap":
-        return word[:i] + word[i + 1] + character + word[i + 2 :]
-    if edit == "drop":
-        return word[:i] + word[i + 1 :]
-    return word[:i] + 2 * character + word[i + 1 :]
-
-
-def _pick(options: Sequence, draw: float):
-    """An option, from a uniform draw in [0, 1)."""
-    return options[int(draw * len(options))]

@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datasets.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from noise import edits
+from noise.edits import CHARACTERS, KEYBOARD_NEIGHBOURS
+from noise.phrasings import HELD_OUT_TEMPLATES
 from noise.seeding import rng_for
 from noise.text import (
+    ALL_TEXT_KINDS,
     FILLERS,
-    KEYBOARD_NEIGHBOURS,
     TEXT_KINDS,
     Prompt,
     char_noise,
@@ -21,7 +25,7 @@ from noise.text import (
 )
 
 TEMPLATES = ["a photo of a {}.", "a drawing of the {}.", "{} in a video game."]
-TEXT_LEVEL = [name for name, kind in TEXT_KINDS.items() if kind.function is not None]
+TEXT_LEVEL = [name for name, kind in ALL_TEXT_KINDS.items() if kind.function is not None]
 
 classnames = st.text(min_size=1, max_size=20) | st.sampled_from(
     ["cat", "x", "707-320", "2012 Audi TTS Coupe", "crème brûlée", "猫", "{}", "jack-o'-lantern"]
@@ -200,6 +204,113 @@ def test_keyboard_neighbours_are_mutual():
         assert all(key in KEYBOARD_NEIGHBOURS[neighbour] for neighbour in neighbours)
 
 
+@pytest.mark.parametrize("kind", ["char_insert", "char_replace", "char_delete", "char_swap"])
+def test_rates_of_character_noise_are_per_character(kind):
+    """Chen et al.: .1 to .5; a character drawn again, or swapped with its like, is no change."""
+    assert [text_rate(kind, severity) for severity in range(1, 6)] == [0.1, 0.2, 0.3, 0.4, 0.5]
+    text = "".join(np.random.default_rng(0).permutation(list(CHARACTERS.replace(" ", "") * 20)))
+    noisy = perturb_prompt("{}", text, kind, 0.3, rng_for(1))
+    if kind == "char_insert":
+        assert len(noisy) / len(text) == pytest.approx(1.3, abs=0.03)
+    elif kind == "char_delete":
+        assert len(noisy) / len(text) == pytest.approx(0.7, abs=0.03)
+    else:
+        changed = np.mean([a != b for a, b in zip(text, noisy, strict=True)])
+        # A swap moves two characters, and some are moved again.
+        assert changed == pytest.approx(0.3 if kind == "char_replace" else 0.45, abs=0.03)
+
+
+def test_characters_are_those_that_can_be_typed():
+    assert len(CHARACTERS) == len(set(CHARACTERS)) == 95
+    assert all(" " <= character <= "~" for character in CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    ("edit", "draws", "expected"),
+    [
+        (edits.insert, [(0, 0), (0.9, 0), (0, 0), (0, 0.999)], "aab b "),  # none after a space
+        (edits.replace, [(0, 0.999), (0.9, 0), (0, 0), (0.9, 0)], " bab"),
+        (edits.swap, [(0, 0.999), (0.9, 0), (0.9, 0), (0.9, 0)], "bb a"),
+    ],
+)
+def test_character_edits(edit, draws, expected):
+    class Fixed:
+        def random(self, shape):
+            assert shape == (len("ab b"), 2)
+            return np.array(draws)
+
+    assert edit("ab b", 0.5, Fixed()) == expected
+
+
+def test_deleting_takes_what_is_below_the_rate():
+    class Fixed:
+        def random(self, shape):
+            return np.array([0.1, 0.9, 0.1, 0.9])
+
+    assert edits.delete("abcd", 0.5, Fixed()) == "bd"
+
+
+def test_changes_of_form():
+    def at_rate_1(kind, seed=1):
+        return perturb_prompt("a photo of a {}.", "Red apple", kind, 1.0, rng_for(seed))
+
+    assert at_rate_1("case") == "A PHOTO OF A RED APPLE."
+    assert perturb_prompt("A {}", "TV", "case", 1.0, rng_for(1)) == "a tv"
+    clean = ["a", "photo", "of", "a", "Red", "apple."]
+    words = at_rate_1("punctuation").split(" ")
+    assert [word.rstrip(edits.MARKS) for word in words] == [*clean[:-1], "apple"]
+    assert all(word[-1] in edits.MARKS for word in words) and words[-1] != "apple."
+    orders = {at_rate_1("word_order", seed) for seed in range(20)}
+    assert all(sorted(text.split()) == sorted(clean) for text in orders)
+    assert len(orders) > 15
+    for seed in range(20):
+        pairs = zip(clean, at_rate_1("one_edit", seed).split(" "), strict=True)
+        (changed,) = [pair for pair in pairs if pair[0] != pair[1]]
+        assert is_one_typing_error(*changed)
+
+
+def test_phrasings_for_testing_are_none_that_training_knows():
+    known = {*IMAGENET_TEMPLATES, *IMAGENET_TEMPLATES_SELECT, *CUSTOM_TEMPLATES.values()}
+
+    def bare(template):
+        return " ".join(template.lower().rstrip(".!").split())
+
+    assert {bare(t) for t in HELD_OUT_TEMPLATES}.isdisjoint(bare(t) for t in known)
+    assert len(set(HELD_OUT_TEMPLATES)) == len(HELD_OUT_TEMPLATES) == 40
+    assert all(template.count("{}") == 1 for template in HELD_OUT_TEMPLATES)
+    assert "phrasing" not in TEXT_KINDS  # what methods may train with
+
+
+def distance(a, b):
+    """Levenshtein's, from the definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(
+        distance(a[1:], b) + 1,
+        distance(a, b[1:]) + 1,
+        distance(a[1:], b[1:]) + (a[0] != b[0]),
+    )
+
+
+def test_all_strings_at_distance_one():
+    found = edits.at_distance_one("ab", "abc")
+    assert len(found) == len(set(found))
+    near = [a + b + c for a in ["", *"abc"] for b in ["", *"abc"] for c in ["", *"abc"]]
+    assert set(found) == {text for text in near if distance("ab", text) == 1}
+
+
+def test_misspellings_say_nothing_else():
+    words = {"car", "cart", "bat", "at"}
+    drawn = edits.misspellings("cat", 50, rng_for(1), words, ["cat", "Cats"])
+    assert len(drawn) == len(set(drawn)) == 50
+    assert all(distance("cat", text) == 1 for text in drawn)
+    assert not {"car", "cart", "bat", "at", "cats"} & set(drawn)
+    every = edits.misspellings("cat", 1000, rng_for(1), words, ["cat", "cats"])
+    assert len(every) == len(edits.at_distance_one("cat")) - 5
+    assert every[:50] == drawn
+    assert edits.misspellings("cat", 50, rng_for(2), words, ["cat", "cats"]) != drawn
+
+
 # The texts of a training run
 
 
@@ -270,7 +381,7 @@ def test_perturbed_texts_at_rate_0_are_clean(names, seed):
 # Severities and bad input
 
 
-@pytest.mark.parametrize("kind", TEXT_KINDS)
+@pytest.mark.parametrize("kind", ALL_TEXT_KINDS)
 def test_severities_are_increasing_rates(kind):
     rates = [text_rate(kind, severity) for severity in range(6)]
     assert rates[0] == 0
@@ -280,7 +391,7 @@ def test_severities_are_increasing_rates(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "chr"}, "Unknown text noise kind 'chr'. Did you mean char?"),
+        ({"kind": "chr"}, "Unknown text noise kind 'chr'. Did you mean char or char_swap?"),
         ({"kind": "embed"}, "perturb_embeddings"),
         ({"rate": 1.5}, "Noise rate 1.5 is out of range"),
         ({"rate": -0.1}, "Noise rate -0.1 is out of range"),

@@ -54,9 +54,11 @@ def load_plugin(path: str) -> None:
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__file__", None) == str(file):
         return
-    # First, so that these names are there to be taken over.
+    # First, so that these names are there to be taken over, and their settings known.
     import datasets  # noqa: F401
     import trainers  # noqa: F401
+
+    declared()
     from dassl.engine import TRAINER_REGISTRY
 
     spec = importlib.util.spec_from_file_location(name, file)

@@ -38,7 +38,10 @@ def trainer_names() -> list[str]:
 
 def extend(cfg: Any, trainer: str) -> None:
     """Add to a configuration what a trainer declares."""
-    settings = None if trainer in _plugged() else declared()[trainer]
+    plugin = _plugged().get(trainer)
+    # A stock trainer that declares none reads those of the one whose name it took over.
+    own = plugin is None or not extend_cfgs_of(plugin)
+    settings = declared().get(trainer, {}) if own else None
     if settings is not None:
         declare(cfg, "", settings)
         return

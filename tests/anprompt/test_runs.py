@@ -129,6 +129,10 @@ def test_a_plugin_takes_a_name_of_this_repositorys(cfg_of, registered, tmp_path,
     said = [record.getMessage() for record in caplog.records]
     assert said == ["trainer CoOp is plugin_taking's, not trainers.coop's"]
     assert nodes(cfg) > {"COOP", "MAPLE"}  # a trainer written for Dassl
+    stock = tmp_path / "stock.py"  # reads KgCoOp's weight, which its own train.py declares
+    stock.write_text(plugin.read_text().replace("CoOp", "KgCoOp"))
+    cfg = cfg_of("--plugin", str(stock), "TRAINER.COOP.W", "4.0", trainer="KgCoOp")
+    assert cfg.TRAINER.COOP.W == 4.0
     for name in ("notes.txt", "nowhere.py"):
         (tmp_path / "notes.txt").write_text("x")
         with pytest.raises(UsageError, match=name):

@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ from .mmrl import (
     mmrl_loss,
 )
 from .settings import by_dataset, count, declare_method, precision
+
+logger = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 256
 
@@ -335,11 +338,13 @@ class ANPrompt(RepresentationTrainer):
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> AntiNoiseCLIP:
         require_vit(clip_model, "ANPrompt")
         settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
+        weight = setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET)
+        logger.info(f"For {dataset}: SIM_WEIGHT {weight:g}")
         return AntiNoiseCLIP(
             clip_model,
             AntiNoisePromptLearner(clip_model, settings),
             prompts,
             settings=settings,
-            sim_weight=setting_for(dataset, settings.SIM_WEIGHT, settings.SIM_WEIGHT_BY_DATASET),
+            sim_weight=weight,
             inference=cls.inference_of(cfg),
         )

@@ -12,6 +12,7 @@ References:
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ from .base import (
     trained_classnames,
 )
 from .settings import by_dataset, count, declare_method, precision
+
+logger = logging.getLogger(__name__)
 
 RULES = ("auto", "class", "mix")
 INFERENCE = Setting(
@@ -430,6 +433,8 @@ class MMRL(RepresentationTrainer):
         require_vit(clip_model, "MMRL")
         settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
         width = int(setting_for(dataset, settings.REP_DIM, settings.REP_DIM_BY_DATASET))
+        weight = setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET)
+        logger.info(f"For {dataset}: REP_DIM {width}, REG_WEIGHT {weight:g}")
         learner = RepresentationLearner(
             clip_model, settings.N_REP_TOKENS, list(settings.REP_LAYERS), width
         )
@@ -439,5 +444,5 @@ class MMRL(RepresentationTrainer):
             prompts,
             alpha=settings.ALPHA,
             inference=cls.inference_of(cfg),
-            reg_weight=setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET),
+            reg_weight=weight,
         )

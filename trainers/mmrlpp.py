@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 import clip
 from clip.edits import InsertThenReplace
-from common.errors import UsageError
 from common.settings import Setting, declare_added
 from dassl.engine import TRAINER_REGISTRY
 
@@ -36,6 +36,8 @@ from .mmrl import (
     zero_based_layers,
 )
 from .settings import by_dataset, count, declare_method, precision
+
+logger = logging.getLogger(__name__)
 
 BETA_SOURCES = ("source", "target")
 
@@ -70,9 +72,43 @@ REG_WEIGHTS = {
 }
 
 
-def _entries(table: dict[str, float]) -> dict[str, float]:
-    """The data sets of a table, without its default."""
-    return {name: value for name, value in table.items() if name != "default"}
+# The same for cross-dataset runs.
+CROSS_BETAS = {
+    "ImageNet": 0.9,
+    "ImageNetV2": 0.9,
+    "ImageNetR": 0.9,
+    "ImageNetA": 0.8,
+    "ImageNetSketch": 0.7,
+    "FGVCAircraft": 0.9,
+    "UCF101": 0.9,
+    "SUN397": 0.7,
+    "OxfordPets": 0.6,
+    "Caltech101": 0.6,
+    "DescribableTextures": 0.5,
+    "OxfordFlowers": 0.4,
+    "StanfordCars": 0.3,
+    "EuroSAT": 0.3,
+    "Food101": 0.3,
+    "default": 0.9,
+}
+CROSS_REG_WEIGHTS = {"ImageNet": 0.1, "default": 0.2}
+
+
+def table_of_task(
+    task: str, given: dict[str, float], usual: dict[str, float], cross: dict[str, float]
+) -> dict[str, float]:
+    """Return the table that applies: the given one, unless it is the usual one in another task.
+
+    Args:
+        given: the setting's value.
+        usual: its default, upstream's for base-to-new and few-shot.
+        cross: upstream's for cross-dataset runs. A default that was given goes before its own.
+    """
+    only_default = {**given, "default": usual["default"]} == usual
+    if task != "CD" or not only_default:
+        return given
+    default = given.get("default", usual["default"])
+    return {**cross, "default": cross["default"] if default == usual["default"] else default}
 
 
 def low_rank_pair(rows: int, rank: int, columns: int, device: Any) -> tuple[Tensor, Tensor]:
@@ -257,34 +293,26 @@ class MMRLpp(RepresentationTrainer):
         declare_method(cfg, "MMRLpp", settings)
 
     @classmethod
-    def check_cfg(cls, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        settings = cls.settings_of(cfg)
-        for value, table, usual in (
-            (settings.BETA, settings.BETA_BY_DATASET, BETAS),
-            (settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET, REG_WEIGHTS),
-        ):
-            if cfg.TASK == "CD" and value is None and _entries(table) == _entries(usual):
-                raise UsageError(
-                    "TASK CD: BETA and REG_WEIGHT have values of their own there, which upstream's "
-                    "code puts in the place of its file's; take configs/trainers/MMRLpp/"
-                    "vit_b16_cross_datasets.yaml, or set TRAINER.MMRLpp.BETA and .REG_WEIGHT"
-                )
-
-    @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> MMRLppCLIP:
         require_vit(clip_model, "MMRL++")
         settings, dataset = cls.settings_of(cfg), cfg.DATASET.NAME
 
-        def beta_of(dataset: str) -> float:
-            return setting_for(dataset, settings.BETA, settings.BETA_BY_DATASET)
+        betas = table_of_task(cfg.TASK, settings.BETA_BY_DATASET, BETAS, CROSS_BETAS)
+        reg_weights = table_of_task(
+            cfg.TASK, settings.REG_WEIGHT_BY_DATASET, REG_WEIGHTS, CROSS_REG_WEIGHTS
+        )
 
+        def beta_of(dataset: str) -> float:
+            return setting_for(dataset, settings.BETA, betas)
+
+        beta, reg_weight = beta_of(dataset), setting_for(dataset, settings.REG_WEIGHT, reg_weights)
+        logger.info(f"For {dataset}: BETA {beta:g}, REG_WEIGHT {reg_weight:g}")
         learner = ResidualRepresentationLearner(
             clip_model,
             settings.N_REP_TOKENS,
             list(settings.REP_LAYERS),
             settings.REP_DIM,
-            beta_of(dataset),
+            beta,
             settings.RES_LORA_DIM,
             settings.PROJ_LORA_DIM,
         )
@@ -294,6 +322,6 @@ class MMRLpp(RepresentationTrainer):
             prompts,
             alpha=settings.ALPHA,
             inference=cls.inference_of(cfg),
-            reg_weight=setting_for(dataset, settings.REG_WEIGHT, settings.REG_WEIGHT_BY_DATASET),
+            reg_weight=reg_weight,
             beta_of_source=beta_of if settings.BETA_FROM == "source" else None,
         )

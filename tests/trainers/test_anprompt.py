@@ -308,7 +308,7 @@ def test_without_noise_it_is_mmrl(clip_model, batch):
         alpha=0.7,
         reg_weight=0.5,
     )
-    assert loss.total.item() == pytest.approx(float(sum(by_hand.values())), rel=1e-5)
+    assert loss.total.item() == pytest.approx(sum(by_hand.values()).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"NOISE__PROMPTS": False}, {"WA_WEIGHT": 0.0}])

@@ -407,6 +407,34 @@ def test_beta_is_the_training_data_sets_unless_asked(
         beta_after_loading("both", {})
 
 
+@pytest.mark.parametrize(
+    ("task", "dataset", "in_file", "beta", "weight"),
+    [
+        ("B2N", "EuroSAT", 1.0, 0.2, 0.01),
+        ("FS", "Shapes", 1.0, 0.9, 1.0),
+        ("CD", "ImageNet", 0.2, 0.9, 0.1),
+        ("CD", "EuroSAT", 0.2, 0.3, 0.2),
+        ("CD", "Shapes", None, 0.9, 0.2),
+    ],
+)
+def test_mmrlpp_takes_upstreams_values_whichever_file_is_used(
+    model, tmp_path, task, dataset, in_file, beta, weight
+):
+    """Upstream's own file gives one number, in whose place its code puts the table's."""
+    cfg = default_cfg("MMRLpp")
+    cfg.TASK, cfg.DATASET.NAME = task, dataset
+    if in_file is not None:
+        file = tmp_path / "upstream.yaml"
+        numbers = f"    BETA: 0.9\n    REG_WEIGHT: {in_file}\n    REP_DIM: 32\n"
+        file.write_text(f"TRAINER:\n  MMRLpp:\n{numbers}")
+        cfg.merge_from_file(str(file))
+    built = TRAINER_REGISTRY.get("MMRLpp").build(cfg, model, ClassPrompts("{}", NAMES))
+    assert (built.prompt_learner.beta, built.reg_weight) == (beta, weight)
+    cfg.merge_from_list(["TRAINER.MMRLpp.REG_WEIGHT", 3.0, "TRAINER.MMRLpp.BETA", 0.5])
+    built = TRAINER_REGISTRY.get("MMRLpp").build(cfg, model, ClassPrompts("{}", NAMES))
+    assert (built.prompt_learner.beta, built.reg_weight) == (0.5, 3.0)
+
+
 # Settings --------------------------------------------------------------------------------------
 
 

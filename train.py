@@ -5,156 +5,191 @@ touched only once everything has been built, so bad input leaves what is there a
 on it is locked: a second command for the same folder ends at once, in one line.
 """
 
-import argparse
 import contextlib
-import io
-import os
+import shlex
 import sys
-from typing import TextIO
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from anprompt.runs.arguments import make_parser
+from common import cli
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from dassl.engine import SimpleTrainer
+    from dassl.utils import Logger
+
+TALKATIVE = ("anprompt", "clip", "common", "dassl", "datasets", "noise", "trainers")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line ``argv``; returns the exit status."""
+    """Run the command line ``argv`` and return the exit status."""
+    return cli.run(_run, "train.py", argv, interrupted="the same command takes the run up again")
+
+
+def _run(argv: list[str]) -> int:
+    from anprompt.runs.arguments import make_parser
+
     args = make_parser().parse_args(argv)
 
     # After parsing, so that --help and a misspelt flag are answered at once.
-    from dassl.utils import UsageError
+    from dassl.utils import Logger
 
     console = sys.stdout
-    log = _BuildLog(console)
-    held = contextlib.ExitStack()  # the lock on the run's folder
-    try:
-        try:
-            with contextlib.redirect_stdout(log):
-                run = _build(args, held)
-        except (UsageError, ValueError, FileNotFoundError) as error:
-            return _refuse(error)
-        if run is None:
-            return 0
-        try:
-            _execute(args, *run, log.text())
-        except UsageError as error:  # anything else that goes wrong in training shows its traceback
-            return _refuse(error)
-    except KeyboardInterrupt:
-        print("train.py: interrupted; the same command takes the run up again", file=sys.stderr)
-        return 130
-    finally:
-        held.close()
-        sys.stdout = console
+    with Logger(keeps=True, shows=not args.quiet) as log, contextlib.ExitStack() as held:
+        held.callback(setattr, sys, "stdout", console)
+        sys.stdout = log
+        held.enter_context(cli.shown_messages(*TALKATIVE))
+        _Run(args, argv, log, held).execute()
+        log.flush()
     return 0
 
 
-def _build(args: argparse.Namespace, held: contextlib.ExitStack) -> tuple | None:
-    """The configuration and the built trainer, and the folder locked; None where nothing is left to
-    do.
+class _Run:
+    """One run: configured, built, and unless it is finished already, carried out.
+
+    Args:
+        args, argv: the command line, parsed and not.
+        log: what is printed goes there.
+        held: keeps the lock on the run's folder.
     """
-    import torch
 
-    from anprompt.runs.config import build_cfg
-    from common.lock import FolderLock
+    def __init__(self, args: Namespace, argv: list[str], log: "Logger", held: Any):
+        from anprompt.runs.config import build_cfg
+        from common.lock import FolderLock
 
-    cfg = build_cfg(args)
-    if _is_done(cfg):
-        return None
-    lock = held.enter_context(FolderLock(cfg.OUTPUT_DIR))
-    lock.acquire(create=False)
+        self.args, self.argv, self.log = args, argv, log
+        self.known: dict = {}  # of the data, which are looked at twice
+        self.checkpoint: dict[str, str] = {}  # digests of the files that an evaluation reads
+        self.cfg: CfgNode = build_cfg(args)
+        self.lock = held.enter_context(FolderLock(self.cfg.OUTPUT_DIR))
 
-    import datasets  # noqa: F401  (registers the data sets)
-    import trainers  # noqa: F401  (registers the trainers)
-    from dassl.engine import build_trainer
-    from dassl.utils import collect_env_info, set_random_seed
-
-    if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
-        set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
-        torch.backends.cudnn.benchmark = True
-    _print_arguments(args, cfg)
-    print("Collecting env info ...")
-    print(f"** System info **\n{collect_env_info()}\n")
-    trainer = build_trainer(cfg)
-    if args.eval_only:
-        _load_model(trainer, cfg, args)
-    elif args.no_train:
-        return None
-    lock.acquire()
-    # Another process may have had the folder while this one was building.
-    return None if _is_done(cfg) else (cfg, trainer)
-
-
-def _is_done(cfg) -> bool:
-    """Whether the folder holds the finished run; refuses one with other settings."""
-    from anprompt.runs.folder import finished_accuracy
-
-    accuracy = finished_accuracy(cfg)
-    if accuracy is None:
-        return False
-    print(f"Finished already, accuracy {accuracy:.1f}%; remove {cfg.OUTPUT_DIR} to redo it")
-    return True
-
-
-def _load_model(trainer, cfg, args: argparse.Namespace) -> None:
-    from anprompt.runs.folder import check_backbone, epoch_to_load
-
-    epoch = args.load_epoch
-    names = trainer.get_model_names()
-    if args.model_dir and names:
-        check_backbone(cfg)
-        if epoch is None:
-            epoch = epoch_to_load(args.model_dir, names[0], cfg.OPTIM.MAX_EPOCH)
-    trainer.load_model(args.model_dir, epoch=epoch)
-
-
-def _execute(args: argparse.Namespace, cfg, trainer, build_log: str) -> None:
-    from anprompt.runs.folder import record_config, recorded_config
-    from dassl.utils import setup_logger
-
-    # The log of a run that is taken up again goes on in one file, where upstream's parsers look.
-    is_resumed = recorded_config(cfg.OUTPUT_DIR) is not None
-    record_config(cfg)
-    setup_logger(cfg.OUTPUT_DIR, append=is_resumed)
-    with sys.stdout as log:
-        log.file.write(build_log)
-        if args.eval_only:
+    def execute(self) -> None:
+        """Do what the command line asks for, as far as it is not done already."""
+        if self._is_finished():
+            return
+        self.lock.acquire(create=False)
+        trainer = self._build()
+        if self.args.eval_only:
+            self._load_model(trainer)
+        elif self.args.no_train:
+            return
+        self.lock.acquire()
+        # Another process may have had the folder while this one was building.
+        if self._is_finished():
+            return
+        self._start(trainer)
+        if self.args.eval_only:
             trainer.test()
         else:
             trainer.train()
+        self._say_result()
 
+    def _is_finished(self) -> bool:
+        from anprompt.runs.folder import state_of
 
-def _print_arguments(args: argparse.Namespace, cfg) -> None:
-    print("***************\n** Arguments **\n***************")
-    for name, value in sorted(vars(args).items()):
-        print(f"{name}: {value}")
-    print(f"************\n** Config **\n************\n{cfg}")
+        state = state_of(self.cfg, self.known)
+        notes = "; ".join(state.notes)
+        if state.accuracy is None:
+            if notes:
+                print(notes)
+            return False
+        self.log.show(
+            f"Finished already, accuracy {state.accuracy:.1f}%; remove {self.cfg.OUTPUT_DIR} to "
+            f"redo it{f' ({notes})' if notes else ''}\n"
+        )
+        return True
 
+    def _build(self) -> "SimpleTrainer":
+        """Build data, model and optimiser; print settings only once that has gone well."""
+        args, cfg = self.args, self.cfg
+        for line in self._compare():
+            print(line)
+        if cfg.SEED >= 0:
+            print(f"Setting fixed seed: {cfg.SEED}")
 
-def _refuse(error: Exception) -> int:
-    if os.environ.get("ANPROMPT_TRACEBACK"):
-        raise error
-    reason = " ".join(str(error).split()) or type(error).__name__
-    print(f"train.py: error: {reason}", file=sys.stderr)
-    return 2
+        import torch
 
+        import datasets  # noqa: F401  (registers the data sets)
+        import trainers  # noqa: F401  (registers the trainers)
+        from dassl.engine import build_trainer
+        from dassl.utils import collect_env_info, set_random_seed
 
-class _BuildLog(io.TextIOBase):
-    """Shows what is printed and keeps it, until there is a log file to put it in."""
+        if cfg.SEED >= 0:
+            set_random_seed(cfg.SEED)
+        if torch.cuda.is_available() and cfg.USE_CUDA:
+            torch.backends.cudnn.benchmark = True
+        trainer = build_trainer(cfg)
+        print("***************\n** Arguments **\n***************")
+        for name, value in sorted(vars(args).items()):
+            print(f"{name}: {value}")
+        print(f"************\n** Config **\n************\n{cfg}")
+        print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+        return trainer
 
-    def __init__(self, console: TextIO) -> None:
-        self._console = console
-        self._lines: list[str] = []
+    def _compare(self) -> list[str]:
+        """Compare the settings with those of the training that is tested or gone on with.
 
-    def write(self, text: str) -> int:
-        self._lines.append(text)
-        return self._console.write(text)
+        Returns:
+            A line for each that may differ and does.
+        """
+        from anprompt.runs.config import compare_with_training
+        from anprompt.runs.folder import check_backbone, check_resumed, model_dir, recorded_config
 
-    def flush(self) -> None:
-        self._console.flush()
+        cfg = self.cfg
+        if not cfg.RUN.EVAL_ONLY:
+            return check_resumed(cfg)
+        if not cfg.RUN.MODEL_DIR:
+            return []
+        check_backbone(cfg)
+        source = str(model_dir(cfg))
+        lines = compare_with_training(cfg, recorded_config(source) or {}, source)
+        return [f"Evaluated with {line}" for line in lines]
 
-    def text(self) -> str:
-        return "".join(self._lines)
+    def _load_model(self, trainer: "SimpleTrainer") -> None:
+        """Load the checkpoint and note its digest, or test an untrained model."""
+        from anprompt.runs.folder import BEST, checkpoint_files, model_dir
+        from anprompt.runs.identity import checkpoint_digests
+
+        epoch = self.args.load_epoch
+        names = trainer.get_model_names()
+        if self.args.model_dir and names:
+            folder = model_dir(self.cfg)
+            files = checkpoint_files(self.cfg, names)
+            self.checkpoint = checkpoint_digests(folder, files)
+            epoch = None if files[0].endswith(BEST) else int(files[0].rpartition("-")[2])
+        trainer.load_model(self.args.model_dir, epoch=epoch)
+
+    def _start(self, trainer: "SimpleTrainer") -> None:
+        """Record what is run, and log to the run's folder from here on."""
+        from anprompt.runs.folder import record_config, recorded_config
+        from anprompt.runs.identity import identity_of, record_identity
+        from common.files import remove_abandoned
+
+        folder = Path(self.cfg.OUTPUT_DIR)
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            remove_abandoned(place, is_held=self.lock.is_exclusive)
+        # The log of a run that is taken up again goes on in one file, where parsers look.
+        is_resumed = recorded_config(folder) is not None
+        identity = identity_of(self.cfg, self.checkpoint, self.known)
+        record_identity(folder, identity)
+        record_config(self.cfg)
+        trainer.provenance |= {
+            "identity": identity,
+            "command": shlex.join(["python", "train.py", *self.argv]),
+        }
+        self.log.open(str(folder / "log.txt"), append=is_resumed)
+
+    def _say_result(self) -> None:
+        """Show the result where nothing else was shown."""
+        from anprompt.runs.folder import RESULTS, read_results
+
+        results = read_results(self.cfg.OUTPUT_DIR) if self.args.quiet else None
+        if results is not None:
+            path = Path(self.cfg.OUTPUT_DIR) / RESULTS
+            self.log.show(f"accuracy {results['accuracy']:.1f}% ({path})\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

@@ -1,10 +1,15 @@
 """Command lines: one parser, and one place where bad input becomes one line."""
 
 import argparse
+import contextlib
 import io
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import UsageError, one_line
@@ -29,9 +34,9 @@ def run(
     """Run a command and return its exit status.
 
     ``UsageError`` and ``OSError`` (a file that is missing, unreadable, in the wrong place; a full
-    disk) are bad input: one line on stderr, exit status 2. Ctrl-C is 130. A reader that goes away
-    (``| head``) is no error. Anything else is a bug and keeps its traceback. With
-    ``ANPROMPT_TRACEBACK=1`` bad input shows its traceback too.
+    disk) are bad input: one line on stderr, exit status 2. Ctrl-C is 130; a second one ends the
+    process at once. A reader that goes away (``| head``) is no error. Anything else is a bug and
+    keeps its traceback. With ``ANPROMPT_TRACEBACK=1`` bad input shows its traceback too.
 
     Args:
         main: takes the arguments, returns the exit status.
@@ -40,21 +45,88 @@ def run(
         interrupted: what Ctrl-C is answered with.
     """
     prepare_streams()
+    goodbye = f"{name}: interrupted; {interrupted}"
+    with _second_interrupt_ends(goodbye):
+        try:
+            status = main(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            discard_output()
+            return 0
+        except (UsageError, OSError) as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            _say(f"{name}: error: {one_line(error)}")
+            return 2
+        except KeyboardInterrupt:
+            _say(goodbye)
+            return 130
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, if anybody listens."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _second_interrupt_ends(goodbye: str) -> Iterator[None]:
+    """Let the first Ctrl-C be a ``KeyboardInterrupt`` and each further one end the process.
+
+    The first may come while a library is imported, which passes it on late or not at all; a second
+    one while the first is dealt with would end in a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    count = 0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+        with contextlib.suppress(OSError):
+            os.write(2, f"{goodbye}\n".encode(errors="backslashreplace"))
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        status = main(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        discard_output()
-        return 0
-    except (UsageError, OSError) as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with the status of `run`; what is left to do takes no further Ctrl-C."""
+    if status == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
+
+
+class _Printed(logging.Handler):
+    """Prints messages on what stdout is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record))
+
+
+@contextlib.contextmanager
+def shown_messages(*packages: str) -> Iterator[None]:
+    """Print what packages log (level info and above) as lines on stdout while the block runs."""
+    handler = _Printed(logging.INFO)
+    loggers = [logging.getLogger(package) for package in packages]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def prepare_streams() -> None:

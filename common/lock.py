@@ -1,9 +1,10 @@
-"""One process at a time in a folder."""
+"""Folder locks: one process at a time."""
 
 import errno
 import os
 import platform
 from pathlib import Path
+from typing import IO
 
 from .errors import UsageError
 
@@ -28,7 +29,8 @@ class FolderLock:
 
     def __init__(self, folder: str | os.PathLike, name: str = LOCK):
         self.path = Path(folder) / name
-        self._file = None
+        self.is_exclusive = False  # True once nobody else can hold it
+        self._file: IO[str] | None = None
 
     def acquire(self, create: bool = True) -> None:
         """Take the lock, if this object does not hold it already.
@@ -67,6 +69,8 @@ class FolderLock:
                 file.close()
                 raise
             print(f"{self.path.parent}: no locks here; do not start a second run in this folder")
+        else:
+            self.is_exclusive = True
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -76,7 +80,7 @@ class FolderLock:
         """Give the lock back; does nothing where it is not held."""
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._file, self.is_exclusive = None, False
 
     def __enter__(self) -> "FolderLock":
         return self
@@ -98,4 +102,4 @@ except ImportError:  # Windows
     def _lock(descriptor: int) -> None:
         # A byte far behind the text, which others may still read.
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]

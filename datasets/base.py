@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
+from common.reading import MissingFile
 from common.settings import declare_added
 from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
@@ -97,13 +98,13 @@ class Reader:
             UsageError: there is no such folder.
         """
         if not root:
-            raise UsageError(f"{self.name}: no data folder; name it with --root (scripts: DATA)")
+            raise MissingFile(f"{self.name}: no data folder; name it with --root (scripts: DATA)")
         root = os.path.abspath(os.path.expanduser(root))
         self.dataset_dir = os.path.join(root, type(self).dataset_dir)
         self.image_dir = os.path.join(self.dataset_dir, self.image_folder)
         self.split_path = os.path.join(self.dataset_dir, self.split_file) if self.split_file else ""
         if not os.path.isdir(self.dataset_dir):
-            raise UsageError(f"{self.name}: no folder {self.dataset_dir}. {self.help_line()}")
+            raise MissingFile(f"{self.name}: no folder {self.dataset_dir}. {self.help_line()}")
 
     def read_data(self) -> Split:
         """Return the full train, val and test lists: the split file's unless overridden."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
+from common.reading import MissingFile
 from common.settings import Setting, declare
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import DataProblems, FewShotDataset
@@ -115,7 +116,7 @@ class ImageFolder(FewShotDataset):
             ("CLASSNAMES_FILE", self.names_path, "file", os.path.isfile),
         ):
             if path and not exists(path):
-                raise UsageError(f"{self.name}: no {kind} {path} (DATASET.{key})")
+                raise MissingFile(f"{self.name}: no {kind} {path} (DATASET.{key})")
 
     @classmethod
     def help_line(cls) -> str:

@@ -2,7 +2,7 @@
 
 import os
 
-from common.files import read_json
+from common.reading import read_json
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.splits import Split, draw_split

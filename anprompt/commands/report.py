@@ -47,11 +47,11 @@ def main(argv: list[str]) -> int:
     from anprompt.results.report.data import gather
     from anprompt.results.report.page import render
     from common.files import atomic_write
-    from common.provenance import provenance
+    from common.text import plain
 
     data = gather(args.folders, args.baseline, args.highlight)
-    command = shlex.join(["python", "-m", "anprompt", "report", *map(str, args.folders)])
-    document, charts = render(data, args.title, provenance(command))
+    command = ["python", "-m", "anprompt", "report", *(shlex.quote(str(f)) for f in args.folders)]
+    document, charts = render(data, plain(args.title), command)
     with atomic_write(str(args.output)) as file:
         file.write(document)
     if args.figures is not None:

@@ -78,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--train-epoch", type=int, metavar="N", help="of MMRL's scripts; has no effect there either"
     )
+    run.add_argument("--quiet", action="store_true", help="show the result only; log.txt has all")
     run.add_argument("--no-train", action="store_true", help="build everything, then stop")
 
     evaluation = parser.add_argument_group("evaluation")

@@ -1,41 +1,54 @@
-"""A run's folder: which settings it was started with, whether it is finished, what it trained.
+"""A run's folder: what it was started with, whether it is finished, what it trained.
 
-``config.yaml`` is written when a run has been built and starts, ``results.json`` when it is
-finished. Reading them needs no torch, so that tables appear at once.
+``config.yaml`` and ``identity.json`` are written when a run has been built and starts,
+``results.json`` when it is finished. Whether a run is finished, and whether it may be gone on with,
+is decided by the settings and the content they record, never by times. Reading them needs no
+PyTorch, so that tables appear at once.
 """
 
-import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
 from common.errors import UsageError
-from common.reading import read_json
+from common.files import atomic_write
+from common.reading import MissingFile, read_json, read_yaml
+from common.schema import COUNT, PERCENT, Each, mismatch
+from common.settings import shorten
+
+from .identity import (
+    NEUTRAL,
+    changed_data,
+    check_identity,
+    checkpoint_digests,
+    identity_of,
+    recorded_identity,
+)
 
 CONFIG = "config.yaml"
 RESULTS = "results.json"
+BEST = "model-best.pth.tar"
 
-# Settings that a run may be resumed under another value of: they say where things are and what is
-# shown, not what is computed.
-NEUTRAL = {
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.CACHE_IMAGES_MB",
-    "TRAIN.PRINT_FREQ",
-    "TRAIN.CHECKPOINT_FREQ",
+_METRICS = {
+    "accuracy": PERCENT,
+    "error?": PERCENT,
+    "macro_f1?": PERCENT,
+    "num_test?": COUNT,
+    "per_class?": Each(PERCENT),
 }
+_RESULTS = {**_METRICS, "rules?": Each(_METRICS), "config?": dict, "classnames?": [str]}
+
+# A resumed training has the old one's optimiser and schedule, whatever these are set to.
+_RESUMED = ("OPTIM.", "TRAINER.", "MODEL.BACKBONE.", "RUN.WEIGHTS")
+_MAY_DIFFER = ("OPTIM.MAX_EPOCH", "MODEL.INIT_WEIGHTS", "TEST.", "RUN.", "TRAIN.")
 
 
 def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested mapping by their dotted names."""
+    """Return the leaves of a nested mapping by their dotted names."""
     leaves = {}
     for key, value in node.items():
         if isinstance(value, dict) and value:
@@ -46,12 +59,12 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings (dotted names) but for those of other methods, which earlier versions recorded.
+    """Return settings (dotted names) without those of other methods.
 
-    RUN.METHODS names the run's own nodes under TRAINER there; where it is missing, all are kept.
+    Earlier versions recorded these; RUN.METHODS names the run's own nodes under TRAINER there.
     """
     methods = settings.get("RUN.METHODS")
-    if not methods:
+    if not isinstance(methods, list) or not methods:
         return settings
     return {
         key: value
@@ -62,41 +75,48 @@ def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_results(folder: str | Path) -> dict | None:
-    """The results of a finished run, or None where there are none.
+    """Return the results of a finished run, or None where there are none.
 
     Raises:
-        UsageError: results.json is there but cannot be read.
+        UsageError: results.json is there but cannot be read, or holds what no test gives.
     """
     path = Path(folder) / RESULTS
     try:
         results = read_json(path)
-    except FileNotFoundError:
+    except MissingFile:
         return None
     except UsageError as error:
         raise UsageError(f"{error}; remove it and run again") from error
-    return results if isinstance(results, dict) and results.get("finished") is True else None
+    if isinstance(results, dict) and results.get("finished") is not True:
+        return None
+    problem = mismatch(results, _RESULTS)
+    if problem:
+        raise UsageError(f"{path}: not the results of a run ({problem}); remove it and run again")
+    if results.get("identity") is not None:
+        check_identity(results["identity"], path)
+    return results
 
 
 def recorded_config(folder: str | Path) -> dict[str, Any] | None:
-    """The settings a run was started with, as dotted keys, but for other methods'; None where
-    nothing is recorded.
+    """Return the settings a run was started with, as dotted keys; None where there are none.
+
+    Raises:
+        UsageError: config.yaml cannot be read.
     """
     path = Path(folder) / CONFIG
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = read_yaml(path)
+    except MissingFile:
         results = read_results(folder)
         content = results.get("config") if results else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML; remove {Path(folder)} to start over") from error
+    except UsageError as error:
+        raise UsageError(f"{error}; remove {Path(folder)} to start over") from error
     return of_own_method(flatten(content)) if isinstance(content, dict) else None
 
 
 def record_config(cfg: CfgNode) -> None:
     """Write config.yaml into the run's folder, which belongs to these settings from here on."""
-    from dassl.utils import atomic_write
-
-    with atomic_write(str(Path(cfg.OUTPUT_DIR) / CONFIG)) as file:
+    with atomic_write(Path(cfg.OUTPUT_DIR) / CONFIG) as file:
         file.write(cfg.dump())
 
 
@@ -106,77 +126,231 @@ def check_same_settings(cfg: CfgNode) -> None:
     Keys that only one side knows are left out, so a newer version's new keys do no harm.
 
     Raises:
-        ValueError: naming the first key that differs.
+        UsageError: naming the first key that differs.
     """
-    recorded = recorded_config(cfg.OUTPUT_DIR)
-    if recorded is None:
-        return
-    current = _plain(of_own_method(flatten(cfg)))
-    for key, value in _plain(recorded).items():
-        if key in NEUTRAL or key not in current or current[key] == value:
+    for recorded in (recorded_config(cfg.OUTPUT_DIR), _config_of_results(cfg.OUTPUT_DIR)):
+        for key, there, here in _differences(recorded or {}, cfg):
+            longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)
+            more = f" To train on from it: --resume {cfg.OUTPUT_DIR} and a new --output-dir."
+            raise UsageError(
+                f"{cfg.OUTPUT_DIR} holds a run with other settings: {key} is {shorten(there)} "
+                f"there, {shorten(here)} now. Choose another --output-dir, or remove that folder."
+                + (more if longer else "")
+            )
+
+
+def _config_of_results(folder: str | Path) -> dict[str, Any] | None:
+    results = read_results(folder)
+    return of_own_method(flatten(results["config"])) if results and "config" in results else None
+
+
+def _is_less(one: Any, other: Any) -> bool:
+    return isinstance(one, int) and isinstance(other, int) and one < other
+
+
+def _differences(recorded: dict[str, Any], cfg: CfgNode) -> list[tuple[str, Any, Any]]:
+    """Return name, recorded and present value of the settings that differ and matter."""
+    current = flatten(cfg)
+    return [
+        (key, value, current[key])
+        for key, value in recorded.items()
+        if key in current and key not in NEUTRAL and _plain(current[key]) != _plain(value)
+    ]
+
+
+def check_resumed(cfg: CfgNode) -> list[str]:
+    """Compare a run with the training that RESUME names.
+
+    Returns:
+        One line for each thing that may differ and does.
+
+    Raises:
+        UsageError: a setting differs that the resumed optimiser and schedule would overrule.
+    """
+    recorded = recorded_config(cfg.RESUME)
+    if not cfg.RESUME or recorded is None:
+        return []
+    lines = []
+    for key, there, here in _differences(recorded, cfg):
+        if key.startswith(_MAY_DIFFER):
             continue
-        raise ValueError(
-            f"{cfg.OUTPUT_DIR} holds a run with other settings: {key} is {value!r} there, "
-            f"{current[key]!r} now. Choose another --output-dir, or remove that folder."
+        if key.startswith(_RESUMED):
+            raise UsageError(
+                f"--resume {cfg.RESUME}: {key} is {shorten(there)} there, {shorten(here)} now, and "
+                "a resumed training goes on with its own; give that value, or begin a new training "
+                "from what was learned there: MODEL.INIT_WEIGHTS FILE"
+            )
+        lines.append(f"{key} was {shorten(there)}, is {shorten(here)} from here on")
+    return [f"Resumed from {cfg.RESUME}: {line}" for line in lines]
+
+
+# Finished or not
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run's folder says of the run that a configuration asks for.
+
+    Attributes:
+        accuracy: in percent, of a run that is finished; None where it is yet to run.
+        notes: what could not be compared, and why a finished evaluation is done again.
+    """
+
+    accuracy: float | None
+    notes: tuple[str, ...] = ()
+
+
+def finished_accuracy(cfg: CfgNode, known: dict | None = None) -> float | None:
+    """Return the accuracy in % of the finished run that is asked for; None where it is yet to run.
+
+    Args:
+        known: as `datasets.identity`: one dictionary for many runs over the same data.
+
+    Raises:
+        UsageError: the folder holds a run with other settings, or on other data.
+    """
+    return state_of(cfg, known).accuracy
+
+
+def state_of(cfg: CfgNode, known: dict | None = None) -> State:
+    """Compare what a run's folder holds with what a configuration asks for.
+
+    Args:
+        known: as `datasets.identity`.
+
+    Raises:
+        UsageError: the folder holds a run with other settings or on other data.
+    """
+    check_same_settings(cfg)
+    results = read_results(cfg.OUTPUT_DIR)
+    if results is None:
+        _check_unfinished(cfg, known)
+        return State(None)
+    recorded = results.get("identity")
+    if recorded is None:
+        return State(
+            results["accuracy"],
+            (
+                "made before runs recorded digests of their data and checkpoint: "
+                "its settings were compared, these were not",
+            ),
+        )
+    notes: list[str] = []
+    if cfg.RUN.MODEL_DIR and recorded.get("checkpoint"):
+        try:
+            same = _read_again(cfg, recorded["checkpoint"]) == recorded["checkpoint"]
+        except MissingFile as error:
+            notes.append(f"its checkpoint was not compared ({error})")
+            same = True
+        if not same:
+            note = f"{cfg.OUTPUT_DIR} has results of another checkpoint; it is evaluated again"
+            return State(None, (note,))
+    try:
+        now = identity_of(cfg, known=known)
+    except MissingFile as error:
+        notes.append(f"its data were not compared ({error})")
+        return State(results["accuracy"], tuple(notes))
+    _refuse_changes(cfg, recorded, now, "a finished run")
+    return State(results["accuracy"], tuple(notes))
+
+
+def _check_unfinished(cfg: CfgNode, known: dict | None) -> None:
+    """Refuse to go on with a training whose data have changed since it began."""
+    has_checkpoint = any(Path(cfg.OUTPUT_DIR).glob("*/checkpoint"))
+    recorded = recorded_identity(cfg.OUTPUT_DIR) if has_checkpoint else None
+    if recorded is not None:
+        _refuse_changes(cfg, recorded, identity_of(cfg, known=known), "an unfinished run")
+
+
+def _refuse_changes(cfg: CfgNode, recorded: dict, now: dict, what: str) -> None:
+    split = cfg.TEST.SPLIT if cfg.RUN.EVAL_ONLY else ""
+    changes = changed_data(recorded, now, split)
+    if recorded.get("initial", now["initial"]) != now["initial"]:
+        changes.append("the file that MODEL.INIT_WEIGHTS names")
+    if changes:
+        raise UsageError(
+            f"{cfg.OUTPUT_DIR} holds {what} on other data: changed since then: "
+            f"{', '.join(changes)}. Choose another --output-dir, or remove that folder."
         )
 
 
-def is_finished(cfg: CfgNode) -> bool:
-    """Whether the run's folder holds the results that this configuration asks for.
-
-    An evaluation is out of date once the checkpoint it read has been written anew.
-    """
-    if read_results(cfg.OUTPUT_DIR) is None:
-        return False
-    if not cfg.RUN.MODEL_DIR:
-        return True
-    written = (Path(cfg.OUTPUT_DIR) / RESULTS).stat().st_mtime
-    checkpoints = model_dir(cfg).glob("*/model*.pth.tar*")
-    return all(path.stat().st_mtime <= written for path in checkpoints)
-
-
-def finished_accuracy(cfg: CfgNode) -> float | None:
-    """Accuracy in % of the finished run that a configuration asks for; None where it is yet to run.
+def _read_again(cfg: CfgNode, recorded: dict[str, str]) -> dict[str, str]:
+    """Return digests of the files that the evaluation would read now.
 
     Raises:
-        ValueError: the folder holds a run with other settings.
+        UsageError: there is no such checkpoint; `MissingFile` where the training is gone.
     """
-    check_same_settings(cfg)
-    return read_results(cfg.OUTPUT_DIR)["accuracy"] if is_finished(cfg) else None
+    folder = model_dir(cfg)
+    if not folder.is_dir():
+        raise MissingFile(f"{folder}: no such folder")
+    models = dict.fromkeys(file.rpartition("/")[0] for file in recorded)
+    return checkpoint_digests(folder, checkpoint_files(cfg, list(models)))
+
+
+def checkpoint_files(cfg: CfgNode, models: list[str]) -> list[str]:
+    """Return the files that an evaluation reads, as paths within the training's folder.
+
+    Args:
+        models: names of the trainer's models.
+
+    Raises:
+        UsageError: there is no such checkpoint, or training was not finished.
+    """
+    folder = str(model_dir(cfg))
+    files = []
+    for model in models:
+        epoch: int | None = cfg.RUN.LOAD_EPOCH
+        if epoch == -1:
+            epoch = epoch_to_load(folder, model, cfg.OPTIM.MAX_EPOCH)
+        name = f"{model}/{BEST if epoch is None else f'model.pth.tar-{epoch}'}"
+        if not (Path(folder) / name).is_file():
+            raise UsageError(
+                f"--model-dir {folder}: no checkpoint {name}; {_listed(folder, model)}"
+            )
+        files.append(name)
+    return files
+
+
+def _listed(folder: str, model: str) -> str:
+    names = sorted(path.name for path in (Path(folder) / model).glob("model*.pth.tar*"))
+    return f"there are {', '.join(names)}" if names else "train there first"
 
 
 def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None:
-    """Which checkpoint an evaluation without --load-epoch reads: None for model-best.pth.tar.
+    """Return which checkpoint an evaluation without --load-epoch reads: None for the best.
 
     The best model where training kept one (upstream's rule), else the last epoch of the training
     that was asked for; never that of a training which was cut short.
 
     Raises:
-        ValueError: no such checkpoint; says which epochs there are.
+        UsageError: no such checkpoint; says which epochs there are.
     """
     folder = Path(model_dir) / model_name
-    if (folder / "model-best.pth.tar").is_file():
+    recorded = recorded_config(model_dir)
+    if recorded is not None:
+        asked_for = recorded.get("OPTIM.MAX_EPOCH", max_epoch)
+        max_epoch = asked_for if isinstance(asked_for, int) else max_epoch
+    has_last = (folder / f"model.pth.tar-{max_epoch}").is_file()
+    if (folder / BEST).is_file() and (has_last or recorded is None):
         return None
-    recorded = recorded_config(model_dir) or {}
-    max_epoch = int(recorded.get("OPTIM.MAX_EPOCH", max_epoch))
-    if (folder / f"model.pth.tar-{max_epoch}").is_file():
+    if has_last:
         return max_epoch
     epochs = sorted(
         int(match.group(1))
         for path in folder.glob("model.pth.tar-*")
-        if (match := re.fullmatch(r"model\.pth\.tar-(\d+)", path.name))
+        if (match := re.fullmatch(r"model\.pth\.tar-(\d{1,9})", path.name))
     )
-    if not epochs:
-        raise ValueError(f"--model-dir {model_dir}: no checkpoint in {folder}; train there first")
-    raise ValueError(
-        f"--model-dir {model_dir}: training has {max_epoch} epochs but only "
-        f"{', '.join(map(str, epochs))} is kept. Run the training command again to finish it, "
-        f"or name one with --load-epoch."
+    if not epochs and not (folder / BEST).is_file():
+        raise UsageError(f"--model-dir {model_dir}: no checkpoint in {folder}; train there first")
+    kept = ", ".join([*map(str, epochs), *(["the best"] if (folder / BEST).is_file() else [])])
+    raise UsageError(
+        f"--model-dir {model_dir}: training has {max_epoch} epochs but only {kept} is kept. Run "
+        "the training command again to finish it, or name one with --load-epoch."
     )
 
 
 def model_dir(cfg: CfgNode) -> Path:
-    """The folder of the training that a run evaluates; RUN.MODEL_DIR is relative to the run's."""
+    """Return the folder of the training that a run evaluates."""
     return Path(os.path.normpath(os.path.join(cfg.OUTPUT_DIR, cfg.RUN.MODEL_DIR)))
 
 
@@ -184,21 +358,28 @@ def check_backbone(cfg: CfgNode) -> None:
     """Refuse to read a model into another backbone than it was trained with.
 
     Equal widths would let it load, and the figures would mean nothing.
+
+    Raises:
+        UsageError: names both backbones.
     """
     recorded = recorded_config(model_dir(cfg)) or {}
     trained = recorded.get("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME)
     if trained != cfg.MODEL.BACKBONE.NAME:
-        raise ValueError(
+        raise UsageError(
             f"--model-dir {model_dir(cfg)} was trained with backbone {trained!r}; "
             f"this run names {cfg.MODEL.BACKBONE.NAME!r}. Pass --backbone {trained}."
         )
     if recorded.get("RUN.WEIGHTS", cfg.RUN.WEIGHTS) != cfg.RUN.WEIGHTS:
-        raise ValueError(
+        raise UsageError(
             f"--model-dir {model_dir(cfg)} was trained with other weights of backbone {trained!r} "
             "than are there now. Train anew, or put the old file back."
         )
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As they look after a trip through a file: tuples are lists."""
-    return json.loads(json.dumps(values, default=str))
+def _plain(value: Any) -> Any:
+    """Return a value as it looks after a trip through a file: tuples are lists."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

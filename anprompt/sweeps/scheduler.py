@@ -91,9 +91,6 @@ class Sweep:
             stop(list(self.running))
             print(f"\nInterrupted; {len(self.done)} of {len(self.runs)} runs are done.", flush=True)
             raise
-        except BaseException:  # a full disk, a closed pipe: no run goes on unseen
-            stop(list(self.running))
-            raise
         if not self.failed:
             return 0
         print(f"{len(self.failed)} of {len(self.runs)} runs failed:")
@@ -218,8 +215,7 @@ def epoch_in(printed: str) -> str:
 
 def log_file(run: RunSpec, environment: Environment) -> Path:
     """Return the file that a run of a sweep prints to."""
-    name = re.sub(r"[^\w.+-]+", "_", f"{run.protocol} {run}.log")
-    return Path(environment.output) / "logs" / name
+    return Path(environment.output) / "logs" / f"{run.protocol} {run}.log".replace(" ", "_")
 
 
 def minutes(seconds: float) -> str:

@@ -1,18 +1,15 @@
 """Trainers by name."""
 
-from typing import TYPE_CHECKING
+from typing import Any
+
+from yacs.config import CfgNode
 
 from dassl.utils import Registry, check_availability
-
-if TYPE_CHECKING:
-    from dassl.config import Config
-
-    from .base import TrainerBase
 
 TRAINER_REGISTRY = Registry("TRAINER")
 
 
-def build_trainer(cfg: "Config") -> "TrainerBase":
+def build_trainer(cfg: CfgNode) -> Any:
     """Make the trainer that ``cfg.TRAINER.NAME`` names: data, model, optimiser, evaluator.
 
     Raises:

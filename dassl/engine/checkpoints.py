@@ -98,7 +98,7 @@ def load_for_resuming(path: str) -> dict[str, Any]:
         UsageError: it cannot be read, or holds weights but not the state of a training.
     """
     checkpoint = load_checkpoint(path)
-    wanted = {
+    wanted: dict[str, Any] = {
         "state_dict": dict,
         "epoch": int,
         "optimizer": (dict, type(None)),

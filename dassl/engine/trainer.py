@@ -267,7 +267,7 @@ class SimpleTrainer(TrainerBase):
         print(f"Evaluate on the *{split}* set")
 
         started = time.perf_counter()
-        evaluator = self.evaluator
+        evaluator: Any = self.evaluator
         is_builtin = type(evaluator) is Classification
         reported = evaluator.predictions if is_builtin else Predictions(self.lab2cname)
         rules: dict[str, Predictions] = {}

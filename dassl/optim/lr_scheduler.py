@@ -13,15 +13,13 @@ Dassl's rates are kept to the last bit that float arithmetic allows, including t
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
+from yacs.config import CfgNode
 
 from dassl.utils import UsageError, check_availability
-
-if TYPE_CHECKING:
-    from dassl.config import Config
 
 AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
 AVAI_WARMUPS = ["constant", "linear"]
@@ -59,8 +57,8 @@ class Schedule(LRScheduler):
         self.offset = offset
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
-        """One rate per parameter group, for the epoch that the schedule has reached."""
+    def get_lr(self) -> list[Any]:
+        """Return one rate per parameter group, for the epoch that the schedule has reached."""
         epoch = self.last_epoch
         if epoch < self.warmup_epoch:
             if self.warmup_type == "constant" or epoch == 0:
@@ -71,7 +69,7 @@ class Schedule(LRScheduler):
         return [lr * factor for lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of epochs done and the full rates: all that a continuation needs."""
+        """Return the number of epochs done and the full rates: all that a continuation needs."""
         return {"last_epoch": self.last_epoch, "base_lrs": [float(lr) for lr in self.base_lrs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -91,7 +89,7 @@ class Schedule(LRScheduler):
 
 
 def cosine_decay(length: int) -> Decay:
-    """Half a cosine from 1 to 0 over ``length`` epochs."""
+    """Return half a cosine from 1 to 0 over ``length`` epochs."""
 
     def value(epoch: int) -> float:
         return (1 + math.cos(math.pi * epoch / length)) / 2
@@ -100,16 +98,16 @@ def cosine_decay(length: int) -> Decay:
 
 
 def step_decay(stepsize: int, gamma: float) -> Decay:
-    """Times ``gamma`` every ``stepsize`` epochs."""
+    """Return a decay by ``gamma`` every ``stepsize`` epochs."""
     return lambda start, index: gamma ** (index // stepsize - start // stepsize)
 
 
 def multi_step_decay(milestones: Sequence[int], gamma: float) -> Decay:
-    """Times ``gamma`` at every milestone passed."""
+    """Return a decay by ``gamma`` at every milestone passed."""
     return lambda start, index: gamma ** sum(start < step <= index for step in milestones)
 
 
-def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: "Config") -> Schedule:
+def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: CfgNode) -> Schedule:
     """Make the schedule that the OPTIM node describes. Call ``step()`` once at the end of every
     epoch.
 
@@ -132,7 +130,7 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: "Config") ->
     )
 
 
-def _build_decay(optim_cfg: "Config") -> Decay:
+def _build_decay(optim_cfg: CfgNode) -> Decay:
     name, stepsize, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE, optim_cfg.MAX_EPOCH
     check_availability(name, AVAI_SCHEDS, kind="schedule (OPTIM.LR_SCHEDULER)")
     if name == "cosine":

@@ -1,23 +1,20 @@
 """Optimisers by name."""
 
-import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
-from dassl.utils import check_availability
-
-if TYPE_CHECKING:
-    from dassl.config import Config
+from dassl.utils import UsageError, check_availability
 
 AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
 
 def build_optimizer(
     model: nn.Module | Iterable,
-    optim_cfg: "Config",
+    optim_cfg: CfgNode,
     param_groups: Iterable | None = None,
 ) -> torch.optim.Optimizer:
     """Make the optimiser that ``optim_cfg.NAME`` names.
@@ -25,19 +22,18 @@ def build_optimizer(
     Args:
         model: module whose parameters are optimised, or the parameters (or groups) themselves.
         optim_cfg: the configuration's OPTIM node.
-        param_groups: optimise these instead of ``model``; staged learning rates are then ignored.
+        param_groups: optimise these instead of ``model``.
 
     Raises:
-        UsageError: unknown optimiser.
+        UsageError: unknown optimiser, or staged learning rates, which are Dassl's for trainers of
+            other families.
     """
     name = optim_cfg.NAME
     check_availability(name, AVAI_OPTIMS, kind="optimiser (OPTIM.NAME)")
-    if param_groups is not None and optim_cfg.STAGED_LR:
-        warnings.warn(
-            "OPTIM.STAGED_LR has no effect on param_groups given by the trainer", stacklevel=2
-        )
+    if optim_cfg.get("STAGED_LR"):
+        raise UsageError("OPTIM.STAGED_LR True: layers have no learning rates of their own here")
     if param_groups is None:
-        param_groups = _param_groups(model, optim_cfg)
+        param_groups = model.parameters() if isinstance(model, nn.Module) else model
 
     common: dict[str, Any] = {"lr": optim_cfg.LR, "weight_decay": optim_cfg.WEIGHT_DECAY}
     betas = (optim_cfg.ADAM_BETA1, optim_cfg.ADAM_BETA2)
@@ -60,22 +56,3 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(param_groups, betas=betas, **common)
     return torch.optim.Adam(param_groups, betas=betas, amsgrad=name == "amsgrad", **common)
-
-
-def _param_groups(model: nn.Module | Iterable, optim_cfg: "Config") -> Iterable:
-    """All parameters, or with STAGED_LR two groups: old layers (slower), new layers."""
-    if not optim_cfg.STAGED_LR:
-        return model.parameters() if isinstance(model, nn.Module) else model
-    if not isinstance(model, nn.Module):
-        raise TypeError("OPTIM.STAGED_LR needs a module, to tell new layers from old ones")
-    if isinstance(model, nn.DataParallel):
-        model = model.module
-    new_layers = optim_cfg.NEW_LAYERS
-    if isinstance(new_layers, str):
-        new_layers = [new_layers]
-    if not new_layers:
-        warnings.warn("OPTIM.STAGED_LR without OPTIM.NEW_LAYERS slows every layer", stacklevel=3)
-    children = list(model.named_children())
-    old = [p for name, child in children if name not in new_layers for p in child.parameters()]
-    new = [p for name, child in children if name in new_layers for p in child.parameters()]
-    return [{"params": old, "lr": optim_cfg.LR * optim_cfg.BASE_LR_MULT}, {"params": new}]

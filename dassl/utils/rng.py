@@ -36,9 +36,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def get_rng_state() -> dict[str, Any]:
-    """All global random states as tensors and numbers (see :func:`set_rng_state`)."""
+    """Return all global random states as tensors and numbers (see :func:`set_rng_state`)."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002
+    name, keys, position, has_gauss, cached = numpy_state
     return {
         "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
         "numpy": {

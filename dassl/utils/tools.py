@@ -1,6 +1,5 @@
 """Files, names and seeds: the small helpers everything else uses."""
 
-import difflib
 import os
 import platform
 import random
@@ -9,17 +8,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from common.errors import UsageError
-from common.files import atomic_write, read_json, write_json
+from common.files import atomic_write, write_json
+from common.names import nearest
+from common.reading import read_json
 
 __all__ = [
     "atomic_write",
     "check_availability",
     "check_isfile",
     "collect_env_info",
-    "get_most_similar_str_to_a_from_b",
     "listdir_nohidden",
     "mkdir_if_missing",
-    "nearest_names",
     "read_json",
     "set_random_seed",
     "tolist_if_not",
@@ -69,22 +68,6 @@ def set_random_seed(seed: int) -> None:
     torch.cuda.manual_seed_all(seed)
 
 
-def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The ``count`` known names most similar to ``name``, best first; case does not matter."""
-    by_lower = {}
-    for candidate in known:
-        by_lower.setdefault(candidate.lower(), candidate)
-    close = difflib.get_close_matches(name.lower(), list(by_lower), n=count, cutoff=0.4)
-    return [by_lower[lower] for lower in close]
-
-
-def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str | None:
-    """The string in ``b`` that resembles ``a`` most, or None if ``b`` is empty."""
-    candidates = list(b)
-    close = difflib.get_close_matches(a, candidates, n=1, cutoff=0.0)
-    return close[0] if close else None
-
-
 def check_availability(requested: str, available: Iterable[str], kind: str = "name") -> None:
     """Refuse a name that is not among the available ones.
 
@@ -99,7 +82,7 @@ def check_availability(requested: str, available: Iterable[str], kind: str = "na
     available = list(available)
     if requested in available:
         return
-    near = nearest_names(str(requested), available)
+    near = nearest(str(requested), available)
     if near:
         hint = f"nearest known: {', '.join(near)}"
     else:

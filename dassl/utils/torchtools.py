@@ -34,8 +34,6 @@ __all__ = [
     "count_num_param",
     "load_checkpoint",
     "load_pretrained_weights",
-    "open_all_layers",
-    "open_specified_layers",
     "read_pointer",
     "resume_from_checkpoint",
     "save_checkpoint",
@@ -66,8 +64,7 @@ _BAD_CONTENT = (
 
 
 def to_plain(value: Any) -> Any:
-    """A copy of nested data made of CPU tensors, numbers, strings, lists, tuples and dictionaries
-    only.
+    """Return a copy of nested data as CPU tensors, numbers, strings, lists, tuples, dictionaries.
 
     Tensors are cloned, because saving a slice would store the whole tensor it was cut from.
 
@@ -80,19 +77,19 @@ def to_plain(value: Any) -> Any:
         return value.item()
     if value is None or isinstance(value, bool):
         return value
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
+    for scalar in (int, float, str):
+        if isinstance(value, scalar):
+            return scalar(value)
     if isinstance(value, dict):
         return {to_plain(key): to_plain(item) for key, item in value.items()}
-    for kind in (list, tuple):
-        if isinstance(value, kind):
-            return kind(to_plain(item) for item in value)
+    if isinstance(value, (list, tuple)):
+        items = [to_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
 
 
 def _without_module_prefix(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Keys as the bare module has them, for weights saved from inside ``nn.DataParallel``."""
+    """Return keys as the bare module has them, of weights saved from ``nn.DataParallel``."""
     return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
@@ -234,14 +231,13 @@ def _read(fpath: str) -> Any:
         if not unknown:
             raise
         stand_ins = {"collections.defaultdict": _plain_dict}
-        allowed = [(stand_ins.get(name, _Ignored), name) for name in unknown]
+        allowed: list[Any] = [(stand_ins.get(name, _Ignored), name) for name in unknown]
         with torch.serialization.safe_globals(allowed):
             return torch.load(fpath, map_location="cpu", weights_only=True)
 
 
 def read_pointer(fdir: str) -> str | None:
-    """Path of the file that a model folder's ``checkpoint`` names, or None if there is no such
-    file.
+    """Return the path of the file that a model folder's ``checkpoint`` names, if there is one.
 
     Raises:
         UsageError: the pointer is empty, or what it names is not there.
@@ -408,7 +404,7 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
 
 
 def count_num_param(model: nn.Module | None = None, params: Iterable | None = None) -> int:
-    """Number of values in a module's parameters, or in ``params`` (tensors or optimiser groups)."""
+    """Return the number of values in a module's parameters, or in tensors or optimiser groups."""
     if model is not None:
         params = model.parameters()
     if params is None:
@@ -419,23 +415,3 @@ def count_num_param(model: nn.Module | None = None, params: Iterable | None = No
         tensors = [group] if isinstance(group, torch.Tensor) else group
         total += sum(tensor.numel() for tensor in tensors)
     return total
-
-
-def open_all_layers(model: nn.Module) -> None:
-    """Make every parameter trainable and put the module in training mode."""
-    model.train()
-    model.requires_grad_(True)
-
-
-def open_specified_layers(model: nn.Module, open_layers: str | list[str]) -> None:
-    """Train the named direct children only; freeze the others and put them in evaluation mode."""
-    if isinstance(model, nn.DataParallel):
-        model = model.module
-    names = [open_layers] if isinstance(open_layers, str) else list(open_layers)
-    children = dict(model.named_children())
-    for name in names:
-        if name not in children:
-            raise ValueError(f"{name!r} is not a layer of {type(model).__name__}")
-    for name, child in children.items():
-        child.train(name in names)
-        child.requires_grad_(name in names)

@@ -1,6 +1,8 @@
 """Files and folders that several processes use at once."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import signal
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError
-from common.files import atomic_write
+from common.files import atomic_write, file_digest, remove_abandoned, temporary_name
 from common.lock import LOCK, FolderLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +74,7 @@ def test_a_second_process_is_refused_until_the_first_ends(holder, tmp_path):
     with FolderLock(folder) as lock:
         lock.acquire()
         lock.acquire()  # held already
+        assert lock.is_exclusive
         assert f"process {os.getpid()} on" in (folder / LOCK).read_text()
 
 
@@ -107,8 +110,6 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
 
 
 def test_file_systems_without_locks_are_used_without(tmp_path, monkeypatch, capsys):
-    import errno
-
     import common.lock
 
     def unsupported(descriptor):
@@ -117,6 +118,7 @@ def test_file_systems_without_locks_are_used_without(tmp_path, monkeypatch, caps
     monkeypatch.setattr(common.lock, "_lock", unsupported)
     with FolderLock(tmp_path) as lock:
         lock.acquire()
+        assert not lock.is_exclusive
     assert "no locks here" in capsys.readouterr().out
 
 
@@ -152,3 +154,51 @@ def test_writers_at_once_within_one_process(tmp_path):
         second.write("second")
     assert path.read_text() == "first"  # it finished last
     assert os.listdir(tmp_path) == [path.name]
+
+
+DIES = """
+import os, signal, sys
+from common.files import atomic_write, temporary_name
+os.makedirs(temporary_name(sys.argv[1] + "/folder") + "/inner")
+with atomic_write(sys.argv[1] + "/file.txt") as file:
+    file.write("half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    dead = start(DIES, tmp_path)
+    dead.communicate(timeout=PATIENCE)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 and all(name.endswith(".tmp") for name in left)
+    own = Path(temporary_name(tmp_path / "own"))
+    of_another = Path(temporary_name(tmp_path / "theirs").replace(f"-{os.getpid()}-", "-1-"))
+    elsewhere = tmp_path / f"a.000000-{dead.pid}-abcdef.tmp"  # of another machine
+    unnamed = tmp_path / "model.pth.tar-1.0123abcd.tmp"  # of an earlier version
+    unrelated = tmp_path / "notes.tmp"
+    for path in (own, of_another, elsewhere, unnamed, unrelated):
+        path.touch()
+    assert remove_abandoned(tmp_path) == 2
+    assert {*tmp_path.iterdir()} == {own, of_another, elsewhere, unnamed, unrelated}
+    assert remove_abandoned(tmp_path, is_held=True) == 2
+    assert {*tmp_path.iterdir()} == {own, of_another, unrelated}
+    assert remove_abandoned(tmp_path / "nowhere") == 0
+
+
+def test_a_full_disk_is_told_with_the_files_name(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(OSError, match="a.json") as caught, atomic_write(path) as file:
+        file.write("half of the new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="a.json"), atomic_write(path / "b"):
+        pass
+
+
+def test_digest_of_a_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(bytes(3_000_000))
+    assert file_digest(path) == hashlib.sha256(bytes(3_000_000)).hexdigest()[:16]

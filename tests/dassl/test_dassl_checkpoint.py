@@ -16,8 +16,6 @@ from dassl.utils import (
     count_num_param,
     load_checkpoint,
     load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
     resume_from_checkpoint,
     save_checkpoint,
 )
@@ -194,18 +192,11 @@ def test_load_what_fits(tmp_path, capsys):
         load_pretrained_weights(model, path)
 
 
-def test_count_and_open_layers():
+def test_count_parameters():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     assert count_num_param(model) == 13
     assert count_num_param(params=model[0].parameters()) == 9
     assert count_num_param(params=[{"params": list(model[1].parameters())}]) == 4
-    open_specified_layers(model, "1")
-    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
-    assert (model[0].training, model[1].training) == (False, True)
-    open_all_layers(model)
-    assert all(p.requires_grad for p in model.parameters())
-    with pytest.raises(ValueError, match="'2'"):
-        open_specified_layers(model, ["2"])
 
 
 # Damage

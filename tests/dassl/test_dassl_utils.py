@@ -1,5 +1,6 @@
 """Small helpers: registry, files, seeds, images, meters, log."""
 
+import io
 import os
 import random
 import re
@@ -246,6 +247,44 @@ def test_log_to_a_named_file(tmp_path, stdout):
     setup_logger(str(tmp_path / "sub" / "mine.log"))
     print("here")
     assert (tmp_path / "sub" / "mine.log").read_text() == "here\n"
+
+
+def test_log_keeps_what_came_before_the_file(tmp_path, stdout, capsys):
+    with Logger(keeps=True, shows=False) as log:
+        sys.stdout = log
+        print("early")
+        log.open(str(tmp_path / "log.txt"))
+        print("late")
+        log.show("shown\n")
+        assert (tmp_path / "log.txt").read_text() == "early\nlate\n"
+    assert capsys.readouterr().out == "shown\n"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O on closed file")])
+def test_log_goes_on_without_a_console(tmp_path, monkeypatch, error):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise error
+
+        flush = write.__get__(io.StringIO(), io.StringIO)
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    log = Logger(str(tmp_path / "log.txt"))
+    log.write("first\n")
+    log.write("second\n")
+    log.close()
+    assert (tmp_path / "log.txt").read_text() == "first\nsecond\n"
+
+
+def test_log_on_a_console_of_another_encoding(tmp_path, monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    log = Logger(str(tmp_path / "log.txt"))
+    log.write("class круг\n")
+    log.flush()
+    log.close()
+    assert console.buffer.getvalue() == b"class \\u043a\\u0440\\u0443\\u0433\n"
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "class круг\n"
 
 
 def test_environment_is_described():

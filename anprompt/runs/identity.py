@@ -1,0 +1,139 @@
+"""What a run was made of, as digests: settings, data, backbone and the checkpoint it read.
+
+``identity.json`` is written when a run starts, and stands in ``results.json`` when it is finished.
+Names, times and places are no part of it. Nothing here needs PyTorch, so that a finished run is
+recognised at once.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from common.errors import UsageError
+from common.files import file_digest, write_json
+from common.reading import MissingFile, read_json
+from common.schema import Each, mismatch
+from common.settings import described, leaves
+from dassl.config import get_cfg_default
+
+IDENTITY = "identity.json"
+
+# Settings that never have an effect on results: where things are and what is shown.
+get_cfg_default()  # which describes them
+NEUTRAL = {name for name, setting in described().items() if setting.scope == "neutral"}
+
+_DESCRIPTION = {
+    "settings?": str,
+    "data?": Each(str),
+    "weights?": str,
+    "initial?": str,
+    "checkpoint?": Each(str),
+}
+
+# What a test reads of the data; the rest matters to training alone.
+_TESTED = {
+    "test": ("train", "val", "test", "test_files"),
+    "val": ("train", "val", "test", "train_files"),
+}
+_WORDS = {
+    "train": "the list of training images or their classes",
+    "val": "the list of validation images or their classes",
+    "test": "the list of test images or their classes",
+    "few_shot": "the images drawn for training",
+    "train_files": "training images themselves",
+    "test_files": "test images themselves",
+}
+
+
+def identity_of(
+    cfg: CfgNode, checkpoint: Mapping[str, str] | None = None, known: dict | None = None
+) -> dict[str, Any]:
+    """Return the identity of the run that a configuration asks for.
+
+    Keys: ``settings`` (those that results depend on), ``data`` (see `datasets.identity`),
+    ``weights`` (of a backbone from a file; "" for a registered name), ``initial`` (the file that
+    MODEL.INIT_WEIGHTS names; "" without one), ``checkpoint`` (of an evaluation: digest by file).
+
+    Args:
+        checkpoint: what `checkpoint_digests` gave.
+        known: as `datasets.identity`.
+
+    Raises:
+        UsageError: the data or a file cannot be read.
+    """
+    from datasets import identity
+
+    initial = cfg.MODEL.INIT_WEIGHTS
+    return {
+        "settings": settings_digest(cfg),
+        "data": identity(cfg, known),
+        "weights": cfg.RUN.WEIGHTS,
+        "initial": file_digest(initial) if initial else "",
+        "checkpoint": dict(checkpoint or {}),
+    }
+
+
+def settings_digest(cfg: Mapping[str, Any]) -> str:
+    """Return a digest (16 hex digits) of the settings that results depend on."""
+    kept = {key: value for key, value in leaves(cfg) if key not in NEUTRAL}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checkpoint_digests(folder: str | Path, files: Iterable[str]) -> dict[str, str]:
+    """Return digests of checkpoint files by their path within a run's folder.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    return {file: file_digest(Path(folder) / file) for file in files}
+
+
+def changed_data(recorded: Mapping, now: Mapping, split: str = "") -> list[str]:
+    """Return in words what differs between the data of two identities.
+
+    What only one of them knows is not compared.
+
+    Args:
+        split: test or val for an evaluation, which the images of training do not matter to.
+    """
+    one, other = recorded.get("data") or {}, now.get("data") or {}
+    keys = _TESTED[split] if split else _WORDS
+    return [
+        _WORDS[key] for key in keys if one.get(key, "") and other.get(key, one[key]) != one[key]
+    ]
+
+
+def record_identity(folder: str | Path, identity: Mapping[str, Any]) -> None:
+    """Write ``identity.json`` into a run's folder."""
+    write_json(dict(identity), str(Path(folder) / IDENTITY))
+
+
+def recorded_identity(folder: str | Path) -> dict[str, Any] | None:
+    """Return what ``identity.json`` in a run's folder says; None where there is none.
+
+    Raises:
+        UsageError: it cannot be read or is something else.
+    """
+    path = Path(folder) / IDENTITY
+    try:
+        content = read_json(path)
+    except MissingFile:
+        return None
+    check_identity(content, path)
+    return content
+
+
+def check_identity(content: Any, source: str | Path) -> None:
+    """Refuse what is no identity; ``source`` is the file it is from.
+
+    Raises:
+        UsageError: names the entry that is wrong.
+    """
+    problem = mismatch(content, _DESCRIPTION)
+    if problem:
+        raise UsageError(f"{source}: not the identity of a run ({problem}); remove it to go on")

@@ -1,0 +1,149 @@
+"""The one boundary of commands: errors, interruptions, streams that fail."""
+
+import errno
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common import cli
+from common.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 300  # seconds
+
+
+def run(main, capsys):
+    status = cli.run(main, "tool", ["argument"])
+    return status, capsys.readouterr().err
+
+
+def raising(error):
+    def main(arguments):
+        assert arguments == ["argument"]
+        raise error
+
+    return main
+
+
+def test_the_status_is_the_commands(capsys):
+    assert run(lambda arguments: 1, capsys) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UsageError("no such\n  class"), "tool: error: no such class\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"),
+         "tool: error: a.json: No such file or directory\n"),
+        (NotADirectoryError(20, "Not a directory", "a/b"), "tool: error: a/b: Not a directory\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"),
+         "tool: error: x: No space left on device\n"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(error, line, capsys, monkeypatch):
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    assert run(raising(error), capsys) == (2, line)
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    with pytest.raises(type(error)):
+        run(raising(error), capsys)
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x"), RecursionError()])
+def test_a_bug_keeps_its_traceback(error, capsys):
+    with pytest.raises(type(error)):
+        run(raising(error), capsys)
+
+
+def test_interrupted(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    status, err = run(raising(KeyboardInterrupt()), capsys)
+    assert (status, err) == (130, "tool: interrupted; the same command goes on from here\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_nobody_listens_to_the_error(monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert cli.run(raising(UsageError("x")), "tool", ["argument"]) == 2
+
+
+STUBBORN = """
+import sys, time
+from common import cli
+
+def main(arguments):
+    try:
+        print("started", flush=True)
+        time.sleep(600)
+    except KeyboardInterrupt:  # as a library in the middle of being imported may
+        print("swallowed", flush=True)
+        time.sleep(600)
+
+cli.leave(cli.run(main, "tool", []))
+"""
+
+
+def test_a_second_interrupt_ends_the_process_in_one_line():
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    for said in ("started\n", "swallowed\n"):
+        assert process.stdout.readline() == said
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert err == "tool: interrupted; the same command goes on from here\n"
+
+
+SPEAKS = """
+import sys
+from common import cli
+
+def main(arguments):
+    print("круг")
+    print("квадрат", file=sys.stderr)
+    return 0
+
+cli.leave(cli.run(main, "tool", []))
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed):
+    done = subprocess.run(
+        f'{sys.executable} -c "$CODE" {closed}', shell=True, cwd=ROOT, capture_output=True,
+        env={**os.environ, "CODE": SPEAKS, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_streams_of_other_encodings(encoding):
+    done = subprocess.run(
+        [sys.executable, "-c", SPEAKS], cwd=ROOT, capture_output=True, timeout=PATIENCE,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.decode(encoding).startswith("\\u043a\\u0440")
+
+
+def test_messages_are_shown_for_a_while(capsys):
+    logger = logging.getLogger("noise.for_this_test")
+    with cli.shown_messages("noise"):
+        logger.info("%s are made", "descriptions")
+        logger.debug("details")
+        logging.getLogger("somebody.elses").info("theirs")
+    logger.info("silent again")
+    assert capsys.readouterr().out == "descriptions are made\n"

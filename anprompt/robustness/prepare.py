@@ -278,6 +278,6 @@ def _data(cfg: CfgNode) -> list[Any]:
 def _preparation(cfg: CfgNode) -> list[Any]:
     """What decides how a configuration prepares a test image."""
     node = cfg.INPUT
-    steps = [name for name in ("normalize", "instance_norm") if name in node.TRANSFORMS]
+    steps = [name for name in ("normalize",) if name in node.TRANSFORMS]
     values = (node.SIZE, node.PIXEL_MEAN, node.PIXEL_STD)
     return [node.INTERPOLATION, steps, *(list(value) for value in values)]

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
     from .datasets import DatasetBase, Datum
 
+__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+
 log = logging.getLogger(__name__)
 
-__all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
+# Open files that a worker process takes (pipes, and a descriptor for each tensor that is on its
+# way), and those that the rest of the program does. With fewer, loading does not fail but hang.
+FILES_PER_WORKER = 32
+FILES_BESIDE = 96
 
 
 def build_data_loader(
     cfg: "Config",
     sampler_type: str = "SequentialSampler",
-    data_source: Sequence["Datum"] | None = None,
+    data_source: "Sequence[Datum] | None" = None,
     batch_size: int = 64,
-    n_domain: int = 0,
-    n_ins: int = 2,
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
@@ -47,39 +50,33 @@ def build_data_loader(
         sampler_type: name of a sampler.
         data_source: the images.
         batch_size: images per batch.
-        n_domain, n_ins: see the domain and class samplers.
         tfm: transform, or several.
         is_train: for training.
         dataset_wrapper: a class to use in place of :class:`DatasetWrapper`, called like it.
 
     Raises:
-        UsageError: no images, or numbers that do not fit together.
+        UsageError: no images, or an unknown sampler.
     """
     if not data_source:
         raise UsageError("cannot load from an empty list of images")
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}; it takes at least one image")
-    sampler = build_sampler(
-        sampler_type,
-        cfg=cfg,
-        data_source=data_source,
-        batch_size=batch_size,
-        n_domain=n_domain,
-        n_ins=n_ins,
-    )
+    sampler = build_sampler(sampler_type, data_source)
     num_workers = _num_workers(cfg, len(data_source), batch_size)
-    wrapper_options = {"transform": tfm, "is_train": is_train}
-    if dataset_wrapper is None:
-        dataset_wrapper = DatasetWrapper
-        if is_train:
-            wrapper_options["cache_mb"] = cfg.DATALOADER.CACHE_IMAGES_MB / max(num_workers, 1)
+    options: dict[str, Any] = {"transform": tfm, "is_train": is_train}
+    wrapper = dataset_wrapper or DatasetWrapper
+    if dataset_wrapper is None and is_train:
+        options["cache_mb"] = cfg.DATALOADER.CACHE_IMAGES_MB / max(num_workers, 1)
+    if is_train:
+        takes_seeds = getattr(wrapper, "__getitem__", None) is DatasetWrapper.__getitem__
+        sampler = SeededSampler(sampler, with_seeds=takes_seeds)
     generator = torch.Generator()
     if cfg.SEED >= 0:
         generator.manual_seed(cfg.SEED)
-    loader = DataLoader(
-        dataset_wrapper(cfg, data_source, **wrapper_options),
+    return DataLoader(
+        wrapper(cfg, data_source, **options),
         batch_size=batch_size,
-        sampler=SeededSampler(sampler) if is_train else sampler,
+        sampler=sampler,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         drop_last=is_train and len(data_source) >= batch_size,
@@ -88,21 +85,39 @@ def build_data_loader(
         # would make the following random numbers depend on whether there are workers.
         generator=generator,
     )
-    if len(loader) == 0:
-        raise UsageError(
-            f"{sampler_type} finds no complete batch of {batch_size} in {len(data_source)} images"
-        )
-    return loader
 
 
 def _num_workers(cfg: "Config", num_images: int, batch_size: int) -> int:
-    """NUM_WORKERS, but no more than there are cores to run them or batches to prepare."""
+    """Return NUM_WORKERS, but no more than there are cores, batches, or open files allowed."""
     num_batches = -(-num_images // batch_size)
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(min(cfg.DATALOADER.NUM_WORKERS, cores, num_batches), 0)
+    wanted = max(min(cfg.DATALOADER.NUM_WORKERS, cores, num_batches), 0)
+    possible = min(wanted, max((_open_files() - FILES_BESIDE) // FILES_PER_WORKER, 0))
+    if possible < wanted:
+        log.warning(
+            "%d of %d workers read images: this shell allows %d open files (ulimit -n)",
+            possible, wanted, _open_files(),
+        )  # fmt: skip
+    return possible
+
+
+def _open_files() -> int:
+    """Return how many files this process may have open, as many as it can get."""
+    try:
+        import resource
+    except ImportError:  # Windows, where there is no such limit
+        return 1 << 16
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 16
+    wanted = FILES_BESIDE + 64 * FILES_PER_WORKER
+    if soft < wanted and soft != hard:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
 
 
 class DataManager:
@@ -116,8 +131,7 @@ class DataManager:
 
     Attributes:
         dataset: the data set.
-        train_loader_x: labelled training images.
-        train_loader_u: unlabelled training images, or None.
+        train_loader_x: training images.
         val_loader: validation images, or None.
         test_loader: test images.
 
@@ -133,7 +147,7 @@ class DataManager:
         dataset_wrapper: type | None = None,
     ):
         dataset = build_dataset(cfg)
-        _check(cfg, dataset)
+        test = _check(cfg, dataset)
         if custom_tfm_train is None:
             tfm_train = build_transform(cfg, is_train=True)
         else:
@@ -145,38 +159,22 @@ class DataManager:
             print("* Using custom transform for testing")
             tfm_test = custom_tfm_test
 
-        def train_loader(items: Sequence["Datum"], node: "Config") -> DataLoader:
+        def loader(items: "Sequence[Datum]", is_train: bool) -> DataLoader:
+            node = cfg.DATALOADER.TRAIN_X if is_train else cfg.DATALOADER.TEST
             return build_data_loader(
                 cfg,
                 sampler_type=node.SAMPLER,
                 data_source=items,
                 batch_size=node.BATCH_SIZE,
-                n_domain=node.N_DOMAIN,
-                n_ins=node.N_INS,
-                tfm=tfm_train,
-                is_train=True,
+                tfm=tfm_train if is_train else tfm_test,
+                is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
             )
 
-        def test_loader(items: Sequence["Datum"]) -> DataLoader:
-            return build_data_loader(
-                cfg,
-                sampler_type=cfg.DATALOADER.TEST.SAMPLER,
-                data_source=items,
-                batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
-
-        loaders = cfg.DATALOADER
-        node_u = loaders.TRAIN_X if loaders.TRAIN_U.SAME_AS_X else loaders.TRAIN_U
         self.dataset = dataset
-        self.train_loader_x = train_loader(dataset.train_x, loaders.TRAIN_X)
-        self.train_loader_u = train_loader(dataset.train_u, node_u) if dataset.train_u else None
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
-        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self.train_loader_x = loader(dataset.train_x, True)
+        self.val_loader = loader(dataset.val, False) if dataset.val else None
+        self.test_loader = loader(test, False)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
 
@@ -184,11 +182,6 @@ class DataManager:
     def num_classes(self) -> int:
         """Number of classes."""
         return self.dataset.num_classes
-
-    @property
-    def num_source_domains(self) -> int:
-        """Number of source domains that the configuration names."""
-        return self._num_source_domains
 
     @property
     def lab2cname(self) -> dict[int, str]:
@@ -203,7 +196,7 @@ class DataManager:
         if cfg.DATASET.TARGET_DOMAINS:
             rows.append(("Target", str(cfg.DATASET.TARGET_DOMAINS)))
         rows.append(("# classes", f"{self.num_classes:,}"))
-        for split in ("train_x", "train_u", "val", "test"):
+        for split in ("train_x", "val", "test"):
             items = getattr(self.dataset, split)
             if items:
                 rows.append((f"# {split}", f"{len(items):,}"))
@@ -213,8 +206,8 @@ class DataManager:
         print("\n".join([rule, *lines, rule]))
 
 
-def _check(cfg: "Config", dataset: "DatasetBase") -> None:
-    """Refuse what would otherwise fail later, less clearly."""
+def _check(cfg: "Config", dataset: "DatasetBase") -> "Sequence[Datum]":
+    """Refuse what would otherwise fail later, less clearly; return the test images."""
     name = cfg.DATASET.NAME
     if dataset.num_classes < 2:
         raise UsageError(
@@ -222,16 +215,17 @@ def _check(cfg: "Config", dataset: "DatasetBase") -> None:
         )
     if not dataset.test:
         raise UsageError(f"{name} has no test images")
-    dataset.verify()
     if not dataset.val and cfg.TEST.FINAL_MODEL == "best_val":
         log.warning("%s has no validation images: the best epoch is chosen on the test set", name)
-    if dataset.is_checked:
-        return
-    splits = [("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test)]
-    for split, items in splits:
-        missing = [item.impath for item in items or () if not os.path.isfile(item.impath)]
-        if missing:
-            raise UsageError(
-                f"{name}: {len(missing)} of {len(items)} {split} images are missing, the first is "
-                f"{missing[0]}; complete the data set below DATASET.ROOT ({cfg.DATASET.ROOT!r})"
-            )
+    dataset.verify()
+    if not dataset.is_checked:
+        splits = [("train", dataset.train_x), ("val", dataset.val or []), ("test", dataset.test)]
+        for split, items in splits:
+            missing = [item.impath for item in items if not os.path.isfile(item.impath)]
+            if missing:
+                raise UsageError(
+                    f"{name}: {len(missing)} of {len(items)} {split} images are missing, the first "
+                    f"is {missing[0]}; complete the data set below DATASET.ROOT "
+                    f"({cfg.DATASET.ROOT!r})"
+                )
+    return dataset.test

@@ -4,18 +4,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import common.torchvision_compat  # noqa: F401
-
-# isort: split
-import torch
-import torchvision.transforms as T
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dassl.utils import read_image, seeded
+from dassl.utils import UsageError, read_image, seeded
 from dassl.utils.images import UPSTREAM
-
-from .transforms import INTERPOLATION_MODES
 
 if TYPE_CHECKING:
     from dassl.config import Config
@@ -55,8 +48,7 @@ class DatasetWrapper(Dataset):
 
     A sample is a dictionary with ``img`` (what the transform returns), ``label``, ``domain``,
     ``impath`` and ``index``. With several transforms there are ``img``, ``img2``, ...; with
-    K_TRANSFORMS = K > 1, in training, each of them is a list of K views; with RETURN_IMG0 ``img0``
-    is the image without augmentation.
+    K_TRANSFORMS = K > 1, in training, each of them is a list of K views.
 
     Args:
         cfg: the configuration.
@@ -64,12 +56,15 @@ class DatasetWrapper(Dataset):
         transform: a callable, several, or None for PIL images.
         is_train: for training: K_TRANSFORMS counts.
         cache_mb: memory for decoded images in each process that reads (megabytes).
+
+    Raises:
+        UsageError: several views are asked for, but there is no transform.
     """
 
     def __init__(
         self,
         cfg: "Config",
-        data_source: Sequence["Datum"],
+        data_source: "Sequence[Datum]",
         transform: Callable | Sequence[Callable] | None = None,
         is_train: bool = False,
         cache_mb: float = 0,
@@ -79,64 +74,48 @@ class DatasetWrapper(Dataset):
         self.transform = transform
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         if self.k_tfm > 1 and transform is None:
-            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform")
+            raise UsageError(
+                f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform "
+                "(INPUT.NO_TRANSFORM)"
+            )
         self._cache = ImageCache(int(cache_mb * 2**20))
-        steps: list[Callable] = [
-            T.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]),
-            T.ToTensor(),
-        ]
-        if "normalize" in cfg.INPUT.TRANSFORMS:
-            steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
-        self.to_tensor = T.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.data_source)
 
     def __getitem__(self, idx: int | tuple[int, int]) -> dict[str, Any]:
-        """Sample number ``idx``.
+        """Return a sample.
 
         Args:
-            idx: an index. If it carries a seed (a ``SeededIndex``, or a pair of index and seed),
-                the transforms draw from generators seeded with it and nothing else's random state
-                changes.
+            idx: an index, or a pair of index and seed: the transforms then draw from generators
+                seeded with it, and nothing else's random state changes.
 
         Raises:
             UsageError: the image is missing or does not decode; names its path.
         """
-        if isinstance(idx, tuple):
-            idx, seed = idx
-        else:
-            seed = getattr(idx, "seed", None)
-        item = self.data_source[idx]
-        output: dict[str, Any] = {
+        index, seed = idx if isinstance(idx, tuple) else (idx, None)
+        item = self.data_source[index]
+        image = self._cache.read(item.impath, item.reading)
+        with contextlib.nullcontext() if seed is None else seeded(seed):
+            views = self._views(image)
+        return {
             "label": item.label,
             "domain": item.domain,
             "impath": item.impath,
-            "index": int(idx),
+            "index": int(index),
+            **views,
         }
-        img0 = self._cache.read(item.impath, item.reading)
-        with contextlib.nullcontext() if seed is None else seeded(seed):
-            output.update(self._views(img0))
-        return output
 
-    def _views(self, img0: Image.Image) -> dict[str, Any]:
-        views: dict[str, Any] = {}
+    def _views(self, image: Image.Image) -> dict[str, Any]:
         if self.transform is None:
-            views["img"] = img0
-        elif isinstance(self.transform, (list, tuple)):
-            for number, transform in enumerate(self.transform, start=1):
-                name = "img" if number == 1 else f"img{number}"
-                views[name] = self._transform_image(transform, img0)
+            return {"img": image}
+        if isinstance(self.transform, (list, tuple)):
+            several = list(self.transform)
         else:
-            views["img"] = self._transform_image(self.transform, img0)
-        if self.return_img0:
-            views["img0"] = self.to_tensor(img0)
+            several = [self.transform]
+        views: dict[str, Any] = {}
+        for number, transform in enumerate(several, start=1):
+            made = [transform(image) for _ in range(self.k_tfm)]
+            views["img" if number == 1 else f"img{number}"] = made[0] if len(made) == 1 else made
         return views
-
-    def _transform_image(
-        self, transform: Callable, img0: Image.Image
-    ) -> torch.Tensor | list[torch.Tensor]:
-        views = [transform(img0) for _ in range(self.k_tfm)]
-        return views[0] if len(views) == 1 else views

@@ -36,7 +36,7 @@ class SimpleTrainer(TrainerBase):
     Attributes:
         cfg: the configuration.
         device: where the model is.
-        dm, train_loader_x, train_loader_u, val_loader, test_loader: data (see ``DataManager``).
+        dm, train_loader_x, val_loader, test_loader: data (see ``DataManager``).
         num_classes, lab2cname: classes.
         headline_rule: which of several inference rules is reported; None for the first.
         best_result: best accuracy on validation so far (percent), with TEST.FINAL_MODEL best_val.
@@ -83,11 +83,9 @@ class SimpleTrainer(TrainerBase):
         dm = DataManager(self.cfg)
         self.dm = dm
         self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
         self.val_loader = dm.val_loader
         self.test_loader = dm.test_loader
         self.num_classes = dm.num_classes
-        self.num_source_domains = dm.num_source_domains
         self.lab2cname = dm.lab2cname
 
     def build_model(self) -> None:

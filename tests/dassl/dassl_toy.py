@@ -106,7 +106,7 @@ def make_cfg(root, output, *options):
     cfg.SEED = 0
     cfg.TRAINER.NAME = "ToyTrainer"
     cfg.INPUT.SIZE = (SIDE, SIDE)
-    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize", "gaussian_noise")
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize", "colorjitter")
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 7
     cfg.OPTIM.NAME = "sgd"

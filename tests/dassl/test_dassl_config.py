@@ -12,9 +12,8 @@ from yacs.config import CfgNode
 
 from common.settings import Setting, declare
 from dassl.config import check_config, defaults, get_cfg_default
-from dassl.data.samplers import AVAI_SAMPLERS
+from dassl.data.samplers import SAMPLERS
 from dassl.data.transforms import INTERPOLATION_MODES
-from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.optim.lr_scheduler import AVAI_SCHEDS, AVAI_WARMUPS
 from dassl.optim.optimizer import AVAI_OPTIMS
 from dassl.utils import UsageError
@@ -334,9 +333,8 @@ def test_the_choices_are_those_of_the_code():
     assert set(defaults.OPTIMIZERS) == set(AVAI_OPTIMS)
     assert set(defaults.SCHEDULES) == set(AVAI_SCHEDS)
     assert set(defaults.WARMUPS) == set(AVAI_WARMUPS)
-    assert set(defaults.TRANSFORMS) == set(AVAI_CHOICES)
     assert set(defaults.INTERPOLATIONS) == set(INTERPOLATION_MODES)
-    assert set(defaults.SAMPLERS) == set(AVAI_SAMPLERS)
+    assert set(defaults.SAMPLERS) == set(SAMPLERS)
 
 
 def test_settings_that_no_trainer_declared():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dassl.config import get_cfg_default
+from dassl.config.defaults import TRANSFORMS
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
-from dassl.data.transforms.transforms import AVAI_CHOICES, Cutout, InstanceNormalization
 from dassl.utils import UsageError, seeded
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -63,26 +63,16 @@ def test_what_upstream_recorded():
 
 def test_order_does_not_depend_on_the_list():
     expected = [
-        "Random2DTranslation",
         "RandomCrop",
         "RandomResizedCrop",
         "RandomHorizontalFlip",
-        "AutoAugment",
-        "AutoAugment",
-        "AutoAugment",
-        "RandAugment",
-        "RandAugmentFixMatch",
-        "RandAugment2",
         "ColorJitter",
         "RandomGrayscale",
         "RandomApply",
         "ToTensor",
-        "Cutout",
         "Normalize",
-        "GaussianNoise",
-        "InstanceNormalization",
     ]
-    for choices in (AVAI_CHOICES, AVAI_CHOICES[::-1]):
+    for choices in (TRANSFORMS, TRANSFORMS[::-1]):
         assert names(build_transform(input_cfg(*choices))) == expected
 
 
@@ -95,14 +85,8 @@ def test_a_random_crop_replaces_the_resize():
 
 
 def test_nothing_random_happens_in_testing():
-    transform = build_transform(input_cfg(*AVAI_CHOICES), is_train=False)
-    assert names(transform) == [
-        "Resize",
-        "CenterCrop",
-        "ToTensor",
-        "Normalize",
-        "InstanceNormalization",
-    ]
+    transform = build_transform(input_cfg(*TRANSFORMS), is_train=False)
+    assert names(transform) == ["Resize", "CenterCrop", "ToTensor", "Normalize"]
 
 
 def test_training_squashes_and_testing_crops():
@@ -150,9 +134,7 @@ def test_wrong_settings(cfg, named):
         build_transform(cfg)
 
 
-@pytest.mark.parametrize(
-    "choice", [c for c in AVAI_CHOICES if c not in ("normalize", "center_crop")]
-)
+@pytest.mark.parametrize("choice", [c for c in TRANSFORMS if c not in ("normalize", "center_crop")])
 def test_every_choice_runs_repeats_and_can_change_the_image(choice):
     transform = build_transform(input_cfg(choice, size=(32, 32), GB_K=5))
     plain = build_transform(input_cfg(size=(32, 32)))(picture())
@@ -173,7 +155,7 @@ def test_every_choice_runs_repeats_and_can_change_the_image(choice):
     st.integers(1, 90),
     st.integers(1, 90),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    st.sampled_from(["random_resized_crop", "random_translation", "center_crop"]),
+    st.sampled_from(["random_resized_crop", "colorjitter", "center_crop"]),
 )
 def test_any_image_becomes_the_configured_size(width, height, size, choice):
     cfg = input_cfg(choice, "random_flip", "normalize", size=size)
@@ -183,27 +165,11 @@ def test_any_image_becomes_the_configured_size(width, height, size, choice):
         assert tensor.dtype == torch.float32
 
 
-def test_cutout_clears_one_square():
-    with seeded(0):
-        image = Cutout(1, 8)(torch.ones(3, 32, 32))
-    rows, columns = torch.nonzero(image[0] == 0, as_tuple=True)
-    assert len(rows) == (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
-    assert 16 <= len(rows) <= 64
-    assert torch.equal(image[0], image[2])
-
-
-def test_instance_normalization():
-    image = InstanceNormalization()(
-        torch.rand(3, 8, 8) * torch.tensor([1.0, 5.0, 9.0]).view(3, 1, 1)
-    )
-    assert torch.allclose(image.mean((1, 2)), torch.zeros(3), atol=1e-6)
-    assert torch.allclose(image.std((1, 2)), torch.ones(3), atol=1e-6)
-
-
 def test_transforms_of_one_sample_do_not_touch_the_next():
-    transform = build_transform(input_cfg("randaugment", "cutout", "gaussian_noise"))
+    transform = build_transform(input_cfg("random_flip", "colorjitter", "gaussian_blur"))
+    torch.manual_seed(0)
     random.seed(0)
-    state = random.getstate()
+    states = random.getstate(), torch.get_rng_state()
     with seeded(1):
         transform(picture())
-    assert random.getstate() == state
+    assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])

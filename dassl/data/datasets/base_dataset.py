@@ -1,13 +1,11 @@
-"""What a data set is: lists of labelled image paths, and class names."""
+"""The base class of data sets: lists of labelled image paths, and class names."""
 
-import os
 import random
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dassl.utils import UsageError, mkdir_if_missing
+from dassl.utils import UsageError
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,7 @@ class DatasetBase:
     """Images for training, validation and testing, with the classes' names.
 
     Args:
-        train_x: labelled training images. They define the classes.
-        train_u: unlabelled training images, if any.
+        train_x: training images. They define the classes.
         val: validation images, if any.
         test: test images.
 
@@ -51,20 +48,17 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder of the data set below DATASET.ROOT
-    domains: list[str] = []  # names of its domains
     is_checked = False  # ours: labels are consistent and images there, the subclass has seen to it
 
     def __init__(
         self,
         train_x: list[Datum] | None = None,
-        train_u: list[Datum] | None = None,
         val: list[Datum] | None = None,
         test: list[Datum] | None = None,
     ):
         if not train_x:
             raise UsageError(f"{type(self).__name__}: no training images")
         self._train_x = train_x
-        self._train_u = train_u
         self._val = val
         self._test = test
         self._num_classes = self.get_num_classes(train_x)
@@ -97,13 +91,8 @@ class DatasetBase:
 
     @property
     def train_x(self) -> list[Datum]:
-        """Labelled training images."""
+        """Training images."""
         return self._train_x
-
-    @property
-    def train_u(self) -> list[Datum] | None:
-        """Unlabelled training images."""
-        return self._train_u
 
     @property
     def val(self) -> list[Datum] | None:
@@ -152,47 +141,6 @@ class DatasetBase:
         ordered = dict(sorted(names.items()))
         return ordered, list(ordered.values())
 
-    def check_input_domains(
-        self, source_domains: Sequence[str], target_domains: Sequence[str]
-    ) -> None:
-        """Refuse empty or unknown source and target domains."""
-        for key, domains in (
-            ("SOURCE_DOMAINS", source_domains),
-            ("TARGET_DOMAINS", target_domains),
-        ):
-            if not domains:
-                raise UsageError(f"DATASET.{key} is empty; choose from {', '.join(self.domains)}")
-            self.is_input_domain_valid(domains)
-
-    def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
-        """Refuse domains that the data set does not have."""
-        for domain in input_domains:
-            if domain not in self.domains:
-                raise UsageError(
-                    f"unknown domain {domain!r}; choose from {', '.join(self.domains)}"
-                )
-
-    def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
-        """Fetch an archive from Google Drive and unpack it where it lies.
-
-        Args:
-            url: Google Drive address.
-            dst: path for the archive (.zip, .tar, .tar.gz).
-            from_gdrive: other sources are not supported.
-        """
-        if not from_gdrive:
-            raise NotImplementedError("download_data() fetches from Google Drive only")
-        import gdown
-
-        folder = os.path.dirname(dst)
-        mkdir_if_missing(folder)
-        gdown.download(url, dst, quiet=False)
-        print("Extracting file ...")
-        # The "data" filter refuses archive members that would land outside the folder.
-        options = {} if dst.endswith(".zip") else {"filter": "data"}
-        shutil.unpack_archive(dst, folder or ".", **options)
-        print(f"File extracted to {folder}")
-
     def generate_fewshot_dataset(
         self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False
     ) -> list[Datum] | list[list[Datum]]:
@@ -231,11 +179,4 @@ class DatasetBase:
         groups: dict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.label].append(item)
-        return groups
-
-    def split_dataset_by_domain(self, data_source: Sequence[Datum]) -> dict[int, list[Datum]]:
-        """Images by domain, domains in order of first appearance."""
-        groups: dict[int, list[Datum]] = defaultdict(list)
-        for item in data_source:
-            groups[item.domain].append(item)
         return groups

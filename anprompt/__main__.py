@@ -24,6 +24,7 @@ COMMANDS = {
     "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model; export it",
     "data": "fetch, unpack and check data sets",
+    "backbones": "which CLIPs run with which methods, and why others do not",
     "pretrain": "how the bundled small CLIP was made",
 }
 

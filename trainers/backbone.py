@@ -67,14 +67,20 @@ def apply_speed_settings(cfg: Any, model: clip.model.CLIP) -> None:
         compile_blocks(model, mode=inexact.COMPILE)
 
 
+class NeedsViT(UsageError):
+    """The method puts prompts between the blocks of a ViT, and the backbone has none."""
+
+
 def require_vit(model: clip.model.CLIP, method: str) -> None:
-    """Refuse a backbone whose image tower is no ViT, which visual prompts need.
+    """Refuse a backbone whose image tower is no ViT of OpenAI's form, which visual prompts need.
 
     Raises:
-        UsageError: it is a ResNet.
+        NeedsViT: it is a ResNet, or one of open_clip's other towers.
     """
     if not isinstance(model.visual, clip.model.VisionTransformer):
-        raise UsageError(
-            f"{method} puts prompts into the image tower and needs a ViT backbone: "
-            "set MODEL.BACKBONE.NAME to one, e.g. ViT-B/16"
+        kind = type(getattr(model.visual, "trunk", model.visual)).__name__
+        raise NeedsViT(
+            f"{method} puts prompts into the image tower and needs a ViT of OpenAI's form there, "
+            f"this backbone has a {kind}: set MODEL.BACKBONE.NAME to another, e.g. ViT-B/16 "
+            "(python -m anprompt backbones lists which run with which methods)"
         )

@@ -15,9 +15,9 @@ import os
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anprompt.runs.declared import declared, declares_own, extend, trainer_names
 from common.errors import UsageError
@@ -26,6 +26,9 @@ from common.settings import Setting, declare, describe, leaves, shorten
 from dassl.config import Config, check_config, get_cfg_default
 from dassl.config.node import read_file
 from dassl.data.datasets import DATASET_REGISTRY
+
+if TYPE_CHECKING:
+    from clip.weights.configs import Preprocessing
 
 # What an evaluation reads its model from, and which file a backbone of no registered name is: part
 # of what results depend on.
@@ -138,10 +141,7 @@ def build_cfg(args: Namespace) -> Config:
 
     if not cfg.MODEL.BACKBONE.NAME:
         cfg.MODEL.BACKBONE.NAME = "small"
-    if "INPUT.SIZE" not in args.opts[::2]:
-        # A YAML's size fits the backbone that it names, not the one that runs.
-        resolution = backbone_resolution(cfg.MODEL.BACKBONE.NAME)
-        cfg.INPUT.SIZE = (resolution, resolution)
+    fit_images(cfg, args.opts[::2])
     cfg.RUN.WEIGHTS = weights_digest(cfg.MODEL.BACKBONE.NAME)
     cfg.RUN.EVAL_ONLY = args.eval_only
     if args.model_dir:
@@ -321,8 +321,37 @@ def _digest(path: Path, *version: int) -> str:
     return hub.sha256(path)[:16]
 
 
-def backbone_resolution(name: str) -> int:
-    """Side of the images, in pixels, that a backbone was made for.
+def fit_images(cfg: Config, stated: Sequence[str] = ()) -> None:
+    """Set the images' size, mean, deviation and interpolation to those of the run's backbone.
+
+    A YAML's values are made for the backbone that it names, not for the one that runs: its size is
+    replaced, and so are CLIP's own pixel statistics and interpolation where the backbone was
+    trained with others.
+
+    Args:
+        stated: settings given on the command line; they stay.
+
+    Raises:
+        UsageError: as ``clip.load_model``.
+    """
+    from clip.weights.configs import Preprocessing
+
+    pixels, clips = backbone_preprocessing(cfg.MODEL.BACKBONE.NAME), Preprocessing()
+    if "INPUT.SIZE" not in stated:
+        cfg.INPUT.SIZE = (pixels.resolution, pixels.resolution)
+    for name, own, theirs in (
+        ("PIXEL_MEAN", list(pixels.mean), list(clips.mean)),
+        ("PIXEL_STD", list(pixels.std), list(clips.std)),
+        ("INTERPOLATION", pixels.interpolation, clips.interpolation),
+    ):
+        if f"INPUT.{name}" in stated or own == theirs or _listed(cfg.INPUT[name]) != theirs:
+            continue
+        cfg.INPUT[name] = own
+        logger.info("INPUT.%s %s, as %s was trained", name, own, cfg.MODEL.BACKBONE.NAME)
+
+
+def backbone_preprocessing(name: str) -> "Preprocessing":
+    """Return the images that a backbone was trained on.
 
     For a registered name without touching its weights, so that a finished run is recognised on a
     machine that no longer has them.
@@ -333,11 +362,11 @@ def backbone_resolution(name: str) -> int:
     from clip.weights import names
 
     path = names.resolve(name).path
-    return _resolution(name, *(() if path is None else _version(path)))
+    return _preprocessing(name, *(() if path is None else _version(path)))
 
 
 @functools.cache
-def _resolution(name: str, *version: int) -> int:
-    import clip
+def _preprocessing(name: str, *version: int) -> "Preprocessing":
+    from clip.weights import names
 
-    return clip.preprocessing(name).resolution
+    return names.preprocessing(name)

@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.errors import UsageError
+
 from ..image_tower import TOWER, tower_entry
+from .configs import OPEN_CLIP
 from .files import read_tensors
 from .layouts import to_openai_layout
 from .names import CheckpointFile, locate
@@ -34,6 +37,11 @@ def state_dict_of(file: CheckpointFile) -> dict[str, Tensor]:
     """Return the state dict of a located backbone; its settings are further entries."""
     tensors = to_openai_layout(read_tensors(file.path), file.path)
     settings = dict(file.facts.settings)
+    if TOWER not in settings and any(key.startswith("visual.trunk.") for key in tensors):
+        raise UsageError(
+            f"{file.path}: its image tower is one of timm's, and which does not stand in the file: "
+            f"name open_clip's architecture, as convnext_base::PATH, or put {OPEN_CLIP} beside it"
+        )
     if TOWER in settings:
         tensors[TOWER] = tower_entry(**settings.pop(TOWER))
     return tensors | {key: torch.tensor(value) for key, value in settings.items()}

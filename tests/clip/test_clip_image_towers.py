@@ -2,12 +2,18 @@
 
 import json
 
+import open_clip
 import pytest
 import torch
 from open_clip.model import CustomTextCLIP
 from safetensors.torch import save_file
 
 import clip
+from clip.image_tower import build_image_tower
+from clip.weights import hub
+from clip.weights.configs import Preprocessing
+from clip.weights.loading import load_state_dict
+from common.errors import UsageError
 
 TEXT = dict(context_length=77, vocab_size=49408, width=64, heads=2, layers=2)
 # A small model of each kind; settings as the registry's models of that kind have them.
@@ -63,3 +69,69 @@ def test_features_are_open_clips(kind, tmp_path):
     found = features(ours, size, ours.context_length)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_fp32(dtype, tmp_path):
+    expected = features(make("EVA02", tmp_path), 224)
+    model = clip.load_model(str(tmp_path), dtype=dtype)
+    assert model.dtype == dtype and model.ln_final.weight.dtype == torch.float32
+    for found, exact in zip(features(model, 224), expected, strict=True):
+        assert found.dtype == dtype
+        assert torch.cosine_similarity(found.float(), exact, dim=-1).min() > 0.99
+
+
+def test_openais_functions_and_stock_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_CACHE", str(tmp_path / "cache"))
+    expected = features(make("ConvNeXt", tmp_path / "model"), 224)
+    name = str(tmp_path / "model")
+    model, transform = clip.load(name, device="cpu")
+    assert transform.transforms[-1].mean == (0.5, 0.5, 0.5)
+    state_dict = torch.load(clip.clip._download(clip.clip._MODELS[name]), map_location="cpu")
+    for found in (model, clip.build_model(state_dict)):
+        for one, other in zip(features(found, 224), expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_file_read_as_an_architecture(tmp_path):
+    """Weights alone, as somebody downloaded them: the registry says what they are."""
+    config = open_clip.get_model_config("MobileCLIP-B")
+    facts = hub.facts("MobileCLIP-B", "datacompdr")
+    assert facts.settings["image_tower"]["vision_cfg"] == config["vision_cfg"]
+    assert facts.pixels == Preprocessing(224, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
+    make("ConvNeXt", tmp_path)
+    (tmp_path / "open_clip_config.json").unlink()
+    path = tmp_path / "open_clip_model.safetensors"
+    with pytest.raises(UsageError, match="open_clip_model.safetensors: its image tower") as error:
+        clip.load_model(str(path))
+    assert "convnext_base::PATH" in str(error.value)
+    with pytest.raises(UsageError, match="visual.trunk.*has shape"):  # ConvNeXt, another size
+        clip.load_model(f"convnext_base::{path}")
+
+
+def test_towers_that_cannot_be_built(tmp_path):
+    make("ConvNeXt", tmp_path)
+    file = tmp_path / "open_clip_config.json"
+    content = json.loads(file.read_text())
+    for key, value, says in (
+        ("timm_model_name", "no_such_net", "open_clip cannot build the image tower no_such_net"),
+        ("timm_pool", "nonsense", "open_clip cannot build the image tower"),
+        ("timm_model_name", 3, "open_clip cannot build the image tower 3"),
+        ("not_a_setting", 3, "open_clip cannot build the image tower"),
+        ("image_size", [64, 32], "its images are not square"),
+    ):
+        changed = json.loads(json.dumps(content))
+        changed["model_cfg"]["vision_cfg"][key] = value
+        file.write_text(json.dumps(changed))
+        with pytest.raises(UsageError, match=says) as error:
+            clip.load_model(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+def test_random_numbers_are_left_alone(tmp_path):
+    """What a run draws after loading does not depend on what timm draws."""
+    make("ConvNeXt", tmp_path)
+    entry = load_state_dict(str(tmp_path))["image_tower"]
+    before = torch.get_rng_state()
+    build_image_tower(entry)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -34,13 +34,14 @@ from common.errors import UsageError
 SCOPES = {
     "model": "an evaluation must have the training's value",
     "inference": "an evaluation may have another value than the training; that is said",
-    "data": "which data: an evaluation may name others",
+    "data": "what is tested and reported: an evaluation may have its own",
     "training": "has no effect on an evaluation",
     "neutral": "never has an effect on results: places, messages, speed",
     "unused": "taken because upstream's files have it; no trainer of this project reads it",
 }
 ORDERS = ("increasing", "consecutive")
 MAX_TEXT = 4096  # characters
+MAX_INT = 2**53  # beyond, files and other programs do not hold whole numbers exactly
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -119,7 +120,7 @@ class Setting:
             return self.true
         if self.is_list and isinstance(value, (list, tuple)):
             return type(self.default)(value)
-        if type(self.default) is float and type(value) is int and abs(value) < 2**53:
+        if type(self.default) is float and type(value) is int and abs(value) <= MAX_INT:
             return float(value)
         return value
 
@@ -149,7 +150,7 @@ class Setting:
         if self.kind is float:
             if type(value) not in (int, float) or not _is_finite(value):
                 return False
-        elif type(value) is not self.kind:
+        elif type(value) is not self.kind or (self.kind is int and abs(value) > MAX_INT):
             return False
         if self.kind is str and (len(value) > MAX_TEXT or "\0" in value):
             return False
@@ -311,9 +312,7 @@ def leaves(cfg: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted name and value of everything in a configuration; tables are one value."""
     for key, value in cfg.items():
         name = f"{prefix}{key}"
-        setting = _DESCRIPTIONS.get(name)
-        is_table = setting is not None and setting.table
-        if isinstance(value, dict) and value and not is_table:
+        if isinstance(value, dict) and value and name not in _DESCRIPTIONS:
             yield from leaves(value, name + ".")
         else:
             yield name, value

@@ -60,7 +60,7 @@ TOP = {
 
 INPUT = {
     "SIZE": Setting((224, 224), "height and width of an image in pixels", ge=1, le=4096, length=2),
-    "INTERPOLATION": Setting("bilinear", "of resized images", choices=INTERPOLATIONS),
+    "INTERPOLATION": Setting("bilinear", "how images are resized", choices=INTERPOLATIONS),
     "TRANSFORMS": Setting(
         (),
         "augmentation of training images, and normalize for all",
@@ -110,7 +110,7 @@ INPUT = {
 
 DATASET = {
     "ROOT": Setting("", "folder that holds all data sets", scope=NEUTRAL),
-    "NAME": Setting("", "of the data set", scope=DATA),
+    "NAME": Setting("", "registered name of the data set", scope=DATA),
     "SOURCE_DOMAINS": Setting((), "domains to train on, where there are any", kind=str, scope=DATA),
     "TARGET_DOMAINS": Setting((), "domains to test on, where there are any", kind=str, scope=DATA),
     "NUM_SHOTS": Setting(
@@ -195,8 +195,8 @@ OPTIM = {
     "SGD_DAMPNING": Setting(0, "sgd: dampening of momentum", kind=float, ge=0, le=1, scope=TRAIN),
     "SGD_NESTEROV": Setting(False, "sgd: Nesterov's momentum", scope=TRAIN),
     "RMSPROP_ALPHA": Setting(0.99, "rmsprop: smoothing", ge=0, lt=1, scope=TRAIN),
-    "ADAM_BETA1": Setting(0.9, "adam and its kin: beta 1", ge=0, lt=1, scope=TRAIN),
-    "ADAM_BETA2": Setting(0.999, "adam and its kin: beta 2", ge=0, lt=1, scope=TRAIN),
+    "ADAM_BETA1": Setting(0.9, "adam, amsgrad, radam, adamw: beta 1", ge=0, lt=1, scope=TRAIN),
+    "ADAM_BETA2": Setting(0.999, "adam, amsgrad, radam, adamw: beta 2", ge=0, lt=1, scope=TRAIN),
     "STAGED_LR": Setting(
         False, "layers other than NEW_LAYERS learn at LR * BASE_LR_MULT", scope=TRAIN
     ),
@@ -239,10 +239,8 @@ TRAINING = {
 
 TEST = {
     "EVALUATOR": Setting("Classification", "registered name of the evaluator", scope="inference"),
-    "PER_CLASS_RESULT": Setting(False, "print accuracy per class", scope=NEUTRAL),
-    "COMPUTE_CMAT": Setting(
-        False, "write the confusion matrix to OUTPUT_DIR/cmat.pt", scope=NEUTRAL
-    ),
+    "PER_CLASS_RESULT": Setting(False, "print accuracy per class", scope=DATA),
+    "COMPUTE_CMAT": Setting(False, "write the confusion matrix to OUTPUT_DIR/cmat.pt", scope=DATA),
     "NO_TEST": Setting(False, "do not test after training", scope=TRAIN),
     "SPLIT": Setting("test", "images of the final test", choices=("test", "val"), scope=DATA),
     "FINAL_MODEL": Setting(

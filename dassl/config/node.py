@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from common.errors import UsageError
 from common.names import nearest
 from common.reading import MissingFile, read_yaml
-from common.settings import convert, describe, leaves, problem, shorten
+from common.settings import MAX_INT, convert, describe, leaves, problem, shorten
 
 BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
 SUFFIXES = (".yaml", ".yml")
@@ -230,7 +230,7 @@ def _decoded(value: Any) -> Any:
 
 def _in_type_of(current: Any, key: str, value: Any, where: str) -> Any:
     """The value of a setting that nobody described, in the type that it has."""
-    if type(current) is float and type(value) is int and abs(value) < 2**53:
+    if type(current) is float and type(value) is int and abs(value) <= MAX_INT:
         value = float(value)
     fits = current is None or value is None or type(current) is type(value)
     if isinstance(current, CfgNode) or isinstance(value, dict):

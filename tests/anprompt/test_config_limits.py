@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+import trainers  # noqa: F401  (registers them)
 from anprompt.runs.config import default_cfg, node_of
-from anprompt.runs.declared import declared
 from anprompt.runs.settings_reference import PATH, reference
 from clip.model import build_model
 from common.errors import UsageError
@@ -19,7 +19,11 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.base import ClassPrompts, TrainingBatch
 
-TRAINERS = sorted(declared())
+TRAINERS = sorted(
+    name
+    for name in TRAINER_REGISTRY.registered_names()
+    if TRAINER_REGISTRY.get(name).__module__.startswith("trainers.")
+)
 NAMES = ["river", "annual crop land", "forest"]
 NUMBERS = [math.nan, math.inf, -math.inf, -1e10, -1, -0.5, 0, 1e10, 10**400, -(10**5000)]
 WRONG = [None, "word", "", b"x", [], [[]], [math.nan], {}, {"a": math.nan}, {1: 1}, object(), 1j]

@@ -91,6 +91,9 @@ class Sweep:
             stop(list(self.running))
             print(f"\nInterrupted; {len(self.done)} of {len(self.runs)} runs are done.", flush=True)
             raise
+        except BaseException:  # a full disk, a closed pipe: no run goes on unseen
+            stop(list(self.running))
+            raise
         if not self.failed:
             return 0
         print(f"{len(self.failed)} of {len(self.runs)} runs failed:")

@@ -337,6 +337,29 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, command, stand_in,
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_no_run_goes_on_where_the_sweep_cannot(stand_in, monkeypatch, tree):
+    """A log that cannot be written, say on a full disk, ends the sweep and what it has started."""
+    monkeypatch.setenv("HANG", "1")
+    (tree / "logs/fewshot_coop_dtd_1_shots_seed_2.log").mkdir(parents=True)
+    began = time.monotonic()
+    command = [
+        "fewshot",
+        "--methods",
+        "coop",
+        "--datasets",
+        "dtd",
+        "--shots",
+        "1",
+        "--seeds",
+        "1,2",
+    ]
+    with pytest.raises(IsADirectoryError):
+        stand_in(*command, "--jobs", "2")
+    assert time.monotonic() - began < 30
+    with open(tree / "logs/fewshot_coop_dtd_1_shots_seed_1.log", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 # Finished runs ---------------------------------------------------------------------------------
 
 

@@ -21,17 +21,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from anprompt.runs.folder import flatten
 from clip.weights import hub
 from common import paths
 from common.errors import UsageError
 from common.names import nearest
 from common.reading import read_text, read_yaml
+from dassl.config.node import read_file
 
 PROTOCOLS_FILE = "protocols.yaml"
-BASE = "_BASE_"
 _FOLDERS = ("base2new", "crossdata", "fewshot")
 _KEYS = {"name", "learns", "configs", *_FOLDERS}
 
@@ -131,32 +129,12 @@ def own_backbone(file: Path) -> str:
     Ablations (files of a folder below the method's) count as naming none unless they do so
     themselves: their results' folders have always carried the backbone's name.
     """
-    settings = read_settings(file) if file.parent.name != "ablations" else _read_leaves(file)[0]
-    return str(settings.get("MODEL.BACKBONE.NAME") or "")
+    name, source = read_settings(file).get("MODEL.BACKBONE.NAME", ("", ""))
+    return "" if file.parent.name == "ablations" and source != str(file) else str(name)
 
 
-@cache
-def read_settings(file: Path) -> dict[str, Any]:
-    """Return what a configuration file and those that it starts from say, by dotted name."""
-    found: dict[str, Any] = {}
-    seen: list[Path] = []
-    while file not in seen:
-        seen.append(file)
-        settings, base = _read_leaves(file)
-        found = settings | found
-        if not base:
-            break
-        file = (file.parent / base).resolve()
-    return found
-
-
-def _read_leaves(file: Path) -> tuple[dict[str, Any], str]:
-    """Return what a file says itself, and the file that it starts from ("" for none)."""
-    content = read_yaml(file)
-    if not isinstance(content, dict):
-        return {}, ""
-    base = content.pop(BASE, "")
-    return flatten(content), base if isinstance(base, str) else ""
+read_settings = cache(read_file)
+"""What a configuration file and those that it starts from say (see `dassl.config.node`)."""
 
 
 def weights_at_hand(backbone: str) -> bool:

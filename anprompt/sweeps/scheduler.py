@@ -218,7 +218,8 @@ def epoch_in(printed: str) -> str:
 
 def log_file(run: RunSpec, environment: Environment) -> Path:
     """Return the file that a run of a sweep prints to."""
-    return Path(environment.output) / "logs" / f"{run.protocol} {run}.log".replace(" ", "_")
+    name = re.sub(r"[^\w.+-]+", "_", f"{run.protocol} {run}.log")
+    return Path(environment.output) / "logs" / name
 
 
 def minutes(seconds: float) -> str:

@@ -2,12 +2,15 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from anprompt.protocols.environment import Environment
+from anprompt.protocols.methods import read_settings
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import finished_accuracy, read_results
 
 
@@ -20,26 +23,66 @@ def find_finished(
     something is wrong is not: starting it says what.
     """
     planned = set(runs)
+    configurations = Configurations(environment, options)
     known: dict = {}  # of the data, which many runs share
     found: dict[RunSpec, dict[str, Any]] = {}
     for run in runs:
         if run.needs in planned and run.needs not in found:
             continue
-        try:
+        with contextlib.suppress(ValueError, OSError):
             results = read_results(run.folder(environment.output))
-        except ValueError:
-            continue
-        if results is not None and _is_finished(environment.argv(run, options), known):
-            found[run] = results
+            if results is not None and finished_accuracy(configurations.of(run), known) is not None:
+                found[run] = results
     return found
 
 
-def _is_finished(argv: list[str], known: dict) -> bool:
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            args = make_parser().parse_args(argv)
-        from anprompt.runs.config import build_cfg
+class Configurations:
+    """The configurations of many runs: what is the same is built once.
 
-        return finished_accuracy(build_cfg(args), known) is not None
-    except (ValueError, OSError, SystemExit):
-        return False
+    Args:
+        environment: of the runs.
+        options: KEY VALUE settings of all of them.
+    """
+
+    def __init__(self, environment: Environment, options: Sequence[str] = ()):
+        self.environment, self.options = environment, options
+        self._built: dict[tuple, Any] = {}
+        self._overridden = set(options[::2])
+
+    def of(self, run: RunSpec) -> Any:
+        """Return a run's configuration, which is good until the next one is asked for.
+
+        Raises:
+            UsageError: as `build_cfg`.
+        """
+        dataset = read_settings(run.dataset_file)
+        # What runs of one kind differ in; options and the trainer's file come after these.
+        names = {"SEED", "DATASET.NAME"}
+        is_plain = set(dataset) == {"DATASET.NAME"} and not names & (
+            self._overridden | set(read_settings(run.config_file))
+        )
+        kind = (run.config_file, run.method, run.backbone, run.stage, run.protocol, run.subset)
+        key = (*kind, run.shots) if is_plain else (*kind, run.shots, run)
+        if key not in self._built:
+            self._built[key] = self._build(run)
+            return self._built[key]
+        cfg = self._built[key]
+        cfg.defrost()
+        cfg.SEED = run.seed
+        cfg.DATASET.NAME = dataset["DATASET.NAME"][0]
+        cfg.OUTPUT_DIR = run.folder(self.environment.output)
+        training = run.needs
+        if training is not None:
+            folder = training.folder(self.environment.output)
+            cfg.RUN.MODEL_DIR = os.path.relpath(folder, cfg.OUTPUT_DIR)
+        cfg.freeze()
+        return cfg
+
+    def _build(self, run: RunSpec) -> Any:
+        argv = self.environment.argv(run, self.options)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                args = make_parser().parse_args(argv)
+        except SystemExit:
+            raise ValueError(f"{run}: train.py does not understand its arguments") from None
+        return build_cfg(args)

@@ -30,7 +30,7 @@ from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import record_config
 from anprompt.sweeps import checks, devices, scheduler
 from anprompt.sweeps.costs import Costs
-from anprompt.sweeps.finished import find_finished
+from anprompt.sweeps.finished import Configurations, find_finished
 from anprompt.sweeps.work import WorkQueue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -414,6 +414,21 @@ def test_a_test_is_finished_where_its_training_is(finish, tree):
     identity = {"checkpoint": {file: "of the one that was read"}}
     results.write_text(json.dumps(json.loads(results.read_text()) | {"identity": identity}))
     assert finished() == ["train"]
+
+
+def test_configurations_built_for_many_runs_are_those_of_train_py(tree):
+    for options in ([], ["OPTIM.MAX_EPOCH", "3"], ["SEED", "7"]):
+        environment = Environment.read()
+        configurations = Configurations(environment, options)
+        for protocol in ("base2new", "crossdata", "fewshot"):
+            runs = plan(
+                protocol, methods("zsclip", "coop", "anprompt"), ["imagenet", "eurosat"], [1, 2],
+                [1, 16], "caltech101",
+            )  # fmt: skip
+            for run in runs:
+                argv = environment.argv(run, options)
+                alone = build_cfg(make_parser().parse_args(argv)).dump()
+                assert configurations.of(run).dump() == alone
 
 
 def test_finished_runs_are_not_started(finish, monkeypatch, capsys):

@@ -47,11 +47,11 @@ def main(argv: list[str]) -> int:
     from anprompt.results.report.data import gather
     from anprompt.results.report.page import render
     from common.files import atomic_write
-    from common.text import plain
+    from common.provenance import provenance
 
     data = gather(args.folders, args.baseline, args.highlight)
-    command = ["python", "-m", "anprompt", "report", *(shlex.quote(str(f)) for f in args.folders)]
-    document, charts = render(data, plain(args.title), command)
+    command = shlex.join(["python", "-m", "anprompt", "report", *map(str, args.folders)])
+    document, charts = render(data, args.title, provenance(command))
     with atomic_write(str(args.output)) as file:
         file.write(document)
     if args.figures is not None:

@@ -107,6 +107,7 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
+    notes += _shortages([run for _, run in placed])
     return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
@@ -245,6 +246,17 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
     if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
         return "the number of test images", first.num_test, other.num_test
     return "", None, None
+
+
+def _shortages(runs: Iterable[Run]) -> list[str]:
+    """Notes on data sets that have fewer images than their trainings asked for."""
+    return list(
+        dict.fromkeys(
+            f"{run.dataset}: the smallest class was trained with {run.shortage}."
+            for run in runs
+            if run.shortage
+        )
+    )
 
 
 def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:

@@ -358,6 +358,16 @@ class NoiseRow:
             curve[severity] = self.value(group, choose=_of_severity(severity))
         return {s: value for s, value in curve.items() if value} if len(curve) > 1 else {}
 
+    def is_ragged(self, group: str) -> bool:
+        """Whether kinds of noise were measured at different severities."""
+        for groups in self.cells:
+            severities: dict[str, set[int]] = {}
+            for cell in groups.get(group, ()):
+                severities.setdefault(cell.kind, set()).add(cell.severity)
+            if len(set(map(frozenset, severities.values()))) > 1:
+                return True
+        return False
+
     def kinds(self, group: str) -> list[str]:
         """Kinds of noise that went into the group's mean."""
         return _kinds(cell for groups in self.cells for cell in groups.get(group, ()))
@@ -385,6 +395,12 @@ class Comparison:
     rows: list[NoiseRow]
     seen: dict[str, list]
     left_out: int
+
+    @property
+    def shots(self) -> int | None:
+        """With how many images a class the models were trained."""
+        known = [e.method.shots for row in self.rows for e in row.evaluations]
+        return next((shots for shots in known if shots is not None), None)
 
     @property
     def groups(self) -> list[str]:

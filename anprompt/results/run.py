@@ -41,6 +41,8 @@ _RESULTS = {
     "seed": WHOLE,
     "rules?": Each(_FIGURES),
     "headline_rule?": str,
+    "dataset_title?": str,
+    "fewest_shots?": COUNT,
     "split?": str,
     "classnames?": [str],
     "num_test?": COUNT,
@@ -54,6 +56,7 @@ _RESULTS = {
     "code?": {"version?": str, "commit?": str, "dirty?": bool},
     "date?": str,
     "host?": str,
+    "command?": str,
     "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str}},
 }
 _LOGGED = {
@@ -126,6 +129,14 @@ class Run:
         return list(self.results.get("rules") or ())
 
     @property
+    def shortage(self) -> str:
+        """How many images of its smallest class a training had where that is too few; else ""."""
+        fewest = self.results.get("fewest_shots")
+        if fewest is None or fewest >= self.shots or self.training or not self.learns:
+            return ""
+        return f"{fewest} of the {self.shots} images asked for"
+
+    @property
     def classnames(self) -> tuple[str, ...]:
         """The classes tested on, as far as results.json has them."""
         return tuple(self.results.get("classnames") or ())
@@ -194,9 +205,10 @@ def _run(folder: Path, results: dict) -> Run:
     path = folder / RESULTS
     _check(results, _RESULTS, path)
     settings = of_own_method(flatten(results.get("config") or {}))
-    trainer, dataset, subset, backbone = (
-        plain(results[key]) for key in ("trainer", "dataset", "subsample_classes", "backbone")
+    trainer, subset, backbone = (
+        plain(results[key]) for key in ("trainer", "subsample_classes", "backbone")
     )
+    dataset = _dataset(results)
     facts = read_path(folder, trainer)
     # Relative to the run's folder, so that a tree of runs can be moved.
     model_dir = settings.get("RUN.MODEL_DIR")
@@ -233,6 +245,11 @@ def _run(folder: Path, results: dict) -> Run:
     )
 
 
+def _dataset(results: dict) -> str:
+    """What a data set is called: a user's own images have a title."""
+    return plain(results.get("dataset_title") or results["dataset"])
+
+
 def without_backbone(config: str, backbone: str) -> str:
     """A configuration's name without the backbone that a folder's name adds to it."""
     return plain(config).removesuffix(f"-{backbone.replace('/', '_').replace(':', '_')}")
@@ -247,7 +264,7 @@ def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
     results = read_results(training)
     if results:
         _check(results, _RESULTS, training / RESULTS)
-        return plain(results["dataset"]), results["subsample_classes"], results["shots"]
+        return _dataset(results), results["subsample_classes"], results["shots"]
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (

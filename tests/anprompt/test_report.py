@@ -268,6 +268,7 @@ def test_missing_and_unfinished_runs_are_shown_as_such(trained_output, tmp_path,
 def rewritten(source: Path, target: Path, model_dir: str = "", **changes) -> Path:
     """A copy of a run's results that says something else."""
     content = json.loads((source / "results.json").read_text()) | changes
+    content["dataset_title"] = content["dataset"]
     content["config"]["RUN"]["MODEL_DIR"] = model_dir
     target.mkdir(parents=True)
     (target / "results.json").write_text(json.dumps(content))

@@ -1,17 +1,16 @@
 """What sections of the page are made of. The templates turn it into HTML and escape all text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
-from anprompt.results.report.charts import Chart
-from anprompt.results.table import Column, Table
+from anprompt.results.table import Column
 from anprompt.results.value import Value
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A value within text; the column says how it is written."""
+    """A value within text, and how it is written."""
 
     value: Value
     digits: int = 1
@@ -24,156 +23,21 @@ class Shown:
         return Column("", digits=self.digits, signed=self.signed)
 
 
-Part = str | Shown
-Sentence = tuple[Part, ...]
-
-
-def joined(sentences: Iterable[Sentence], between: str = ", ") -> Sentence:
-    """Pieces of text with something between them."""
-    parts: list[Part] = []
-    for sentence in sentences:
-        parts += [between, *sentence] if parts else sentence
-    return tuple(parts)
-
-
-def words(names: Sequence[str]) -> str:
-    """Names as a list in a sentence."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+Sentence = tuple[str | Shown, ...]
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar[str] = "text"
-    text: str
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading within a section."""
-
-    kind: ClassVar[str] = "heading"
-    text: str
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the numbers of a section say."""
-
-    kind: ClassVar[str] = "findings"
-    sentences: Sequence[Sentence]
-
-
-@dataclass(frozen=True)
-class Notes:
-    """What is to be known about the table or the figures above."""
-
-    kind: ClassVar[str] = "notes"
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A table of numbers.
+class Block:
+    """A piece of a section.
 
     Attributes:
-        shades: how dark a cell (row, column) is, from 0 to 1.
-        has_links: whether rows lead to the files that they come from.
+        kind: the macro of templates/macros.html.j2 that shows it; what it takes stands there.
     """
 
-    kind: ClassVar[str] = "numbers"
-    table: Table
-    shades: dict[tuple[int, int], float] = field(default_factory=dict)
-    has_links: bool = False
-
-
-@dataclass(frozen=True)
-class Words:
-    """A table of text; a cell is text, a value or a path. ``ids``: of rows, to be linked to."""
-
-    kind: ClassVar[str] = "words"
-    headers: Sequence[str]
-    rows: Sequence[Sequence[Part]]
+    kind: str
+    content: Any
     title: str = ""
-    ids: Sequence[str] = ()
-    code: frozenset[int] = frozenset()  # columns that hold code
-
-
-@dataclass(frozen=True)
-class Legend:
-    """The look of methods in figures."""
-
-    kind: ClassVar[str] = "legend"
-    methods: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Figures side by side."""
-
-    kind: ClassVar[str] = "figures"
-    charts: Sequence[Chart]
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Content that a click unfolds."""
-
-    kind: ClassVar[str] = "folded"
-    title: str
-    content: Sequence["Block"]
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Folders or files, each with what is to be said about it."""
-
-    kind: ClassVar[str] = "paths"
-    title: str
-    items: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """A few large numbers or words."""
-
-    kind: ClassVar[str] = "tiles"
-    items: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says of a picture."""
-
-    is_right: bool
-    answer: str
-    probability: Shown
-
-
-@dataclass(frozen=True)
-class Card:
-    """A picture in several views (label, data URI or ""), and each method's answers to them."""
-
-    title: str
-    image: str
-    severity: int
-    views: Sequence[tuple[str, str]]
-    rows: Sequence[tuple[str, Sequence[Answer | None]]]
-
-
-@dataclass(frozen=True)
-class Cards:
-    """Pictures side by side."""
-
-    kind: ClassVar[str] = "cards"
-    cards: Sequence[Card]
-
-
-Block = (
-    Text | Heading | Findings | Notes | Numbers | Words | Legend | Figures | Folded | Paths | Tiles
-    | Cards
-)  # fmt: skip
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,3 +48,23 @@ class Section:
     name: str
     title: str
     blocks: Sequence[Block]
+
+
+def joined(sentences: Iterable[Sentence], between: str = ", ") -> Sentence:
+    """Pieces of text with something between them."""
+    parts: list[str | Shown] = []
+    for sentence in sentences:
+        parts += [between, *sentence] if parts else sentence
+    return tuple(parts)
+
+
+def words(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def listed(title: str, items: Sequence[tuple[str, str]], few: int = 3) -> list[Block]:
+    """Paths, each with a remark; folded where they are many, nothing for none."""
+    if len(items) > few:
+        return [Block("folded", [Block("paths", items)], f"{title}: {len(items)}")]
+    return [Block("paths", items, f"{title}: {len(items)}")] if items else []

@@ -5,7 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class Data:
     evaluations: list[Evaluation]
     baseline: str
     highlight: str
-    numbers: dict[str, str] = field(default_factory=dict)  # files of runs -> their ids on the page
+    ids: dict[str, str]  # of the runs on the page, by their files
 
     @cached_property
     def method_of(self) -> dict[Path, Method]:
@@ -210,7 +210,7 @@ def gather(
         evaluations=read_below(roots),
         baseline=baseline,
         highlight=highlight,
-        numbers={run.file: f"r{number}" for number, run in enumerate(runs, start=1)},
+        ids={run.file: f"r{number}" for number, run in enumerate(runs, start=1)},
     )
 
 
@@ -330,3 +330,14 @@ def recorded(runs: Iterable[Run], key: str) -> list[str]:
     """What results.json says under a key, each once: device, host, date, ..."""
     found: set[Any] = {run.results.get(key) for run in runs}
     return sorted(value for value in found if isinstance(value, str) and value)
+
+
+def code_of(runs: Iterable[Run]) -> list[str]:
+    """The versions of the code that made runs, as far as they recorded it."""
+    return sorted(filter(None, {code_text(run.results.get("code") or {}) for run in runs}))
+
+
+def code_text(code: dict[str, Any]) -> str:
+    """A version of this code: number, commit, whether it was changed since."""
+    parts = [code.get("version"), (code.get("commit") or "")[:12], code.get("dirty") and "changed"]
+    return " ".join(filter(None, parts))

@@ -6,27 +6,13 @@ from dataclasses import replace
 from anprompt.results.assign import place
 from anprompt.results.noise import noise_table
 from anprompt.results.protocol_tables import make_tables
-from anprompt.results.report.blocks import (
-    Block,
-    Figures,
-    Findings,
-    Folded,
-    Legend,
-    Notes,
-    Numbers,
-    Paths,
-    Section,
-    Sentence,
-    Shown,
-    Text,
-    Words,
-    joined,
-)
+from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed
 from anprompt.results.report.charts import Chart
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import (
     WHOLE,
     Ablation,
+    code_of,
     curve_of,
     mean_over,
     per_class,
@@ -38,6 +24,7 @@ from anprompt.results.table import PROTOCOLS, Column, Row, Table
 from anprompt.results.value import Value, minus, over, seed_by_seed
 
 FEW_SEEDS = {1: "one seed", 2: "two seeds"}
+Change = tuple[str, Value, Value, Value]
 
 
 def ablations(page: Context) -> Section | None:
@@ -45,58 +32,51 @@ def ablations(page: Context) -> Section | None:
     blocks: list[Block] = []
     charts, said = [], []
     for ablation in page.data.ablations:
-        table, changes = _ablation_table(ablation)
         title = f"{ablation.trainer} on {ablation.dataset}"
-        table.title = f"{title}: accuracy in %, Δ in points"
-        blocks += [
-            Numbers(table),
-            Notes([f"{name}: {'; '.join(how)}" for name, how in ablation.changes.items() if how]),
-            *_ablations_under_noise(page, ablation),
-        ]
+        table, changes = _ablation_table(ablation, f"{title}: accuracy in %, Δ in points")
+        how = [f"{name}: {'; '.join(own)}" for name, own in ablation.changes.items() if own]
+        blocks += [Block("numbers", table), Block("notes", how), *_under_noise(page, ablation)]
         if changes:
-            name, whole = slug("ablations", title), "the whole method"
-            charts.append(
-                ablation_changes(f"{title}: what each part is worth", name, changes, whole)
-            )
+            name = slug("ablations", title)
+            charts.append(ablation_changes(f"{title}: what each part is worth", name, changes))
             said.append(_ablation_says(title, changes))
-    if not blocks:
-        return None
-    intro = Text(
+    intro = (
         "One change to the whole method at a time; differences in percentage points, seed by "
         "seed, mean and standard deviation; Δ HM is of each seed's harmonic mean. "
         "docs/ROBUSTNESS.md says what each changes."
     )
-    blocks = [intro, Findings(said), *blocks, *page.figures(charts)]
-    return Section("ablations", "Ablations", "Ablations", blocks)
+    blocks = [Block("text", intro), Block("findings", said), *blocks, *page.figures(charts)]
+    return Section("ablations", "Ablations", "Ablations", blocks) if page.data.ablations else None
 
 
-Change = tuple[str, Value, Value, Value]
+def _whole_first(row: Row) -> tuple[bool, str]:
+    return row.method.config != WHOLE, row.method.config
 
 
-def _ablation_table(ablation: Ablation) -> tuple[Table, list[Change]]:
+def _ablation_table(ablation: Ablation, title: str) -> tuple[Table, list[Change]]:
     """The runs' table, the whole method first, with differences to it."""
     table = make_tables("base2new", place(ablation.runs), split_configs=True)[0]
-    rows = sorted(table.rows, key=lambda row: (row.method.config != WHOLE, row.method.config))
-    whole = rows[0]
+    whole, *others = sorted(table.rows, key=_whole_first)
+    method = replace(whole.method, name=f"{ablation.trainer}, whole")
+    rows = [replace(whole, method=method, values=(*whole.values[:3], None, None, None))]
     changes: list[Change] = []
-    shown = []
-    for row in rows:
-        is_whole = row is whole
-        name = f"{ablation.trainer}, whole" if is_whole else row.method.config
+    for row in others:
         pairs = [(row.values[i], whole.values[i]) for i in (0, 1, 3)]
-        differences = [None if is_whole else _difference(*pair) for pair in pairs]
-        base, new, hm = differences
+        base, new, hm = (seed_by_seed(minus, *pair, common=True) for pair in pairs)
+        name = row.method.config
+        rows.append(
+            replace(
+                row,
+                method=replace(row.method, name=name),
+                values=(*row.values[:3], base, new, hm),
+            )
+        )
         if base and new and hm:
             changes.append((name, base, new, hm))
-        method = replace(row.method, name=name)
-        shown.append(replace(row, method=method, values=(*row.values[:3], *differences)))
     columns = [Column(name, best="") for name in ("base", "new", "HM")]
     columns += [Column(f"Δ {name}", best="", signed=True) for name in ("base", "new", "HM")]
-    return replace(table, columns=columns, rows=shown, notes=[], has_rules=False), changes
-
-
-def _difference(a: Value | None, b: Value | None) -> Value | None:
-    return seed_by_seed(minus, a, b, common=True)
+    shown = replace(table, title=title, columns=columns, rows=rows, notes=[], has_rules=False)
+    return shown, changes
 
 
 def _ablation_says(title: str, changes: Sequence[Change]) -> Sentence:
@@ -105,23 +85,19 @@ def _ablation_says(title: str, changes: Sequence[Change]) -> Sentence:
     best = max(changes, key=lambda change: change[3].number)
     seeds = min(change[3].n for change in changes)
     end = f" From {FEW_SEEDS[seeds]}: weigh it accordingly." if seeds in FEW_SEEDS else ""
-    return (
-        f"{title}: {len(lost)} of {len(changes)} changes lower the harmonic mean. Lowest: "
-        f"{worst[0]}, ", Shown(worst[3], signed=True), f" points; highest: {best[0]}, ",
-        Shown(best[3], signed=True), f".{end}",
-    )  # fmt: skip
+    start = f"{title}: {len(lost)} of {len(changes)} changes lower the harmonic mean. Lowest: "
+    middle = f" points; highest: {best[0]}, "
+    return (f"{start}{worst[0]}, ", Shown(worst[3], signed=True), middle,
+            Shown(best[3], signed=True), f".{end}")  # fmt: skip
 
 
-def _ablations_under_noise(page: Context, ablation: Ablation) -> list[Block]:
+def _under_noise(page: Context, ablation: Ablation) -> list[Block]:
     folders = {run.folder for run in ablation.runs}
     members = [e for e in page.data.evaluations if e.path.parent in folders]
-    if not any(page.data.is_ablation(e) for e in members):
-        return []
-    tables: list[Block] = []
+    blocks = []
     for comparison in page.data.compare(members, by_config=True):
-        groups = [group for group in ("text", "image", "both") if group in comparison.groups]
         columns = {"clean": ("", "accuracy")}
-        for group in groups:
+        for group in ("text", "image", "both"):
             columns |= {group: (group, "accuracy"), f"drop, {group}": (group, "drop")}
         title = (
             f"Under noise, {comparison.dataset}, {comparison.subset} classes: mean accuracy in %, "
@@ -129,9 +105,9 @@ def _ablations_under_noise(page: Context, ablation: Ablation) -> list[Block]:
         )
         table = noise_table(comparison, columns, title, "")
         table.columns = [replace(column, best="") for column in table.columns]
-        table.rows.sort(key=lambda row: (row.method.config != WHOLE, row.method.config))
-        tables.append(Numbers(replace(table, has_rules=False)))
-    return tables
+        table.rows.sort(key=_whole_first)
+        blocks.append(Block("numbers", replace(table, has_rules=False)))
+    return blocks if any(page.data.is_ablation(e) for e in members) else []
 
 
 # Classes
@@ -153,10 +129,9 @@ def classes(page: Context) -> Section | None:
             if changes:
                 said.append(_classes_say(f"{case.title}, {subset} classes", chosen, changes))
     figures = page.figures(charts)
-    if not figures:
-        return None
-    intro = Text(f"Accuracy of each class: {chosen} against {baseline}.")
-    return Section("classes", "Classes", "Class by class", [intro, Findings(said), *figures])
+    intro = Block("text", f"Accuracy of each class: {chosen} against {baseline}.")
+    blocks = [intro, Block("findings", said), *figures]
+    return Section("classes", "Classes", "Class by class", blocks) if figures else None
 
 
 def _classes_say(title: str, method: str, changes: dict[str, Value]) -> Sentence:
@@ -185,7 +160,7 @@ def training(page: Context) -> Section | None:
     trained: dict[str, None] = {}
     for case in page.data.cases:
         charts += [training_curves(case, page.styles, meter) for meter in ("loss", "acc")]
-        ends = []
+        ends: list[Sentence] = []
         for method in case.methods:
             curve = curve_of(case, method.name, "acc")
             if curve:
@@ -195,16 +170,14 @@ def training(page: Context) -> Section | None:
         if ends:
             start = f"{case.title}: accuracy on training batches at the end: "
             said.append((start, *joined(ends), "."))
-    figures: list[Figures] = page.figures(charts)
-    if not figures:
-        return None
-    intro = Text(
+    figures = page.figures(charts, trained)
+    intro = (
         "As the logs have it: means over an epoch's batches, so the first point is not the "
         "untrained model. Methods train for different numbers of epochs; the axis is the share of "
         "each."
     )
-    blocks: list[Block] = [intro, Findings(said), Legend(list(trained)), *figures]
-    return Section("training", "Training", "Training", blocks)
+    blocks = [Block("text", intro), Block("findings", said), *figures]
+    return Section("training", "Training", "Training", blocks) if figures else None
 
 
 COST = {
@@ -221,32 +194,29 @@ def cost(page: Context) -> Section | None:
     blocks: list[Block] = []
     said: list[Sentence] = []
     for case in page.data.cases:
-        own = {method: _trainings(runs) for method, runs in case.methods.items()}
-        own = {method: runs for method, runs in own.items() if runs}
-        if not own:
-            continue
-        title = f"{PROTOCOLS[case.protocol]}, {case.title}"
+        # Runs that trained and tested; of a method without training, those that tested.
+        own = {
+            method: [run for run in runs if not run.training and run.subset != "new"]
+            for method, runs in case.methods.items()
+        }
         rows = [
-            Row(method, tuple(_plain(mean_over(runs, key)) for key in COST), runs=tuple(runs))
+            Row(method, tuple(_plain(mean_over(runs, key)) for key in COST))
             for method, runs in own.items()
+            if runs
         ]
+        title = f"{PROTOCOLS[case.protocol]}, {case.title}"
         table = Table("cost", title, list(COST.values()), rows, counted="", has_rules=False)
-        blocks.append(Numbers(table))
         devices = recorded((run for runs in own.values() for run in runs), "device")
-        blocks.append(Notes([f"Device: {', '.join(devices)}."] if devices else []))
-        said += _cost_says(title, rows)
-    if not blocks:
-        return None
-    intro = Text(
+        table.notes = [f"Device: {', '.join(devices)}."] if devices else []
+        if rows:
+            blocks.append(Block("numbers", table))
+            said += _cost_says(title, rows)
+    intro = (
         "Wall time and memory as each run recorded them, on whatever else the machine was doing. "
         "Memory: of the whole process on a CPU, of tensors on a GPU."
     )
-    return Section("cost", "Cost", "Cost", [intro, Findings(said), *blocks])
-
-
-def _trainings(runs: Iterable[Run]) -> list[Run]:
-    """Runs that trained and tested (of a method without training: tested)."""
-    return [run for run in runs if not run.training and run.subset != "new"]
+    shown = [Block("text", intro), Block("findings", said), *blocks]
+    return Section("cost", "Cost", "Cost", shown) if blocks else None
 
 
 def _plain(value: Value | None) -> Value | None:
@@ -262,14 +232,14 @@ def _cost_says(title: str, rows: Sequence[Row]) -> list[Sentence]:
     ):
         column = list(COST).index(key)
         known = [(row.name, v) for row in rows if (v := row.values[column]) and v.number > 0]
-        known.sort(key=lambda pair: pair[1].number)
         if len(known) > 1:
-            (low, least), (high, most) = known[0], known[-1]
-            times = over(most, least)
+            low, *_, high = sorted(known, key=lambda pair: pair[1].number)
+            times = over(high[1], low[1])
             assert times is not None
             said.append((
-                f"{title}, {name}: from {low}, ", Shown(least, digits, unit), f", to {high}, ",
-                Shown(most, digits, unit), ": ", Shown(times), " times as much.",
+                f"{title}, {name}: from {low[0]}, ", Shown(low[1], digits, unit),
+                f", to {high[0]}, ", Shown(high[1], digits, unit), ": ", Shown(times),
+                " times as much.",
             ))  # fmt: skip
     return said
 
@@ -287,47 +257,28 @@ def sources(page: Context) -> Section:
         seed, accuracy = run.value("seed"), run.value("accuracy")
         assert seed is not None and accuracy is not None
         numbers = [Shown(seed, digits=0), Shown(accuracy, digits=2)]
-        start = [data.numbers[run.file], name, run.dataset, run.subset]
-        rows.append([*start, *numbers, run.file])
+        rows.append([data.ids[run.file], name, run.dataset, run.subset, *numbers, run.file])
+    intro = (
+        "Every number above is computed from these files and from nothing else; point at a "
+        "number, or choose it with Tab or the arrow keys and Enter, to see which, and how."
+    )
     headers = ("run", "method", "data set", "classes", "seed", "accuracy", "file")
-    ids = [data.numbers[run.file] for run in data.runs]
-    blocks: list[Block] = [
-        Text(
-            "Every number above is computed from these files and from nothing else; point at a "
-            "number, or choose it with Tab or the arrow keys and Enter, to see which, and how."
-        ),
-        Words(headers, rows, ids=ids, code=frozenset({6})),
-        *(Text(line) for line in _origins(data.runs)),
-    ]
     noise = dict.fromkeys(evaluation.path.as_posix() for evaluation in data.evaluations)
-    if noise:
-        title = f"{len(noise)} files of figures under noise"
-        blocks.append(Folded(title, [Paths("", [(path, "") for path in noise])]))
+    blocks = [
+        Block("text", intro),
+        Block("words", rows, options={"headers": headers, "code": (6,), "has_ids": True}),
+        *(Block("text", line) for line in _origins(data.runs)),
+        *listed("Files of figures under noise", [(path, "") for path in noise], few=0),
+    ]
     return Section("sources", "Sources", "Where the numbers come from", blocks)
 
 
-def _origins(runs: Sequence[Run]) -> list[str]:
-    """Versions, code, machines and dates that runs recorded."""
+def _origins(runs: Iterable[Run]) -> list[str]:
+    """Versions of libraries and of this code, commands, that runs recorded."""
     versions = {
         ", ".join(f"{name} {version}" for name, version in own.items())
         for run in runs
         if (own := run.results.get("versions"))
     }
-    lines = [f"Versions: {'; '.join(sorted(versions))}."] if versions else []
-    codes = code_of(runs)
-    lines += [f"Code of the runs: {'; '.join(codes)}."] if codes else []
-    hosts, dates = recorded(runs, "host"), recorded(runs, "date")
-    lines += [f"Machines: {', '.join(hosts)}."] if hosts else []
-    lines += [f"Run from {dates[0]} to {dates[-1]}."] if dates else []
-    return lines
-
-
-def code_of(runs: Iterable[Run]) -> list[str]:
-    """The versions of the code that made runs, as far as they recorded it."""
-    found = set()
-    for run in runs:
-        code = run.results.get("code") or {}
-        name = " ".join(filter(None, [code.get("version"), (code.get("commit") or "")[:12]]))
-        if name:
-            found.add(name + (" with changes" if code.get("dirty") else ""))
-    return sorted(found)
+    said = {"Versions": sorted(versions), "Code of the runs": code_of(runs)}
+    return [f"{name}: {'; '.join(values)}." for name, values in said.items() if values]

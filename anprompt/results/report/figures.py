@@ -339,7 +339,7 @@ def _short(name: str, length: int = 26) -> str:
 
 
 def ablation_changes(
-    title: str, name: str, rows: Sequence[tuple[str, Value, Value, Value]], whole: str
+    title: str, name: str, rows: Sequence[tuple[str, Value, Value, Value]]
 ) -> Chart:
     """Differences to the whole method, in percentage points: base, new, harmonic mean."""
     names = [row[0] for row in rows]
@@ -359,7 +359,7 @@ def ablation_changes(
         axes.axvline(0, color=theme.muted, linewidth=0.9)
         axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
         axes.set_ylim(-0.6, len(names) - 0.4)
-        axes.set_xlabel(f"points from {whole}")
+        axes.set_xlabel("points from the whole method")
         axes.legend(
             frameon=False, fontsize=8, labelcolor=theme.muted, loc="lower center", ncols=3,
             bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,

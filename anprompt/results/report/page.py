@@ -1,7 +1,6 @@
 """The whole page, from templates that escape every text."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from anprompt.results.render import number_text
-from anprompt.results.report import accuracy, details, robustness
+from anprompt.results.report import accuracy, details, noise
 from anprompt.results.report.blocks import Section
 from anprompt.results.report.charts import DASH_ARRAYS, MARKER_PATHS, Chart, to_svg
 from anprompt.results.report.context import Context
-from anprompt.results.report.data import Data, recorded
+from anprompt.results.report.data import Data, code_of, code_text, recorded
 from anprompt.results.table import Column, Row, best_values
 from anprompt.results.value import Value
 from common.text import plain
@@ -24,8 +23,8 @@ SECTIONS = (
     accuracy.base_new,
     accuracy.all_classes,
     accuracy.transfer,
-    robustness.robustness,
-    robustness.pictures,
+    noise.robustness,
+    noise.pictures,
     details.ablations,
     details.classes,
     details.training,
@@ -34,11 +33,11 @@ SECTIONS = (
 )
 
 
-def render(data: Data, title: str, command: Sequence[str] = ()) -> tuple[str, list[Chart]]:
+def render(data: Data, title: str, made: dict[str, Any]) -> tuple[str, list[Chart]]:
     """The report as one HTML document without outside references, and its figures.
 
     Args:
-        command: what the page is made by.
+        made: by which command and version of this code the page is made (`common.provenance`).
     """
     page = Context(data)
     sections: list[Section] = [found for make in SECTIONS if (found := make(page))]
@@ -49,8 +48,9 @@ def render(data: Data, title: str, command: Sequence[str] = ()) -> tuple[str, li
         roots=[root.as_posix() for root in data.roots],
         dates=list(dict.fromkeys([*dates[:1], *dates[-1:]])),
         hosts=recorded(data.runs, "host"),
-        code=details.code_of(data.runs),
-        command=" ".join(command),
+        code=code_of(data.runs),
+        command=made["command"],
+        version=code_text(made["code"]),
     )  # fmt: skip
     return document, page.charts
 
@@ -73,7 +73,7 @@ def _environment(page: Context) -> Environment:
 
     def links(row: Row) -> list[str]:
         files = [run.file for run in row.runs]
-        return [page.data.numbers[file] for file in dict.fromkeys(files)]
+        return [page.data.ids[file] for file in dict.fromkeys(files)]
 
     def mark(name: str) -> dict[str, Any]:
         number = styles.number(name) or 0

@@ -150,7 +150,9 @@ class Setting:
         if self.kind is float:
             if type(value) not in (int, float) or not _is_finite(value):
                 return False
-        elif type(value) is not self.kind or (self.kind is int and abs(value) > MAX_INT):
+        elif type(value) is not self.kind:
+            return False
+        if type(value) is int and abs(value) > MAX_INT and self.kind is int:
             return False
         if self.kind is str and (len(value) > MAX_TEXT or "\0" in value):
             return False
@@ -342,5 +344,7 @@ ADDED = {
 
 def declare_added(cfg: CfgNode) -> None:
     """Declare ``ADDED`` where the configuration lacks them, as Dassl.pytorch's does."""
-    known = dict(leaves(cfg))
-    declare(cfg, "", {name: setting for name, setting in ADDED.items() if name not in known})
+    for name, setting in ADDED.items():
+        node, _, key = name.rpartition(".")
+        if key not in (cfg[node] if node else cfg):
+            declare(cfg, "", {name: setting})

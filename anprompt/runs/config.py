@@ -95,9 +95,9 @@ def default_cfg(trainer: str = "") -> Config:
 
     cfg = get_cfg_default()
     declare(cfg, "RUN", RUN)
-    for name in DATASET_REGISTRY.registered_names():
-        extend_cfg = getattr(DATASET_REGISTRY.get(name), "extend_cfg", None)
-        if extend_cfg is not None:
+    classes = map(DATASET_REGISTRY.get, DATASET_REGISTRY.registered_names())
+    for extend_cfg in {getattr(cls, "extend_cfg", None): None for cls in classes}:
+        if extend_cfg is not None:  # most share one
             extend_cfg(cfg)
     if not declares_own(trainer):
         for name in declared():

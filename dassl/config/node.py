@@ -1,6 +1,7 @@
 """Configuration nodes: yacs, with mistakes answered in one line and files that are plain data."""
 
 import ast
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from yacs.config import CfgNode
 
 from common.errors import UsageError
 from common.names import nearest
-from common.reading import MissingFile, read_yaml
+from common.reading import MissingFile, parse_yaml, read_text
 from common.settings import MAX_INT, convert, describe, leaves, problem, shorten
 
 BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
@@ -32,6 +33,12 @@ class Config(CfgNode):
     plain yacs nodes, as trainers written for Dassl add them. Files are YAML and never run code,
     whereas yacs executes files that end in ``.py``.
     """
+
+    def clone(self) -> "Config":
+        """Return a copy that is free to change."""
+        copy: Config = _copied(self)
+        copy.defrost()
+        return copy
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
         """Overwrite values with those of a YAML file.
@@ -100,8 +107,9 @@ class Config(CfgNode):
             logger.info("%s: %s has no effect: it is a setting of %s", where, key, method)
             return True
         setting = describe(key)
-        is_unused = setting is not None and setting.scope == "unused" and _is_known(self, key)
-        if is_unused and _decoded(value) != setting.default:
+        if setting is None or setting.scope != "unused" or not _is_known(self, key):
+            return False
+        if _decoded(value) != setting.default:
             logger.info("%s: %s has no effect here (%s)", where, key, setting.help)
         return False
 
@@ -158,6 +166,17 @@ class UndeclaredMethod(UsageError, AttributeError):
     """A group of settings under TRAINER that no trainer declared."""
 
 
+def _copied(node: Any) -> Any:
+    """A copy of a node and all below it, faster than ``copy.deepcopy``."""
+    if isinstance(node, CfgNode):
+        copy = CfgNode.__new__(type(node))
+        copy.__dict__.update(node.__dict__)
+        for key, value in node.items():
+            dict.__setitem__(copy, key, _copied(value))
+        return copy
+    return list(node) if type(node) is list else node
+
+
 def read_file(path: str | Path) -> Pairs:
     """Return the settings of a YAML file and of those that it starts from, by dotted name.
 
@@ -171,11 +190,12 @@ def _file_pairs(path: Path, below: tuple[Path, ...]) -> Pairs:
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: not a YAML file; configurations end in {' or '.join(SUFFIXES)}")
     try:
-        content = read_yaml(path, MAX_FILE)
+        content = _parsed(read_text(path, MAX_FILE), str(path))
     except MissingFile as error:
         raise UsageError(f"no such config file: {path}{_hint(path)}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no settings (KEY: value lines)")
+    content = dict(content)
     place = path.resolve()
     if place in below or len(below) > 10:
         raise UsageError(f"{path}: {BASE} leads in a circle")
@@ -187,6 +207,10 @@ def _file_pairs(path: Path, below: tuple[Path, ...]) -> Pairs:
     emptied = {name for name, (value, _) in own.items() if value == {} and name == _table_of(name)}
     kept = {name: pair for name, pair in pairs.items() if _table_of(name) not in emptied}
     return {**kept, **own}
+
+
+# A sweep reads the same few files hundreds of times.
+_parsed = functools.lru_cache(maxsize=256)(parse_yaml)
 
 
 def _hint(path: Path) -> str:

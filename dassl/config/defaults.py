@@ -198,10 +198,10 @@ OPTIM = {
     "ADAM_BETA1": Setting(0.9, "adam, amsgrad, radam, adamw: beta 1", ge=0, lt=1, scope=TRAIN),
     "ADAM_BETA2": Setting(0.999, "adam, amsgrad, radam, adamw: beta 2", ge=0, lt=1, scope=TRAIN),
     "STAGED_LR": Setting(
-        False, "layers other than NEW_LAYERS learn at LR * BASE_LR_MULT", scope=TRAIN
+        False, "layers have no learning rates of their own here", choices=(False,), scope=TRAIN
     ),
-    "NEW_LAYERS": Setting((), "names of modules, see STAGED_LR", kind=str, scope=TRAIN),
-    "BASE_LR_MULT": Setting(0.1, "see STAGED_LR", ge=0, le=1000, scope=TRAIN),
+    "NEW_LAYERS": Setting((), "of STAGED_LR: names of modules", kind=str, scope="unused"),
+    "BASE_LR_MULT": Setting(0.1, "of STAGED_LR", scope="unused"),
     "LR_SCHEDULER": Setting("single_step", "schedule", choices=SCHEDULES, scope=TRAIN),
     "STEPSIZE": Setting(
         (-1,),

@@ -8,6 +8,7 @@ configuration beside its weights, as OpenAI's archives carry ``input_resolution`
 from __future__ import annotations
 
 import json
+import re
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +24,31 @@ def tower_entry(embed_dim: int, vision_cfg: dict, quick_gelu: bool) -> Tensor:
     return torch.tensor(list(json.dumps(config, sort_keys=True).encode()), dtype=torch.uint8)
 
 
-def build_image_tower(entry: Tensor) -> nn.Module:
+def build_image_tower(entry: Tensor, embed_dim: int) -> nn.Module:
     """Return the tower of a ``TOWER`` entry, with random weights.
 
     Beside open_clip's interface it has ``input_resolution`` (pixels) and ``output_dim``, as CLIP's
     own towers. The process's random numbers are left as they are.
 
+    Args:
+        embed_dim: width of the joint space that the weights have.
+
     Raises:
-        UsageError: open_clip or timm cannot build it.
+        UsageError: open_clip or timm cannot build it, or it does not fit the weights.
     """
     try:
         config = json.loads(bytes(entry.tolist()))
-        embed_dim, vision_cfg = int(config["embed_dim"]), dict(config["vision_cfg"])
-        quick_gelu = bool(config["quick_gelu"])
+        vision_cfg, quick_gelu = dict(config["vision_cfg"]), bool(config["quick_gelu"])
+        stated = int(config["embed_dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"damaged: its {TOWER} is no configuration of one ({error})") from None
+    if stated != embed_dim:
+        raise UsageError(
+            f"the configuration states embed_dim {stated}, the weights are for {embed_dim}"
+        )
+    name = vision_cfg.get("timm_model_name")
+    if name is not None and not re.fullmatch(r"[\w.]+", str(name)):  # timm would ask the network
+        raise UsageError(f"{name!r} is not the name of one of timm's models")
     import common.torchvision_compat  # noqa: F401
 
     # isort: split
@@ -49,7 +60,7 @@ def build_image_tower(entry: Tensor) -> nn.Module:
             tower = _build_vision_tower(embed_dim, vision_cfg, quick_gelu)
     except Exception as error:  # an unknown timm model, settings of another version, ...
         raise UsageError(
-            f"open_clip cannot build the image tower {vision_cfg.get('timm_model_name') or ''} "
+            f"open_clip cannot build the image tower {name or ''} "
             f"({' '.join(str(error).split())[:200]}); a newer open_clip_torch and timm may"
         ) from None
     size = vision_cfg.get("image_size", 224)

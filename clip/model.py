@@ -237,7 +237,7 @@ def _shaped_like(weights: dict[str, Tensor], settings: dict[str, Tensor]) -> CLI
     context_length, _ = weights["positional_embedding"].shape
     layers, mlp_width = _blocks(weights, "transformer.resblocks.", text_width)
     if TOWER in settings:
-        visual = build_image_tower(settings[TOWER])
+        visual = build_image_tower(settings[TOWER], embed_dim)
     else:
         visual = _visual_shaped_like(weights, settings, embed_dim, quick_gelu)
     return CLIP(

@@ -49,8 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--backbone",
         default="",
         metavar="NAME",
-        help="ViT-B/16, RN50, an open_clip tag as ViT-B-32::laion2b_s34b_b79k, a checkpoint's "
-        "path, or small (bundled; the default where nothing names another)",
+        help="ViT-B/16, RN50, an open_clip tag as ViT-B-32::laion2b_s34b_b79k, hf-hub:ORG/NAME, a "
+        "checkpoint's path, or small (bundled; the default where nothing names another); "
+        "python -m anprompt backbones lists them",
     )
     what.add_argument("--head", default="", metavar="NAME", help="name of the head, if any")
     what.add_argument(

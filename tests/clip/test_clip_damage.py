@@ -95,7 +95,6 @@ def odd_values(rng: random.Random) -> list:
         torch.zeros(2, 2, dtype=torch.bool),
         torch.zeros(2, 2, dtype=torch.complex64),
         torch.eye(3).to_sparse(),
-        torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8),
         torch.ones(1).expand(1000, 1000),
         torch.ones(rng.randrange(1, 70), rng.randrange(1, 70)),
         torch.ones([1] * rng.randrange(0, 6)),

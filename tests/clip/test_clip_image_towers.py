@@ -105,7 +105,7 @@ def test_a_file_read_as_an_architecture(tmp_path):
     with pytest.raises(UsageError, match="open_clip_model.safetensors: its image tower") as error:
         clip.load_model(str(path))
     assert "convnext_base::PATH" in str(error.value)
-    with pytest.raises(UsageError, match="visual.trunk.*has shape"):  # ConvNeXt, another size
+    with pytest.raises(UsageError, match="states embed_dim 512, the weights are for 32"):
         clip.load_model(f"convnext_base::{path}")
 
 
@@ -115,13 +115,24 @@ def test_towers_that_cannot_be_built(tmp_path):
     content = json.loads(file.read_text())
     for key, value, says in (
         ("timm_model_name", "no_such_net", "open_clip cannot build the image tower no_such_net"),
+        (
+            "timm_model_name",
+            "hf-hub:org/name",
+            "'hf-hub:org/name' is not the name of one",
+        ),
         ("timm_pool", "nonsense", "open_clip cannot build the image tower"),
         ("timm_model_name", 3, "open_clip cannot build the image tower 3"),
         ("not_a_setting", 3, "open_clip cannot build the image tower"),
+        (
+            "embed_dim",
+            10**9,
+            "states embed_dim 1000000000, the weights are for 32",
+        ),
         ("image_size", [64, 32], "its images are not square"),
     ):
         changed = json.loads(json.dumps(content))
-        changed["model_cfg"]["vision_cfg"][key] = value
+        part = changed["model_cfg"] if key == "embed_dim" else changed["model_cfg"]["vision_cfg"]
+        part[key] = value
         file.write_text(json.dumps(changed))
         with pytest.raises(UsageError, match=says) as error:
             clip.load_model(str(tmp_path))
@@ -133,5 +144,5 @@ def test_random_numbers_are_left_alone(tmp_path):
     make("ConvNeXt", tmp_path)
     entry = load_state_dict(str(tmp_path))["image_tower"]
     before = torch.get_rng_state()
-    build_image_tower(entry)
+    build_image_tower(entry, 32)
     assert torch.equal(torch.get_rng_state(), before)

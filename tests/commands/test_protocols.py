@@ -4,7 +4,12 @@ The commands are planned in this process; train.py then runs them here, shortene
 """
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -271,6 +276,35 @@ def test_a_failure_ends_the_command_with_its_status(commands, tmp_path, monkeypa
     with pytest.raises(ChildProcessError, match="^status 7"):
         commands("coop/base2new_train", "eurosat", "1,2,3", DRY_RUN="")
     assert (tmp_path / "ran").read_text().split() == ["1", "2"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ending_the_command_ends_its_run(number, tmp_path):
+    """SIGTERM reaches this process alone, Ctrl-C all of the terminal's: the run ends and is 130."""
+    stand_in = tmp_path / "train.sh"
+    stand_in.write_text("trap 'echo ended >> ran; exit 130' INT TERM\necho began >> ran\n"
+                        "for _ in {1..600}; do sleep 0.1; done\n")  # fmt: skip
+    program = (
+        "import sys; from anprompt.protocols import environment; "
+        "environment.TRAIN = ['bash', sys.argv[1]]; from anprompt.__main__ import main; "
+        "sys.exit(main(['run', 'base2new', 'coop', 'train', 'shapes', '1,2']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(stand_in)], cwd=tmp_path, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OUTPUT": "out"}, stderr=subprocess.DEVNULL,
+        # What a shell starts in the background, as CI may, ignores Ctrl-C; this one does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    ran = tmp_path / "ran"
+    deadline = time.monotonic() + 60
+    while not ran.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    assert process.wait(60) == 130
+    assert ran.read_text().split() == ["began", "ended"]
 
 
 def test_the_configurations_own_backbone_where_it_is_at_hand(commands, tmp_path, capsys):

@@ -127,8 +127,7 @@ class Costs:
 
     def total(self, runs: Iterable[RunSpec], places: int) -> float:
         """Return what runs are expected to take side by side in so many places."""
-        seconds = [self.seconds(run) for run in runs]
-        return max(sum(seconds) / places, *seconds, 0.0) if seconds else 0.0
+        return side_by_side([self.seconds(run) for run in runs], places)
 
     def gigabytes(self, runs: Iterable[RunSpec]) -> float:
         """Return the memory of a GPU that the largest of these runs is expected to take, in GiB."""
@@ -194,6 +193,11 @@ def _part(number: int, subset: str) -> int:
 def _number(value: object, default: int) -> int:
     text = str(value)
     return int(text) if text.isdecimal() and 0 < int(text) < 10**6 else default
+
+
+def side_by_side(seconds: Sequence[float], places: int) -> float:
+    """Return what runs of these lengths take in so many places."""
+    return max([sum(seconds) / places, *seconds])
 
 
 def learn_from_folder(costs: Costs, output: str | Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.folder import RESULTS, read_results
-from anprompt.sweeps.costs import Costs
+from anprompt.sweeps.costs import Costs, side_by_side
 from anprompt.sweeps.processes import Process, stop
 from anprompt.sweeps.work import WorkQueue
 
@@ -165,11 +165,19 @@ class Sweep:
 
     def _note_done(self, run: RunSpec, how: str) -> None:
         self.done.add(run)
-        left = [*self.waiting, *(process.run for process in self.running)]
-        rest = ""
-        if left and self.costs.n_known:
-            rest = f", about {minutes(self.costs.total(left, self.n_slots))} left"
+        left = self._seconds_left() if self.costs.n_known else 0.0
+        rest = f", about {minutes(left)} left" if left else ""
         self._line(run, f"{how}  (elapsed {minutes(time.monotonic() - self.began)}{rest})")
+
+    def _seconds_left(self) -> float:
+        """Return what the runs that wait and the rest of those that run are expected to take."""
+        now = time.monotonic()
+        seconds = [self.costs.seconds(run) for run in self.waiting]
+        seconds += [
+            max(self.costs.seconds(process.run) - (now - process.began), 1.0)
+            for process in self.running
+        ]
+        return side_by_side(seconds, self.n_slots)
 
     def _note_failure(self, run: RunSpec, reason: str) -> None:
         self.failed[run] = reason

@@ -86,6 +86,7 @@ class Costs:
     device: str = "cpu"
     options: Sequence[str] = ()
     _ratios: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    _medians: dict[tuple[str, ...], float] = field(default_factory=dict)
     _memory: dict[tuple[str, str], float] = field(default_factory=dict)
     n_known: int = 0
 
@@ -122,8 +123,8 @@ class Costs:
     def seconds(self, run: RunSpec) -> float:
         """Return what a run is expected to take."""
         work = self.work(run)
-        ratios = next((self._ratios[key] for key in _keys(work) if key in self._ratios), [1.0])
-        return work.seconds(self.device) * median(ratios)
+        known = (key for key in _keys(work) if key in self._ratios)
+        return work.seconds(self.device) * self._ratio(next(known, None))
 
     def total(self, runs: Iterable[RunSpec], places: int) -> float:
         """Return what runs are expected to take side by side in so many places."""
@@ -148,6 +149,14 @@ class Costs:
         """Return the amount of work in a run."""
         return _work(run, tuple(self.options))
 
+    def _ratio(self, key: tuple[str, ...] | None) -> float:
+        """Return what similar runs took, as a multiple of the guess."""
+        if key is None:
+            return 1.0
+        if key not in self._medians:
+            self._medians[key] = median(self._ratios[key])
+        return self._medians[key]
+
     def _note(self, work: Work, seconds: float) -> None:
         ratio = seconds / work.seconds(self.device)
         if not 0 < ratio < math.inf:
@@ -155,6 +164,7 @@ class Costs:
         self.n_known += 1
         for key in _keys(work):
             self._ratios.setdefault(key, []).append(ratio)
+            self._medians.pop(key, None)
 
 
 def _keys(work: Work) -> list[tuple[str, ...]]:

@@ -79,7 +79,8 @@ class Sweep:
     def go(self) -> int:
         """Run all runs; return the exit status, 1 if any failed."""
         for run, results in self.finished.items():
-            self._note_done(run, f"{results['accuracy']:5.1f}%  earlier")
+            self.done.add(run)
+            self._line(run, f"{results['accuracy']:5.1f}%  earlier")
         try:
             while self.waiting or self.running:
                 blocked = self._start_what_can()

@@ -23,7 +23,6 @@ import numpy as np
 import threadpoolctl
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 import clip
@@ -132,6 +131,8 @@ def cluster_noise_prompts(noisy_text: Tensor, n_tokens: int, seed: int = 0) -> T
     clusters = min(n_tokens, len(np.unique(points, axis=0)))
     # One thread: sums over several would differ in the last bit from run to run.
     with threadpoolctl.threadpool_limits(1):
+        from sklearn.cluster import KMeans  # takes a second to import, and this needs it alone
+
         centroids = KMeans(clusters, n_init=10, random_state=seed).fit(points).cluster_centers_
     rows = centroids[np.arange(n_tokens) % clusters]
     jitter = np.random.default_rng(seed).normal(scale=0.01, size=rows.shape)

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from common.errors import UsageError
 from common.files import atomic_write
-from common.reading import MissingFile, read_json, read_yaml
+from common.reading import MissingFile, read_json, read_text, read_yaml
 from common.schema import COUNT, PERCENT, Each, mismatch
 from common.settings import shorten
 
@@ -104,13 +104,16 @@ def recorded_config(folder: str | Path) -> dict[str, Any] | None:
         UsageError: config.yaml cannot be read.
     """
     path = Path(folder) / CONFIG
+    if Path(folder).is_file():
+        raise UsageError(f"{folder}: a file; a run has a folder")
     try:
         content = read_yaml(path)
     except MissingFile:
         results = read_results(folder)
         content = results.get("config") if results else None
     except UsageError as error:
-        raise UsageError(f"{error}; remove {Path(folder)} to start over") from error
+        mend = "" if isinstance(error.__cause__, OSError) else f"; remove {folder} to start over"
+        raise UsageError(f"{error}{mend}") from error
     return of_own_method(flatten(content)) if isinstance(content, dict) else None
 
 
@@ -167,10 +170,16 @@ def check_resumed(cfg: CfgNode) -> list[str]:
     Raises:
         UsageError: a setting differs that the resumed optimiser and schedule would overrule.
     """
-    recorded = recorded_config(cfg.RESUME)
-    if not cfg.RESUME or recorded is None:
+    if not cfg.RESUME:
         return []
+    epochs = _epochs_behind(cfg.RESUME)
+    if epochs > cfg.OPTIM.MAX_EPOCH:
+        raise UsageError(
+            f"--resume {cfg.RESUME}: {epochs} epochs were trained there, OPTIM.MAX_EPOCH is "
+            f"{cfg.OPTIM.MAX_EPOCH}; ask for more epochs, or test it with --eval-only --model-dir"
+        )
     lines = []
+    recorded = recorded_config(cfg.RESUME) or {}
     for key, there, here in _differences(recorded, cfg):
         if key.startswith(_MAY_DIFFER):
             continue
@@ -182,6 +191,15 @@ def check_resumed(cfg: CfgNode) -> list[str]:
             )
         lines.append(f"{key} was {shorten(there)}, is {shorten(here)} from here on")
     return [f"Resumed from {cfg.RESUME}: {line}" for line in lines]
+
+
+def _epochs_behind(folder: str) -> int:
+    """Return after how many epochs a training's newest checkpoint was written; 0 if unknown."""
+    epochs = [0]
+    for pointer in Path(folder).glob("*/checkpoint"):
+        named = re.fullmatch(r"model\.pth\.tar-(\d{1,9})\s*", read_text(pointer, limit=4096))
+        epochs.append(int(named[1]) if named else 0)
+    return max(epochs)
 
 
 # Finished or not
@@ -268,9 +286,10 @@ def _refuse_changes(cfg: CfgNode, recorded: dict, now: dict, what: str) -> None:
     if recorded.get("initial", now["initial"]) != now["initial"]:
         changes.append("the file that MODEL.INIT_WEIGHTS names")
     if changes:
+        more = f" (and {len(changes) - 2} more)" if len(changes) > 2 else ""
         raise UsageError(
-            f"{cfg.OUTPUT_DIR} holds {what} on other data: changed since then: "
-            f"{', '.join(changes)}. Choose another --output-dir, or remove that folder."
+            f"{cfg.OUTPUT_DIR} holds {what} on other data; what has changed: "
+            f"{', '.join(changes[:2])}{more}. Choose another --output-dir, or remove that folder."
         )
 
 

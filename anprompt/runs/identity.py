@@ -40,9 +40,9 @@ _TESTED = {
     "val": ("train", "val", "test", "train_files"),
 }
 _WORDS = {
-    "train": "the list of training images or their classes",
-    "val": "the list of validation images or their classes",
-    "test": "the list of test images or their classes",
+    "train": "the training images' list or classes",
+    "val": "the validation images' list or classes",
+    "test": "the test images' list or classes",
     "few_shot": "the images drawn for training",
     "train_files": "training images themselves",
     "test_files": "test images themselves",

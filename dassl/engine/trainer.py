@@ -17,7 +17,6 @@ from yacs.config import CfgNode
 
 from common.provenance import provenance
 from dassl.config import check_config
-from dassl.data import DataManager
 from dassl.evaluation import Classification, Predictions, build_evaluator
 from dassl.utils import AverageMeter, MetricMeter, UsageError
 from dassl.utils.memory import process_peak_memory_mb
@@ -80,6 +79,8 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_loader(self) -> None:
         """Create the data set and its loaders."""
+        from dassl.data import DataManager  # torchvision takes a second to import
+
         dm = DataManager(self.cfg)
         self.dm = dm
         self.train_loader_x = dm.train_loader_x

@@ -79,9 +79,11 @@ class Logger:
         return len(msg)
 
     def show(self, msg: str) -> None:
-        """Write ``msg`` to the console only, if it is still there."""
+        """Write ``msg`` to the console only, if it is still there; lines appear at once."""
         try:
             self.console.write(msg)
+            if msg.endswith("\n"):
+                self.console.flush()
         except UnicodeEncodeError:
             encoding = self.console.encoding or "ascii"
             self.console.write(msg.encode(encoding, "backslashreplace").decode(encoding))

@@ -104,9 +104,9 @@ def repaint(images: Path) -> None:
 
 
 CHANGES = {
-    "class added": (add_class, False, "list of training images"),
-    "label corrected": (correct_label, True, "list of "),
-    "class renamed": (rename_class, False, "list of training images or their classes"),
+    "class added": (add_class, False, "the training images' list"),
+    "label corrected": (correct_label, True, "list or classes"),
+    "class renamed": (rename_class, False, "the training images' list or classes"),
     "pictures painted over": (repaint, False, "images themselves"),
 }
 
@@ -341,8 +341,8 @@ class TestResume:
 
     def test_fewer_epochs(self, resume, tmp_path):
         status, _, err = resume("OPTIM.MAX_EPOCH", "1")
-        assert status == 2 and "has 2 epochs behind it, OPTIM.MAX_EPOCH is 1" in err
-        assert not (tmp_path / "second/results.json").exists()
+        assert status == 2 and "2 epochs were trained there, OPTIM.MAX_EPOCH is 1" in err
+        assert not (tmp_path / "second").exists()
 
     def test_as_many_epochs(self, resume, tmp_path):
         assert resume("OPTIM.MAX_EPOCH", "2")[0] == 0

@@ -115,6 +115,10 @@ class PromptTrainer(TrainerX):
             UsageError: so.
         """
         check_settings(cfg)
+        if "normalize" not in cfg.INPUT.TRANSFORMS:
+            logger.info(
+                "INPUT.TRANSFORMS lacks normalize: CLIP gets images unlike those it was trained on"
+            )
 
     # The run
 

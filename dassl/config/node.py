@@ -17,7 +17,7 @@ from common.settings import MAX_INT, convert, describe, leaves, problem, shorten
 
 BASE = "_BASE_"  # in a YAML file: another one, whose settings it starts from
 SUFFIXES = (".yaml", ".yml")
-MAX_FILE = 1 << 20  # bytes of a YAML file
+MAX_FILE = 1 << 16  # bytes of a YAML file; reading takes a third of a second at most
 MAX_LITERAL = 2000  # characters of a value that may be more than text
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anprompt.runs.declared import declared, declares_own, extend, trainer_names
+from anprompt.runs.declared import (
+    declare_datasets,
+    declared,
+    declares_own,
+    extend,
+    trainer_names,
+)
 from common.errors import UsageError
 from common.names import nearest
 from common.settings import Setting, declare, describe, leaves, shorten
@@ -91,14 +97,9 @@ def default_cfg(trainer: str = "") -> Config:
         trainer: registered name; without one the settings of all trainers are declared, as for a
             trainer written for Dassl, which may read any.
     """
-    import datasets  # noqa: F401  (registers the data sets)
-
     cfg = get_cfg_default()
     declare(cfg, "RUN", RUN)
-    classes = map(DATASET_REGISTRY.get, DATASET_REGISTRY.registered_names())
-    for extend_cfg in {getattr(cls, "extend_cfg", None): None for cls in classes}:
-        if extend_cfg is not None:  # most share one
-            extend_cfg(cfg)
+    declare_datasets(cfg)
     if not declares_own(trainer):
         for name in declared():
             extend(cfg, name)

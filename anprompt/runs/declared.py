@@ -61,6 +61,17 @@ def declares_own(trainer: str) -> bool:
     return declared().get(trainer, {}) != {}
 
 
+def declare_datasets(cfg: Any) -> None:
+    """Add to a configuration what all data sets declare, those of plugins too."""
+    import datasets  # noqa: F401  (registers the data sets)
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    classes = map(DATASET_REGISTRY.get, DATASET_REGISTRY.registered_names())
+    for extend_cfg in {getattr(cls, "extend_cfg", None): None for cls in classes}:
+        if extend_cfg is not None:  # most share one
+            extend_cfg(cfg)
+
+
 @cache
 def declared() -> dict[str, Settings]:
     """Return what this repository's trainers declare, by registered name.

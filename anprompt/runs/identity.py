@@ -13,6 +13,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from anprompt.runs.declared import declare_datasets
 from common.errors import UsageError
 from common.files import file_digest, write_json
 from common.reading import MissingFile, read_json
@@ -23,7 +24,7 @@ from dassl.config import get_cfg_default
 IDENTITY = "identity.json"
 
 # Settings that never have an effect on results: where things are and what is shown.
-get_cfg_default()  # which describes them
+declare_datasets(get_cfg_default())  # which describes them
 NEUTRAL = {name for name, setting in described().items() if setting.scope == "neutral"}
 
 _DESCRIPTION = {

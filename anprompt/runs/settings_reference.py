@@ -5,13 +5,12 @@
 
 import sys
 
-from anprompt.runs.config import RUN, node_of
-from anprompt.runs.declared import declared
+from anprompt.runs.config import node_of
+from anprompt.runs.declared import declare_datasets, declared
 from common.files import atomic_write
 from common.paths import ROOT
-from common.settings import SCOPES, Setting, declare, describe, leaves
+from common.settings import SCOPES, Setting, describe, leaves
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY
 
 PATH = ROOT / "docs/SETTINGS.md"
 
@@ -54,18 +53,12 @@ Rows = dict[str, tuple[object, Setting]]
 
 def reference() -> str:
     """Return the text of docs/SETTINGS.md."""
-    import datasets  # noqa: F401  (registers the data sets)
-
     cfg = get_cfg_default()
-    for name in DATASET_REGISTRY.registered_names():
-        extend_cfg = getattr(DATASET_REGISTRY.get(name), "extend_cfg", None)
-        if extend_cfg is not None:
-            extend_cfg(cfg)
-    declare(cfg, "RUN", RUN)
+    declare_datasets(cfg)
     groups: dict[str, Rows] = {}
     for name, value in leaves(cfg):
         setting = describe(name)
-        if setting is not None and not name.startswith("RUN."):
+        if setting is not None:
             group = name.partition(".")[0] if "." in name else "General"
             groups.setdefault(group, {})[name] = (value, setting)
     parts = [INTRODUCTION, "Where a setting matters:\n", SCOPE_NOTES + "\n"]

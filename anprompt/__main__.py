@@ -17,6 +17,7 @@ COMMANDS = {
     "sweep": "run a protocol over methods, data sets, shots and seeds",
     "reproduce": "a sweep and its table: what scripts/anprompt/reproduce.sh does",
     "ablations": "ANPrompt with one change at a time, and the table",
+    "compare": "methods on a folder of your own images: table and report",
     "demo": "four methods on Shapes, the table, noise and the report: scripts/demo.sh",
     "table": "tables of finished runs: text, Markdown, CSV, LaTeX",
     "report": "finished runs as one HTML page",

@@ -1,0 +1,125 @@
+"""Compare methods on a folder of your own images: check it, train, test, table and report.
+
+    python -m anprompt compare IMAGES
+    python -m anprompt compare IMAGES --methods zsclip,coop,anprompt --shots 8 --seeds 1,2
+    python -m anprompt compare IMAGES --base2new         half of the classes are not trained on
+
+IMAGES has one folder a class, or train and test folders with one folder a class each (also a table,
+IMAGES.csv, with path,label[,split]). Where no test images are given, every class gives --shots
+images for training and all others are tested on. Nothing is downloaded; BACKBONE names a CLIP.
+
+Images are looked at first, each one decoded: what is wrong is listed, all at once, and nothing is
+trained. Interrupted, the same command goes on. Results, the table (table.md, .tex and .csv) and the
+page, report.html, are in OUTPUT, by default output_NAME in the repository. KEY VALUE settings of
+train.py stand at the end, after --.
+
+exit status: 0 done, 1 some runs failed, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+from anprompt.commands import report, sweep, table
+from anprompt.commands.data import check_own
+from common.cli import CommandParser
+from common.errors import UsageError
+
+METHODS = "ZeroshotCLIP,CoOp,MaPLe,PromptSRC,MMRL,ANPrompt"
+TABLE_FILES = ("table.md", "table.tex", "table.csv")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of what stands before ``--``."""
+    parser = CommandParser(
+        prog="anprompt compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", metavar="IMAGES", help="folder of images, or a CSV")
+    parser.add_argument(
+        "--methods", default=METHODS, metavar="A,B", help=f"or all (default: {METHODS})"
+    )
+    parser.add_argument(
+        "--shots", default="16", metavar="K", help="images a class for training (default: 16)"
+    )
+    parser.add_argument("--seeds", default="1,2,3", metavar="1,2", help="default: 1,2,3")
+    parser.add_argument(
+        "--base2new",
+        action="store_true",
+        help="train on half of the classes, test on both halves (default: few-shot on all)",
+    )
+    parser.add_argument("--title", help="what tables call the data (default: the folder's name)")
+    parser.add_argument("--image-root", default="", help="of a CSV: what its paths begin at")
+    parser.add_argument(
+        "--cfg",
+        action="append",
+        default=[],
+        metavar="METHOD=CONFIG",
+        help="another configuration of a method (repeatable)",
+    )
+    parser.add_argument("--jobs", metavar="N", help="runs side by side")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``anprompt compare``; returns the exit status."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    args, options = make_parser().parse_args(argv[:end]), argv[end + 1 :]
+    images = Path(os.path.abspath(os.path.expanduser(args.images)))
+    if not images.exists():
+        raise UsageError(f"{args.images}: no such folder or table of images")
+    title = args.title or images.stem
+    if check_own(str(images), args.image_root, ""):
+        raise UsageError(f"{args.images}: see the problems above; nothing was trained")
+
+    # For a folder of one's own nothing else is read from the environment.
+    for name in ("CFG", "SHOTS", "LOADEP", "DATA"):
+        os.environ.pop(name, None)
+    protocol = "base2new" if args.base2new else "fewshot"
+    flags = [protocol, "--methods", args.methods, "--datasets", "imagefolder"]
+    flags += ["--seeds", args.seeds, "--shots", args.shots]
+    for config in args.cfg:
+        flags += ["--cfg", config]
+    if args.jobs:
+        flags += ["--jobs", args.jobs]
+    settings = settings_for(images, args.image_root, title, args.shots)
+    folder = "output_" + re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
+    parsed, settings = sweep.parse(
+        [*flags, "--", *settings, *options],
+        sweep.make_parser("compare", __doc__),
+        output=folder,
+    )
+    status = sweep.run(parsed, settings)
+    if status > 1 or parsed.environment.is_dry_run:
+        return status
+    output = parsed.environment.output
+    _say("")
+    for name in TABLE_FILES:
+        with contextlib.redirect_stdout(io.StringIO()):
+            table.main([output, "--output", f"{output}/{name}"])
+    table.main([output])
+    _say("")
+    report.main([output, "--output", f"{output}/report.html", "--title", title])
+    _say(f"Open the report in a browser: {Path(output).resolve()}/report.html")
+    return status
+
+
+def settings_for(images: Path, image_root: str, title: str, shots: str) -> list[str]:
+    """Return train.py's settings that name the data."""
+    if images.is_dir():
+        data = ["DATASET.IMAGE_DIR", str(images)]
+    else:
+        data = ["DATASET.CSV", str(images)]
+        data += ["DATASET.IMAGE_DIR", str(Path(image_root).resolve())] if image_root else []
+    per_class = shots if shots.isdecimal() else str(max(map(int, re.findall(r"\d+", shots))))
+    return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", per_class]
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)

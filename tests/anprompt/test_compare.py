@@ -1,0 +1,59 @@
+"""anprompt compare: one command from a folder of images to table and report."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from anprompt.commands import compare
+from common.errors import UsageError
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "my things"
+    for i, name in enumerate(("red", "green", "blue", "grey")):
+        (folder / name).mkdir(parents=True)
+        for number in range(5):
+            colour = [60 + 10 * number] * 3
+            if i < 3:
+                colour[i] = 255
+            Image.new("RGB", (32, 32), tuple(colour)).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_what_is_wrong_is_listed_before_anything_is_trained(images, tmp_path, monkeypatch, capsys):
+    (images / "red" / "0.png").write_bytes(b"")
+    (images / "blue" / "1.png").write_text("<html>")
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    with pytest.raises(UsageError, match="nothing was trained"):
+        compare.main([str(images)])
+    listed = capsys.readouterr().out
+    assert "red/0.png" in listed and "blue/1.png" in listed
+    assert not (tmp_path / "out").exists()
+
+
+def test_folder_that_is_not_there():
+    with pytest.raises(UsageError, match="no such folder"):
+        compare.main(["/nowhere/at/all"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base2new", [False, True])
+def test_table_and_report(images, tmp_path, monkeypatch, capsys, base2new):
+    output = tmp_path / "out"
+    monkeypatch.setenv("OUTPUT", str(output))
+    monkeypatch.delenv("DATA", raising=False)
+    argv = [str(images), "--methods", "zsclip,coop", "--shots", "2", "--seeds", "1"]
+    argv += ["--cfg", "coop=vit_b16_ep50_ctxv1"] + ["--base2new"] * base2new
+    argv += ["--", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
+    assert compare.main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "my things" in shown and "ZeroshotCLIP" in shown and "CoOp" in shown
+    assert "my things" in (output / "report.html").read_text(encoding="utf-8")
+    assert "CoOp" in (output / "table.tex").read_text(encoding="utf-8")
+    results = [json.loads(path.read_text()) for path in output.rglob("results.json")]
+    tested = {result["num_test"] for result in results}
+    assert tested == ({6} if base2new else {12})  # 3 of 5 images of every class
+    for path in output.rglob("results.json"):
+        assert json.loads(path.read_text())["finished"] is True

@@ -15,7 +15,7 @@ import stat
 from collections import Counter
 from pathlib import Path
 
-from common.errors import UsageError
+from common.errors import UsageError, one_line
 from common.files import write_json
 from common.reading import MissingFile, read_json
 from datasets.splits import Entry, split_digest
@@ -88,8 +88,8 @@ def check_set(
 
 def _foreign(path: Path, image: str, label: int) -> UsageError:
     return UsageError(
-        f"{path} is not of this split, which has no {image} with label {label} in that part; "
-        "remove it to draw the set here"
+        f"{path} is not of this split, which has no {image!s:.200} with label {label!s:.40} in "
+        "that part; remove it to draw the set here"
     )
 
 
@@ -269,7 +269,8 @@ def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
         }
     except Exception as error:  # a damaged pickle can fail in any way while it is read
         raise UsageError(
-            f"{path}: not a few-shot cache of upstream ({error}); remove it to draw the set here"
+            f"{path}: not a few-shot cache of upstream ({one_line(error):.200}); remove it to draw "
+            "the set here"
         ) from None
 
 

@@ -21,8 +21,8 @@ from datasets.splits import (
     check_split,
     draw_split,
     draw_val,
-    has_control,
     missing_images,
+    name_problem,
     shared_images,
 )
 from datasets.tables import read_table
@@ -153,10 +153,10 @@ class ImageFolder(FewShotDataset):
         if self.names_path:
             names = read_classnames(self.names_path)
             found.problems += [
-                f"{self.names_path} names no class {key!r}" for key in sorted(keys - set(names))
+                f"{self.names_path} names no class {key!r:.80}" for key in sorted(keys - set(names))
             ]
             found.problems += [
-                f"no image of class {key!r} of {self.names_path}"
+                f"no image of class {key!r:.80} of {self.names_path}"
                 for key in names
                 if key not in keys
             ]
@@ -168,15 +168,11 @@ class ImageFolder(FewShotDataset):
                     f"class names are numbers, so prompts say 'a photo of a {min(keys)}.'; give "
                     "them words with DATASET.CLASSNAMES_FILE"
                 )
-        found.problems += [
-            f"class name {name!r:.80} holds a control character"
-            for name in names.values()
-            if has_control(name)
-        ]
+        found.problems += [line for name in names.values() if (line := name_problem(name))]
         for group in same_names(names.values()):
-            places = [repr(key) for key, name in names.items() if name in group]
+            places = [f"{key!r:.80}" for key, name in names.items() if name in group]
             found.problems.append(
-                f"classes {', '.join(places)} have one name in prompts ({group[0]!r}); make them "
+                f"classes {shown(places)} have one name in prompts ({group[0]!r:.80}); make them "
                 "one class, or give them different names"
             )
         return names
@@ -306,4 +302,4 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
 def shown(names: list[str]) -> str:
     """Return names for a line: the first of them, and how many more."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(f"{name:.80}" for name in names[:SHOWN]) + more

@@ -25,21 +25,28 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2",
 )  # fmt: skip
 
+MAX_PATH = 1000  # letters
+MAX_NAME = 300
+
 # Splits drawn here never depend on a run's seed: every seed is tested on the same images.
 SPLIT_SEED = 0
 
 
 def is_confined(path: str) -> bool:
     """Whether a relative path stays inside the folder it is joined to, on any operating system."""
-    if not path or "\0" in path or re.match(r"[A-Za-z]:", path):
+    if not path or len(path) > MAX_PATH or "\0" in path or re.match(r"[A-Za-z]:", path):
         return False
     parts = re.split(r"[\\/]", path)
     return parts[0] != "" and ".." not in parts
 
 
-def has_control(name: str) -> bool:
-    """Return whether a name holds a control character, which no prompt can say."""
-    return any(ord(character) < 32 or ord(character) == 127 for character in name)
+def name_problem(name: str) -> str:
+    """Return why no prompt can say a class name, "" where one can."""
+    if len(name) > MAX_NAME:
+        return f"class name {name!r:.80} has {len(name):,} letters"
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        return f"class name {name!r:.80} holds a control character"
+    return ""
 
 
 def check_entries(entries: Iterable, where: str) -> list[Entry]:
@@ -62,8 +69,9 @@ def check_entries(entries: Iterable, where: str) -> list[Entry]:
             )
         if not isinstance(classname, str) or not classname.strip():
             raise UsageError(f"{here}: {path} has no class name")
-        if has_control(classname):
-            raise UsageError(f"{here}: class name {classname!r:.80} holds a control character")
+        problem = name_problem(classname)
+        if problem:
+            raise UsageError(f"{here}: {problem}")
         checked.append((path, label, classname))
     return checked
 
@@ -253,7 +261,7 @@ def draw_split(
     short = []
     for label, (classname, paths) in enumerate(classes):
         if len(paths) < needed:
-            short.append(f"class {classname!r} has {len(paths)} image(s)")
+            short.append(f"class {classname!r:.80} has {len(paths)} image(s)")
             continue
         paths = sorted(paths)
         rng.shuffle(paths)
@@ -264,7 +272,10 @@ def draw_split(
         for part, chosen in zip(split, parts, strict=True):
             part.extend((path, label, classname) for path in chosen)
     if short:
-        raise UsageError(f"{where}: {', '.join(short)}; a split takes {needed} or more of each")
+        more = f" and {len(short) - 5:,} more classes too few" if len(short) > 5 else ""
+        raise UsageError(
+            f"{where}: {', '.join(short[:5])}{more}; a split takes {needed} or more of each"
+        )
     return split
 
 

@@ -215,8 +215,6 @@ def _check(cfg: "Config", dataset: "DatasetBase") -> "Sequence[Datum]":
         )
     if not dataset.test:
         raise UsageError(f"{name} has no test images")
-    if not dataset.val and cfg.TEST.FINAL_MODEL == "best_val":
-        log.warning("%s has no validation images: the best epoch is chosen on the test set", name)
     dataset.verify()
     if not dataset.is_checked:
         splits = [("train", dataset.train_x), ("val", dataset.val or []), ("test", dataset.test)]

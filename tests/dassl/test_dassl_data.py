@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from dassl_toy import CLASSES, ToyImages, few
+from dassl_toy import CLASSES, few
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -309,17 +309,6 @@ def test_as_many_open_files_as_allowed_are_taken():
         assert data_manager._open_files() > 128
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_no_validation_images_for_the_best(toy_cfg, monkeypatch, caplog):
-    class NoVal(ToyImages):
-        val = None
-
-    monkeypatch.setitem(DATASET_REGISTRY._objects, "ToyImages", NoVal)
-    DataManager(toy_cfg())
-    assert "no validation images" not in caplog.text
-    DataManager(toy_cfg("TEST.FINAL_MODEL", "best_val"))
-    assert "the best epoch is chosen on the test set" in caplog.text
 
 
 def test_summary(toy_cfg, capsys):

@@ -132,6 +132,14 @@ def test_the_rate_falls_though_epochs_differ_in_length(toy_cfg, monkeypatch):
     assert len(set(trainer.rates)) == 8
 
 
+def test_the_best_without_validation_images_is_said(toy_cfg, monkeypatch, capsys, caplog):
+    monkeypatch.setattr(dassl_toy.ToyImages, "val", None)
+    ToyTrainer(toy_cfg())
+    assert "chosen on the test set" not in capsys.readouterr().out + caplog.text
+    ToyTrainer(toy_cfg("TEST.FINAL_MODEL", "best_val"))
+    assert "chosen on the test set" in capsys.readouterr().out + caplog.text
+
+
 def test_results(toy_cfg):
     cfg = toy_cfg("TEST.COMPUTE_CMAT", True)
     trainer = build(cfg)

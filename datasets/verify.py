@@ -158,7 +158,7 @@ def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[
         )
     if doubles:
         lines.append(
-            f"{len(doubles):,} images are in two classes (same content), such as {doubles[0][0]} "
+            f"{len(doubles):,} image(s) are in two classes (same content), such as {doubles[0][0]} "
             f"and {doubles[0][1]}"
         )
     return lines

@@ -419,4 +419,4 @@ def test_copies_are_said(tmp_path, caplog):
         shutil.copy(tmp_path / f"x/train/a/{name}.png", tmp_path / f"x/test/a/copy{name}.png")
     build(tmp_path, IMAGE_DIR="x").verify()
     assert "2 test images are copies of training images, such as test/a/copy" in caplog.text
-    assert "1 images are in two classes (same content)" in caplog.text
+    assert "1 image(s) are in two classes (same content)" in caplog.text

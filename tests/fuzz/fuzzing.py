@@ -5,8 +5,8 @@ A target is a generator of damaged inputs and a function that tries one::
     def test_settings_files(tmp_path):
         fuzz("settings", lambda rng: mutate(rng, GOOD), attempt)
 
-Everything follows from a seed. ``ANPROMPT_FUZZ`` (default 30) is the number of inputs per target and
-``ANPROMPT_FUZZ_SEED`` (default 0) the first seed; a failure names the seed that repeats it alone. All
+Everything follows from a seed. ``ANPROMPT_FUZZ`` (default 30) is the number of inputs per target,
+``ANPROMPT_FUZZ_SEED`` (default 0) the first seed; a failure names the seed that repeats it. All
 targets with many inputs, and the counts::
 
     ANPROMPT_FUZZ=1000 python -m pytest tests/fuzz -s
@@ -56,6 +56,7 @@ def fuzz(
     failures = []
     for seed in range(SEED, SEED + (CASES if cases is None else cases)):
         rng = random.Random(f"{name} {seed}")
+        repeat = f"ANPROMPT_FUZZ=1 ANPROMPT_FUZZ_SEED={seed}"
         try:
             with warnings.catch_warnings(), time_limit(SECONDS):
                 warnings.simplefilter("ignore")
@@ -64,19 +65,16 @@ def fuzz(
             line = one_line(error)
             outcomes["refused"] += 1
             if not line or len(line) > 2000:
-                failures.append(
-                    f"ANPROMPT_FUZZ_SEED={seed} ANPROMPT_FUZZ=1: {len(line)} letters: {line[:150]}"
-                )
+                failures.append(f"{repeat}: {len(line)} letters: {line[:150]}")
         except TooSlow:
-            failures.append(
-                f"ANPROMPT_FUZZ_SEED={seed} ANPROMPT_FUZZ=1: more than {SECONDS} seconds"
-            )
+            failures.append(f"{repeat}: more than {SECONDS} seconds")
         except Exception:
-            last = traceback.format_exc(limit=-4)
-            failures.append(f"ANPROMPT_FUZZ_SEED={seed} ANPROMPT_FUZZ=1: {last}")
+            failures.append(f"{repeat}: {traceback.format_exc(limit=-4)}")
         else:
             outcomes["ran"] += 1
-    print(f"fuzz {name}: {outcomes['refused']} refused, {outcomes['ran']} ran, {len(failures)} bad")
+    print(
+        f"\nfuzz {name}: {outcomes['refused']} refused, {outcomes['ran']} ran, {len(failures)} bad"
+    )
     assert not failures, f"{name}: {len(failures)} bad, among them\n" + "\n".join(failures[:3])
     return outcomes
 

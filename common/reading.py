@@ -129,11 +129,13 @@ def parse_yaml(text: str, path: str = "<text>") -> Any:
     """
     loader = _Loader(text)
     try:
-        _check_depth(text)  # first: composing recurses, in C, where too deep a nesting crashes
+        # First: composing recurses, in C, where too deep a nesting crashes.
+        has_aliases = _check_events(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_extent(node)
+        if has_aliases:
+            _check_extent(node)
         return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -147,15 +149,25 @@ def parse_yaml(text: str, path: str = "<text>") -> Any:
         loader.dispose()
 
 
-def _check_depth(text: str) -> None:
-    depth = 0
+def _check_events(text: str) -> bool:
+    """Refuse what is too large or too deep as it is written; return whether it has aliases."""
+    depth = count = 0
+    has_aliases = False
     for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
+        if isinstance(event, yaml.ScalarEvent):
+            count += 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            count += 1
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            has_aliases = True
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        if count > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES:,} values")
+    return has_aliases
 
 
 def _check_extent(root: yaml.Node) -> None:

@@ -100,17 +100,26 @@ def read_results(folder: str | Path) -> dict | None:
 def recorded_config(folder: str | Path) -> dict[str, Any] | None:
     """Return the settings a run was started with, as dotted keys; None where there are none.
 
+    Of a finished run its results say them, of others config.yaml.
+
     Raises:
         UsageError: config.yaml cannot be read.
     """
-    path = Path(folder) / CONFIG
+    try:
+        results = read_results(folder)
+    except UsageError:  # said where the results themselves are asked for
+        results = None
+    return _settings_of(folder, results)
+
+
+def _settings_of(folder: str | Path, results: dict | None) -> dict[str, Any] | None:
     if Path(folder).is_file():
         raise UsageError(f"{folder}: a file; a run has a folder")
+    content = results.get("config") if results else None
     try:
-        content = read_yaml(path)
+        content = read_yaml(Path(folder) / CONFIG) if content is None else content
     except MissingFile:
-        results = read_results(folder)
-        content = results.get("config") if results else None
+        return None
     except UsageError as error:
         mend = "" if isinstance(error.__cause__, OSError) else f"; remove {folder} to start over"
         raise UsageError(f"{error}{mend}") from error
@@ -123,28 +132,26 @@ def record_config(cfg: CfgNode) -> None:
         file.write(cfg.dump())
 
 
-def check_same_settings(cfg: CfgNode) -> None:
+def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
     """Refuse a folder that holds a run with other settings.
 
     Keys that only one side knows are left out, so a newer version's new keys do no harm.
 
+    Args:
+        results: the run's, where they have been read already.
+
     Raises:
         UsageError: naming the first key that differs.
     """
-    for recorded in (recorded_config(cfg.OUTPUT_DIR), _config_of_results(cfg.OUTPUT_DIR)):
-        for key, there, here in _differences(recorded or {}, cfg):
-            longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)
-            more = f" To train on from it: --resume {cfg.OUTPUT_DIR} and a new --output-dir."
-            raise UsageError(
-                f"{cfg.OUTPUT_DIR} holds a run with other settings: {key} is {shorten(there)} "
-                f"there, {shorten(here)} now. Choose another --output-dir, or remove that folder."
-                + (more if longer else "")
-            )
-
-
-def _config_of_results(folder: str | Path) -> dict[str, Any] | None:
-    results = read_results(folder)
-    return of_own_method(flatten(results["config"])) if results and "config" in results else None
+    results = read_results(cfg.OUTPUT_DIR) if results is None else results
+    for key, there, here in _differences(_settings_of(cfg.OUTPUT_DIR, results) or {}, cfg):
+        longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)
+        more = f" To train on from it: --resume {cfg.OUTPUT_DIR} and a new --output-dir."
+        raise UsageError(
+            f"{cfg.OUTPUT_DIR} holds a run with other settings: {key} is {shorten(there)} "
+            f"there, {shorten(here)} now. Choose another --output-dir, or remove that folder."
+            + (more if longer else "")
+        )
 
 
 def _is_less(one: Any, other: Any) -> bool:
@@ -239,8 +246,8 @@ def state_of(cfg: CfgNode, known: dict | None = None) -> State:
     Raises:
         UsageError: the folder holds a run with other settings or on other data.
     """
-    check_same_settings(cfg)
     results = read_results(cfg.OUTPUT_DIR)
+    check_same_settings(cfg, results)
     if results is None:
         _check_unfinished(cfg, known)
         return State(None)

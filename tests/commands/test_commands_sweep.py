@@ -628,7 +628,7 @@ def test_ablations_run_the_whole_method_first(stand_in, tables, tree):
     status, noted = stand_in("shapes", "1", "no_noise", command=ablations)
     configs = [line.split("/")[5] for line in noted if line.startswith("start")]
     assert status == 0
-    assert configs[0] == "vit_b16-small"
+    assert "vit_b16-small" in configs[:2]  # two at a time
     assert sorted(configs) == ["no_noise-small"] * 2 + ["vit_b16-small"] * 2
     assert tables == [[str(tree), "--output", f"{tree}/ablations.md"]]
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import sys
+import tarfile
 
 import pytest
 
@@ -87,3 +88,12 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setattr(gdown, "download", download)
     files["asked"] = asked
     return files
+
+
+@pytest.fixture(scope="session")
+def old_tree(tmp_path_factory) -> pathlib.Path:
+    """Runs of an earlier version, and what it made of them (tests/data/README.md)."""
+    folder = tmp_path_factory.mktemp("old")
+    with tarfile.open(ROOT / "tests/data/old_output.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder

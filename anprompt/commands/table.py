@@ -72,7 +72,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         type=Path,
-        help="write here as well; .md, .csv, .tex or .txt says the format",
+        help="write here as well; .md, .csv, .tex, .txt or .json says the format",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, CSV and LaTeX.
+"""Tables as text, Markdown, CSV, LaTeX and JSON.
 
 Names come from files and folders that anybody may have written: every format escapes what would be
 a command or a formula in it, and none has control characters.
@@ -6,6 +6,7 @@ a command or a formula in it, and none has control characters.
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,9 @@ from anprompt.results.value import Value
 from common.text import plain
 
 MISSING = "-"
-FORMAT_OF_SUFFIX = {".md": "markdown", ".csv": "csv", ".txt": "text", ".tex": "latex"}
+FORMAT_OF_SUFFIX = {
+    ".md": "markdown", ".csv": "csv", ".txt": "text", ".tex": "latex", ".json": "json",
+}  # fmt: skip
 
 
 def number_text(number: float, column: Column) -> str:
@@ -209,9 +212,16 @@ def _math(value: Value | None, column: Column, is_best: bool) -> str:
     return f"${shown}$" if value.std is None else rf"${shown} \pm {value.std:.{column.digits}f}$"
 
 
+def to_json(tables: list[Table], notes: list[str]) -> str:
+    """Everything, each number with its seeds and its source."""
+    content = {"tables": [table.as_dict() for table in tables], "notes": notes}
+    return json.dumps(content, indent=1) + "\n"
+
+
 RENDERERS: dict[str, Callable[[list[Table], list[str]], str]] = {
     "text": text,
     "markdown": markdown,
     "csv": to_csv,
     "latex": latex,
+    "json": to_json,
 }

@@ -57,7 +57,7 @@ _RESULTS = {
     "date?": str,
     "host?": str,
     "command?": str,
-    "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str}},
+    "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]}},
 }
 _LOGGED = {
     "TRAINER.NAME?": str,

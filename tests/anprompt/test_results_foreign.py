@@ -173,7 +173,7 @@ def test_methods_go_by_script_or_trainer_in_any_case(tmp_path, capsys, names):
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "50.00" in line]
     assert shown == ["CoOp", "ZeroshotCLIP"]
     assert table([tmp_path, "--methods", "coopp"]) == 2
-    assert "no finished run of 'coopp'; did you mean coop?" in capsys.readouterr().err
+    assert "no finished run of 'coopp'; did you mean CoOp?" in capsys.readouterr().err
 
 
 def test_macro_f1_and_sources(tmp_path, capsys):

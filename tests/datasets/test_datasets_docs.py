@@ -7,6 +7,7 @@ from fake_trees import make_cfg, make_split, write_split_tree
 
 from datasets import prepare
 from datasets.base import FewShotDataset
+from datasets.imagefolder import SETTINGS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "DATASETS.md").read_text(encoding="utf-8")
 
@@ -32,6 +33,12 @@ def test_table_agrees_with_the_catalogue():
             assert folder in wanted
 
 
+def test_every_setting_of_own_images_is_explained():
+    section = TEXT[TEXT.index("## Your own images") : TEXT.index("## How an image file is read")]
+    for name in SETTINGS:
+        assert f"`DATASET.{name}`" in section
+
+
 def test_example_of_a_new_data_set_runs(tmp_path):
     example = re.search(r"```python\n(.*?)```", TEXT, re.DOTALL).group(1)
     namespace = {}
@@ -41,3 +48,5 @@ def test_example_of_a_new_data_set_runs(tmp_path):
     split = make_split({"wren": "wren", "owl": "owl"})
     write_split_tree(tmp_path / "birds", "images", "split_zhou_Birds.json", split)
     assert birds(make_cfg(birds, tmp_path)).classnames == ["wren", "owl"]
+    assert [len(entries) for entries in birds.reader(tmp_path).read()] == [40, 12, 20]
+    assert birds(make_cfg(birds, tmp_path)).train_x[0].reading == "as_seen"

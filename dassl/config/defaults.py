@@ -241,6 +241,12 @@ TEST = {
     "EVALUATOR": Setting("Classification", "registered name of the evaluator", scope="inference"),
     "PER_CLASS_RESULT": Setting(False, "print accuracy per class", scope=DATA),
     "COMPUTE_CMAT": Setting(False, "write the confusion matrix to OUTPUT_DIR/cmat.pt", scope=DATA),
+    "SAVE_PREDICTIONS": Setting(
+        True,
+        "ours: keep the answers for every test image in OUTPUT_DIR/predictions.npz (some 50 bytes "
+        "an image and rule, and 2 more a class where images times classes are at most 2,000,000)",
+        scope=NEUTRAL,
+    ),
     "NO_TEST": Setting(False, "do not test after training", scope=TRAIN),
     "SPLIT": Setting("test", "images of the final test", choices=("test", "val"), scope=DATA),
     "FINAL_MODEL": Setting(

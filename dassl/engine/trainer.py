@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 from common.provenance import provenance
 from dassl.config import check_config
 from dassl.evaluation import Classification, Predictions, build_evaluator
+from dassl.evaluation.kept import KeptPredictions, write_predictions
 from dassl.utils import AverageMeter, MetricMeter, UsageError
 from dassl.utils.memory import process_peak_memory_mb
 from dassl.utils.torchtools import BEST
@@ -271,6 +272,9 @@ class SimpleTrainer(TrainerBase):
         reported = evaluator.predictions if is_builtin else Predictions(self.lab2cname)
         rules: dict[str, Predictions] = {}
         headline_rule = self.headline_rule
+        is_kept = is_final and self.cfg.TEST.get("SAVE_PREDICTIONS", False)
+        kept: dict[str, KeptPredictions] = {}
+        paths: list[str] = []
         for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
             image, label = self.parse_batch_test(batch)
             logits_by_rule = self.model_inference_rules(image)
@@ -284,6 +288,13 @@ class SimpleTrainer(TrainerBase):
                         rules.setdefault(name, reported)
                     else:
                         rules.setdefault(name, Predictions(self.lab2cname)).add(rule_logits, label)
+            if is_kept:
+                answers = logits_by_rule or {"class": logits}
+                for name in sorted(answers, key=lambda name: name != headline_rule):
+                    kept.setdefault(name, KeptPredictions(len(data_loader.dataset))).add(
+                        answers[name], label
+                    )
+                paths.extend(batch["impath"])
             evaluator.process(logits, label)
             if not is_builtin:
                 reported.add(logits, label)
@@ -292,6 +303,11 @@ class SimpleTrainer(TrainerBase):
         if is_final:
             facts = self._facts(split, headline_rule if rules else None, seconds)
             confusions = self.cfg.TEST.COMPUTE_CMAT
+            if is_kept:
+                labels, _ = reported.arrays()  # refuses logits that are NaN
+                facts["predictions"] = write_predictions(
+                    self.output_dir, self._shown(paths), labels, self._classnames(), kept
+                )
         if is_final and is_builtin:
             results.write_results(
                 self.output_dir, facts, reported, rules, with_confusions=confusions
@@ -305,6 +321,12 @@ class SimpleTrainer(TrainerBase):
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(metrics.values()))
+
+    def _shown(self, paths: list[str]) -> list[str]:
+        """Return images' paths below the folder that holds the data set."""
+        folder = getattr(self.dm.dataset, "dataset_dir", "")
+        base = os.path.dirname(folder) if os.path.isabs(folder) else self.cfg.DATASET.ROOT
+        return [os.path.relpath(path, base or ".").replace(os.sep, "/") for path in paths]
 
     def _of_evaluator(self, metrics: dict[str, Any], reported: Predictions) -> dict[str, Any]:
         """Return the metrics of a user's own evaluator, for ``results.json``.

@@ -245,6 +245,8 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
         return "the number of classes", len(first.classnames), len(other.classnames)
     if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
         return "the number of test images", first.num_test, other.num_test
+    if first.tested and other.tested and first.tested != other.tested:
+        return "the list of test images", first.tested[:12], other.tested[:12]
     return "", None, None
 
 

@@ -57,6 +57,7 @@ _RESULTS = {
     "date?": str,
     "host?": str,
     "command?": str,
+    "identity?": {"data?": Each(str)},
     "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]}},
 }
 _LOGGED = {
@@ -145,6 +146,12 @@ class Run:
     def num_test(self) -> int | None:
         """How many images it was tested on."""
         return self.results.get("num_test")
+
+    @property
+    def tested(self) -> str:
+        """A digest of the test images' list and labels, of runs that recorded it."""
+        data = (self.results.get("identity") or {}).get("data") or {}
+        return data.get("test") or ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
         """A number of results.json, under an inference rule; None where it is not there."""

@@ -322,3 +322,11 @@ def test_shots_are_those_of_the_training(tmp_path):
     (tested / "results.json").write_text(json.dumps({**content, "shots": -1}))
     (table,) = tables(tmp_path, "base2new")
     assert means(table)["CoOp"]["new"] == 40
+
+
+def test_seeds_tested_on_other_lists_of_images_are_refused(tmp_path, capsys):
+    for seed, digest in ((1, "ab" * 32), (2, "cd" * 32)):
+        identity = {"data": {"test": digest}}
+        write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=seed, identity=identity)
+    assert table([str(tmp_path)]) == 2
+    assert "the list of test images is abab" in capsys.readouterr().err

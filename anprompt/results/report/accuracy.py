@@ -44,7 +44,8 @@ def _highlights(page: Context) -> list[Sentence]:
         title = f"{_subject(table)}, base to new: highest harmonic mean"
         known = [(row.name, value) for row in rows if (value := row.values[HM])]
         best = max(known, key=lambda pair: pair[1].number)[0] if known else ""
-        error = next((_standard_error(row) for row in rows if row.name == best), None)
+        top = next((row for row in rows if row.name == best), None)
+        error = _standard_error(top) if top and table.subject else None
         found += page.first(title, known, error)
     for table in _said(page.data.tables.get("fewshot", [])):
         title = f"{_subject(table)}, {table.columns[-1].name}: highest accuracy"
@@ -103,9 +104,13 @@ def _few_seeds(page: Context) -> list[Sentence]:
 
 
 def _numbers(tables: Sequence[Table]) -> list[Block]:
-    """Tables, averages over data sets before the rest."""
-    in_order = sorted(tables, key=lambda table: bool(table.subject))
-    return [Block("numbers", table, options={"has_links": True}) for table in in_order]
+    """Tables, averages over data sets before the rest, which is folded where it is much."""
+    averages = [Block("numbers", table) for table in tables if not table.subject]
+    links = {"has_links": True}
+    single = [Block("numbers", table, options=links) for table in tables if table.subject]
+    if averages and len(single) > FEW:
+        single = [Block("folded", single, f"Each of the {len(single)} data sets")]
+    return [*averages, *single]
 
 
 def base_new(page: Context) -> Section | None:

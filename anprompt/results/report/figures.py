@@ -68,6 +68,15 @@ class Styles:
         return MARKERS[self._number[name] % len(MARKERS)]
 
 
+def _rows(lines: dict[str, dict[int, Value]]) -> list[tuple]:
+    """Curves as rows of a CSV file: method, place, mean, deviation, source."""
+    return [
+        (method, x, value.number, value.std, source(value))
+        for method, curve in lines.items()
+        for x, value in curve.items()
+    ]
+
+
 def base_against_new(table: Table, styles: Styles) -> Chart | None:
     """Each method's mean on base and new classes, over lines of equal harmonic mean."""
     points = [
@@ -185,11 +194,7 @@ def accuracy_by_severity(
             f"runs.{same or ' The axis'} does not start at 0."
         ),
         columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
-        rows=[
-            (method, severity, value.number, value.std, source(value))
-            for method, curve in lines.items()
-            for severity, value in curve.items()
-        ],
+        rows=_rows(lines),
         draw=draw,
     )
 
@@ -226,11 +231,7 @@ def training_curves(case: Case, styles: Styles, meter: str) -> Chart | None:
             else "Mean of each epoch as logged, over seeds, on augmented images."
         ),
         columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
-        rows=[
-            (method, epoch, value.number, value.std, source(value))
-            for method, curve in lines.items()
-            for epoch, value in curve.items()
-        ],
+        rows=_rows(lines),
         draw=draw,
     )
 
@@ -281,11 +282,7 @@ def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
         title=f"{table.subject}: accuracy by images per class",
         caption="All classes. Bars: deviation over seeds. The axis does not start at 0.",
         columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
-        rows=[
-            (method, tick, value.number, value.std, source(value))
-            for method, curve in lines.items()
-            for tick, value in curve.items()
-        ],
+        rows=_rows(lines),
         draw=draw,
     )
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -296,6 +297,42 @@ def test_exports_of_before_have_no_digest(trained_output, tmp_path, images, capl
     (folder / "model.json").write_text(json.dumps(description | change))
     with pytest.raises(UsageError, match=said):
         Predictor.load(folder)
+
+
+def test_the_page_of_the_docs(trained_output, images, tmp_path, monkeypatch):
+    """The Python of docs/PREDICT.md runs, and an export alone gives the model's answers."""
+    text = (Path(__file__).parents[2] / "docs/PREDICT.md").read_text(encoding="utf-8")
+    predictor_code, model_code, export_code = re.findall(
+        r"^```python\n(.*?)^```$", text, re.M | re.S
+    )
+    run = run_folder(trained_output, "CoOp")
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+        Image.open(images / "a.png").save(tmp_path / name, quality=95)
+    names = {"RUN": str(run)}
+    exec(predictor_code, names)
+    predictor = names["predictor"]
+    assert predictor.classnames == ["lake", "river", "sea"]
+    names["images"] = torch.stack([predictor.prepare(tmp_path / "photo.jpg")])
+    expected = predictor.logits(names["images"])
+    exec(model_code, names)
+    assert torch.equal(names["trained"].model(names["images"]).detach(), expected)
+    names["clip_model"] = names["trained"].model.clip
+    with torch.no_grad():
+        exec(export_code, names)
+    torch.testing.assert_close(names["logits"], expected, atol=1e-4, rtol=0)
+    assert names["description"]["classnames"] == predictor.classnames
+
+
+def test_written_for_upstream(trained_output, images, tmp_path, call):
+    run = run_folder(trained_output, "MaPLe")
+    status, _, err = call("--model-dir", run, "--export-upstream", tmp_path / "theirs")
+    (file,) = (tmp_path / "theirs/MultiModalPromptLearner").glob("model.pth.tar-*")
+    assert status == 0 and str(file) in err
+    assert "prompt_learner.ctx" in torch.load(file, weights_only=True)["state_dict"]
+    run = run_folder(trained_output, "ANPrompt")
+    status, _, err = call("--model-dir", run, "--export-upstream", tmp_path / "none")
+    assert status == 2 and "ANPrompt: no upstream repository" in err
 
 
 def test_evaluations_folder_leads_to_its_training(trained_output, images):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from benchmarks.plain import plain
 from benchmarks.random_clip import SIZES
@@ -65,10 +66,8 @@ def median(values: list[float]) -> float | None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table; the first row's keys are the columns."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(row.get(column)) for column in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = [[_cell(row.get(column)) for column in rows[0]] for row in rows]
+    return tabulate(cells, headers=list(rows[0]), tablefmt="github", disable_numparse=True)
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
@@ -144,6 +145,4 @@ class Evaluation:
 
 def markdown(rows: list[dict]) -> str:
     """Rows as a table."""
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(str(value) for value in row.values()) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.errors import UsageError, one_line
-from common.files import write_json
+from common.files import remove_abandoned, write_json
 from common.reading import MissingFile, read_json
 from datasets.splits import Entry, split_digest
 
@@ -227,6 +227,7 @@ class FewShotCache:
                 continue
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                remove_abandoned(folder)
                 write_json(content, str(folder / name))
             except OSError:
                 continue

@@ -209,21 +209,22 @@ class DataManager:
 def _check(cfg: "Config", dataset: "DatasetBase") -> "Sequence[Datum]":
     """Refuse what would otherwise fail later, less clearly; return the test images."""
     name = cfg.DATASET.NAME
+    if not dataset.test:
+        raise UsageError(f"{name} has no test images")
+    dataset.verify()
+    if dataset.is_checked:
+        return dataset.test
     if dataset.num_classes < 2:
         raise UsageError(
             f"{name} has one class ({dataset.classnames[0]}) here; a classifier needs two or more"
         )
-    if not dataset.test:
-        raise UsageError(f"{name} has no test images")
-    dataset.verify()
-    if not dataset.is_checked:
-        splits = [("train", dataset.train_x), ("val", dataset.val or []), ("test", dataset.test)]
-        for split, items in splits:
-            missing = [item.impath for item in items if not os.path.isfile(item.impath)]
-            if missing:
-                raise UsageError(
-                    f"{name}: {len(missing)} of {len(items)} {split} images are missing, the first "
-                    f"is {missing[0]}; complete the data set below DATASET.ROOT "
-                    f"({cfg.DATASET.ROOT!r})"
-                )
+    splits = [("train", dataset.train_x), ("val", dataset.val or []), ("test", dataset.test)]
+    for split, items in splits:
+        missing = [item.impath for item in items if not os.path.isfile(item.impath)]
+        if missing:
+            raise UsageError(
+                f"{name}: {len(missing)} of {len(items)} {split} images are missing, the first "
+                f"is {missing[0]}; complete the data set below DATASET.ROOT "
+                f"({cfg.DATASET.ROOT!r})"
+            )
     return dataset.test

@@ -56,7 +56,7 @@ class Reader:
         split_file: split file's name, or "" where ``read_data`` reads something else.
         val_is_test: validate on the test images (ImageNet has no others).
         test_is_train: there are test images only, which stand in for training images too.
-        reading: how image files are read, one of ``dassl.utils.images.READINGS``.
+        reading: how image files are read, one of ``common.images.READINGS``.
         is_own: a user's own images, nobody has looked at them before.
 
     Attributes:

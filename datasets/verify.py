@@ -13,8 +13,8 @@ from pathlib import Path
 
 from common.errors import UsageError
 from common.files import write_json
+from common.images import read_image
 from common.reading import read_json
-from dassl.utils import read_image
 from datasets.fewshot import user_cache
 from datasets.splits import Entry
 

@@ -19,8 +19,9 @@ from yacs.config import CfgNode
 
 from anprompt.robustness.plan import Cell
 from anprompt.runs.trained import quiet
+from common.images import read_image
 from dassl.data.transforms import build_transform
-from dassl.utils import UsageError, read_image
+from dassl.utils import UsageError
 from noise.image import corrupt
 from noise.seeding import rng_for, seed_for
 

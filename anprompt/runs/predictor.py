@@ -33,10 +33,9 @@ from anprompt.runs.trained import (
     trained_from,
 )
 from common.errors import UsageError
+from common.images import convert, read_image
 from dassl.data.datasets import build_dataset, reading_of
 from dassl.data.transforms import build_transform
-from dassl.utils import read_image
-from dassl.utils.images import convert
 from trainers.base import trained_classnames
 
 AnImage = str | Path | Image.Image | Tensor  # a tensor is prepared already, (3, H, W)

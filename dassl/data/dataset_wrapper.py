@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dassl.utils import UsageError, read_image, seeded
-from dassl.utils.images import UPSTREAM
+from common.images import UPSTREAM, read_image
+from dassl.utils import UsageError, seeded
 
 if TYPE_CHECKING:
     from dassl.config import Config

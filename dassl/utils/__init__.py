@@ -1,13 +1,14 @@
 """Helpers with upstream's names, all importable from here.
 
-What needs PyTorch or Pillow is imported when it is first asked for: data sets are found and
-compared without them.
+What needs PyTorch is imported when it is first asked for: data sets are found and compared without
+it.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UsageError
+from common.images import read_image
 
 from .logger import Logger, setup_logger
 from .registry import Registry
@@ -25,7 +26,6 @@ from .tools import (
 )
 
 if TYPE_CHECKING:
-    from .images import read_image
     from .meters import AverageMeter, MetricMeter
     from .rng import get_rng_state, seeded, set_rng_state
     from .torchtools import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     )
 
 _ON_DEMAND = {
-    "images": ("read_image",),
     "meters": ("AverageMeter", "MetricMeter"),
     "rng": ("get_rng_state", "seeded", "set_rng_state"),
     "torchtools": (

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "datasets"))
 from fake_archives import archive_of  # noqa: E402
 from fake_trees import make_cfg, make_split, touch, write_split_tree  # noqa: E402
 
-from dassl.utils.images import READINGS, read_image  # noqa: E402
+from common.images import READINGS, read_image  # noqa: E402
 from datasets import archives, identity  # noqa: E402
 from datasets.classnames import read_classnames  # noqa: E402
 from datasets.eurosat import EuroSAT  # noqa: E402

@@ -20,7 +20,7 @@ class Datum:
         label: class, from 0.
         domain: domain, from 0.
         classname: the class in words.
-        reading: how the file is read, one of ``dassl.utils.images.READINGS`` (ours).
+        reading: how the file is read, one of ``common.images.READINGS`` (ours).
     """
 
     impath: str = ""

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from common.images import AS_SEEN, UPSTREAM
 from dassl.utils import Registry, UsageError, check_availability
-from dassl.utils.images import AS_SEEN, UPSTREAM
 
 if TYPE_CHECKING:
     from dassl.config import Config
@@ -32,7 +32,7 @@ def build_dataset(cfg: "Config") -> "DatasetBase":
 
 
 def reading_of(name: str) -> str:
-    """Return how images of a data set are read, one of ``dassl.utils.images.READINGS``.
+    """Return how images of a data set are read, one of ``common.images.READINGS``.
 
     Pictures for a data set that is not known here are read as they are seen.
     """

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from common.errors import UsageError
+from common.images import AS_SEEN, READINGS, UPSTREAM
 from dassl.utils import read_image
-from dassl.utils.images import AS_SEEN, READINGS, UPSTREAM
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 PLAIN = Image.fromarray(COLOURS)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
+from anprompt.results.render import markdown_table
 from benchmarks.plain import plain
 from benchmarks.random_clip import SIZES
 from benchmarks.workload import Workload
@@ -67,7 +67,7 @@ def median(values: list[float]) -> float | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table; the first row's keys are the columns."""
     cells = [[_cell(row.get(column)) for column in rows[0]] for row in rows]
-    return tabulate(cells, headers=list(rows[0]), tablefmt="github", disable_numparse=True)
+    return markdown_table(list(rows[0]), cells, left=len(rows[0]))
 
 
 def _cell(value: Any) -> str:

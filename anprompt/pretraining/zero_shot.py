@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
+from anprompt.results.render import markdown_table
 from clip.clip import _transform, tokenize
 from clip.model import CLIP
 
@@ -145,4 +145,5 @@ class Evaluation:
 
 def markdown(rows: list[dict]) -> str:
     """Rows as a table."""
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    cells = [[str(value) for value in row.values()] for row in rows]
+    return markdown_table(list(rows[0]), cells, left=len(rows[0]))

@@ -95,27 +95,32 @@ def escape_markdown(words: object) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", plain(words))
 
 
+_CELLS = DataRow("| ", " | ", " |")
+_PIPES = TableFormat(None, None, None, None, _CELLS, _CELLS, 0, None)
+
+
+def markdown_table(header: list[str], rows: list[list[str]], left: int) -> str:
+    """A Markdown table; the first ``left`` columns are aligned left, numbers right."""
+    ruler = ["---"] * left + ["---:"] * (len(header) - left)
+    escaped = [[escape_markdown(cell) for cell in row] for row in (header, *rows)]
+    cells = [escaped[0], ruler, *escaped[1:]]
+    return tabulate(cells, tablefmt=_PIPES, disable_numparse=True, stralign=None)
+
+
 def markdown(tables: list[Table], notes: list[str]) -> str:
     """A Markdown table each."""
     rules = has_rules(tables)
     blocks = []
     for table in tables:
         header = _header(table, rules)
-        ruler = ["---"] * (1 + rules) + ["---:"] * (len(header) - 1 - rules)
         rows = [_cells(table, row, rules, "±") for row in table.rows]
-        cells = [list(map(escape_markdown, header)), ruler]
-        cells += [list(map(escape_markdown, row)) for row in rows]
-        lines = tabulate(cells, tablefmt=_PIPES, disable_numparse=True, stralign=None)
+        lines = markdown_table(header, rows, 1 + rules)
         blocks.append("\n\n".join(filter(None, [
             f"## {escape_markdown(table.title)}" if table.title else "", lines,
             "\n".join(f"- {escape_markdown(note)}" for note in table.notes),
         ])))  # fmt: skip
     listed = "\n".join(f"- {escape_markdown(n)}" for n in (*_references(tables), *notes))
     return "\n\n".join([*blocks, listed.replace("+-", "±")]) + "\n"
-
-
-_CELLS = DataRow("| ", " | ", " |")
-_PIPES = TableFormat(None, None, None, None, _CELLS, _CELLS, 0, None)
 
 
 def escape_cell(words: object) -> str:

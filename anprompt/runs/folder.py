@@ -100,8 +100,6 @@ def read_results(folder: str | Path) -> dict | None:
 def recorded_config(folder: str | Path) -> dict[str, Any] | None:
     """Return the settings a run was started with, as dotted keys; None where there are none.
 
-    Of a finished run its results say them, of others config.yaml.
-
     Raises:
         UsageError: config.yaml cannot be read.
     """
@@ -117,13 +115,22 @@ def _settings_of(folder: str | Path, results: dict | None) -> dict[str, Any] | N
         raise UsageError(f"{folder}: a file; a run has a folder")
     content = results.get("config") if results else None
     try:
-        content = read_yaml(Path(folder) / CONFIG) if content is None else content
+        # Results repeat what config.yaml said before them, and are read ten times as fast.
+        if content is None or _is_newer(Path(folder) / CONFIG, Path(folder) / RESULTS):
+            content = read_yaml(Path(folder) / CONFIG)
     except MissingFile:
-        return None
+        pass
     except UsageError as error:
         mend = "" if isinstance(error.__cause__, OSError) else f"; remove {folder} to start over"
         raise UsageError(f"{error}{mend}") from error
     return of_own_method(flatten(content)) if isinstance(content, dict) else None
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    try:
+        return path.stat().st_mtime_ns > other.stat().st_mtime_ns
+    except OSError:  # whoever reads it says why
+        return True
 
 
 def record_config(cfg: CfgNode) -> None:

@@ -18,7 +18,7 @@ from dassl.engine import TRAINER_REGISTRY
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ["benchmarks", "clip", "common", "configs", "dassl", "datasets", "noise", "scripts"]
 FOLDERS += ["anprompt", "tests", "trainers"]
-FILES = ["pyproject.toml", "train.py"]
+FILES = ["pyproject.toml", "requirements.txt", "train.py"]
 
 
 def code_blocks(document: str) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from torch import Tensor
 import clip
 from clip.text import encode_embeddings, end_positions
 from common.errors import UsageError
+from common.late_import import import_late
 from common.settings import Setting, declare_added
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import IMAGENET_TEMPLATES
@@ -131,8 +132,7 @@ def cluster_noise_prompts(noisy_text: Tensor, n_tokens: int, seed: int = 0) -> T
     clusters = min(n_tokens, len(np.unique(points, axis=0)))
     # One thread: sums over several would differ in the last bit from run to run.
     with threadpoolctl.threadpool_limits(1):
-        from sklearn.cluster import KMeans  # takes a second to import, and this needs it alone
-
+        KMeans = import_late("sklearn.cluster").KMeans
         centroids = KMeans(clusters, n_init=10, random_state=seed).fit(points).cluster_centers_
     rows = centroids[np.arange(n_tokens) % clusters]
     jitter = np.random.default_rng(seed).normal(scale=0.01, size=rows.shape)

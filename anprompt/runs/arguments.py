@@ -1,6 +1,7 @@
 """train.py's command line."""
 
 import argparse
+import os
 
 from common.cli import CommandParser
 
@@ -29,6 +30,18 @@ examples:
 exit status: 0 done, 1 failed while training, 2 bad input (one line says what), 130 interrupted.
 ANPROMPT_TRACEBACK=1 in the environment shows where in the code bad input was found.
 """
+
+
+def folder(path: str) -> str:
+    """Return a folder's path with ``~`` and ``~user`` resolved, which shells do not do everywhere.
+
+    Raises:
+        ArgumentTypeError: there is no such user.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{path}: no such user")
+    return found
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +76,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     data = parser.add_argument_group("data")
-    data.add_argument("--root", default="", metavar="DIR", help="folder that holds the data sets")
+    data.add_argument(
+        "--root", type=folder, default="", metavar="DIR", help="folder that holds the data sets"
+    )
     data.add_argument(
         "--transforms", nargs="+", metavar="NAME", help="data augmentation, e.g. random_flip"
     )
@@ -71,10 +86,16 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--target-domains", nargs="+", metavar="NAME", help="for DA and DG")
 
     run = parser.add_argument_group("the run")
-    run.add_argument("--output-dir", default="", metavar="DIR", help="the run's folder")
+    run.add_argument(
+        "--output-dir", type=folder, default="", metavar="DIR", help="the run's folder"
+    )
     run.add_argument("--seed", type=int, metavar="N", help="0 counts; negative: unseeded")
     run.add_argument(
-        "--resume", default="", metavar="DIR", help="resume from the checkpoint in this folder"
+        "--resume",
+        type=folder,
+        default="",
+        metavar="DIR",
+        help="resume from the checkpoint in this folder",
     )
     run.add_argument(
         "--train-epoch", type=int, metavar="N", help="of MMRL's scripts; has no effect there either"
@@ -85,7 +106,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluation = parser.add_argument_group("evaluation")
     evaluation.add_argument("--eval-only", action="store_true", help="test, do not train")
     evaluation.add_argument(
-        "--model-dir", default="", metavar="DIR", help="folder of the training to evaluate"
+        "--model-dir",
+        type=folder,
+        default="",
+        metavar="DIR",
+        help="folder of the training to evaluate",
     )
     evaluation.add_argument(
         "--load-epoch",

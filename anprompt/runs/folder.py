@@ -186,6 +186,8 @@ def check_resumed(cfg: CfgNode) -> list[str]:
     """
     if not cfg.RESUME:
         return []
+    if not any(Path(cfg.RESUME).glob("*/checkpoint")):
+        raise UsageError(f"--resume {cfg.RESUME}: no checkpoint of a training there")
     epochs = _epochs_behind(cfg.RESUME)
     if epochs > cfg.OPTIM.MAX_EPOCH:
         raise UsageError(

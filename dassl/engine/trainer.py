@@ -170,11 +170,13 @@ class SimpleTrainer(TrainerBase):
         """
         metrics = dict(self.epoch_metrics)
         if self._chooses_best():
-            result = metrics["val_accuracy"] = self.test(split="val")
-            if result > self.best_result:
-                self.best_result = result
-                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+            metrics["val_accuracy"] = self.test(split="val")
+        # Before any checkpoint of this epoch: a run that is resumed from one finds its line.
         self._curve.add(self.epoch + 1, metrics)
+        result = metrics.get("val_accuracy")
+        if result is not None and result > self.best_result:
+            self.best_result = result
+            self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
         self._save_epoch(self.epoch)
 
     def _chooses_best(self) -> bool:

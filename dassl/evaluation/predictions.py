@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from common.errors import UsageError
+from common.late_import import import_late
 
 
 class Predictions:
@@ -61,8 +62,7 @@ class Predictions:
             ``num_test``, ``num_correct``, and ``per_class``: for each label that occurs, in order,
             its ``label``, ``name``, ``total``, ``correct`` and ``accuracy``.
         """
-        from sklearn.metrics import f1_score  # slow to import, and needed only here
-
+        f1_score = import_late("sklearn.metrics").f1_score
         labels, predictions = self.arrays()
         hits = labels == predictions
         occurring = np.unique(labels)
@@ -96,8 +96,7 @@ class Predictions:
 
         Shape (C, C). The row of a class without images is zero.
         """
-        from sklearn.metrics import confusion_matrix
-
+        confusion_matrix = import_late("sklearn.metrics").confusion_matrix
         labels, predictions = self.arrays()
         classes = np.union1d(np.union1d(labels, predictions), list(self._lab2cname)).astype(int)
         return confusion_matrix(labels, predictions, labels=classes, normalize="true")

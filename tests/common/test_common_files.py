@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from common.errors import UsageError
 from common.files import atomic_write, file_digest, remove_abandoned, temporary_name
+from common.late_import import import_late
 from common.lock import LOCK, FolderLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +29,7 @@ def start(code: str, *arguments, **options) -> subprocess.Popen:
 
 HOLD = """
 import os, sys, time
+from common.late_import import import_late
 from common.lock import FolderLock
 lock = FolderLock(sys.argv[1])
 lock.acquire()
@@ -196,6 +199,15 @@ def test_a_full_disk_is_told_with_the_files_name(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="a.json"), atomic_write(path / "b"):
         pass
+
+
+def test_a_late_import_changes_no_random_numbers(tmp_path, monkeypatch):
+    (tmp_path / "draws_when_imported.py").write_text("import random\nDRAWN = random.random()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    random.seed(3)
+    expected = random.Random(3).random()
+    assert expected == import_late("draws_when_imported").DRAWN
+    assert random.random() == expected
 
 
 def test_digest_of_a_file(tmp_path):

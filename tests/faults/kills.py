@@ -39,7 +39,7 @@ BEST = ["TEST.FINAL_MODEL", "best_val"]
 
 # Depend on the clock or the machine's state.
 MEASURED = ("train_seconds", "peak_memory_mb")
-UNLIKE = ("date", "test_seconds", "command", "config", *MEASURED)
+UNLIKE = ("code", "date", "test_seconds", "command", "config", *MEASURED)
 
 
 def argv(data: Path, clip: Path, method: str, output: Path, more: list[str]) -> list[str]:

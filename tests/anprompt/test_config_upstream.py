@@ -1,0 +1,82 @@
+"""Configuration files and flags as upstream's repositories write them."""
+
+from pathlib import Path
+
+import pytest
+
+from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg
+from common.errors import UsageError
+from trainers.base import setting_for
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def cfg_of(tmp_path):
+    def make(trainer: str, *options: str, node: str = "", yaml: str = "", dataset: str = "eurosat"):
+        flags = ["--trainer", trainer, "--backbone", "small", "--output-dir", str(tmp_path / "run")]
+        flags += ["--dataset-config-file", str(ROOT / f"configs/datasets/{dataset}.yaml")]
+        if yaml:
+            path = tmp_path / "upstream.yaml"
+            path.write_text(f"TRAINER:\n  {node}:\n    {yaml}\n")
+            flags += ["--config-file", str(path)]
+        return build_cfg(make_parser().parse_args([*flags, *options]))
+
+    return make
+
+
+def test_kgcoops_switch_means_the_words(cfg_of, caplog):
+    yaml = "N_CTX: 4\n    CTX_INIT: True\n    ALPHA: 0.5\n    W: 8.0"
+    with caplog.at_level("INFO"):
+        cfg = cfg_of("KgCoOp", node="COOP", yaml=yaml)
+    assert cfg.TRAINER.COOP.CTX_INIT == "a photo of a"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "TRAINER.COOP.ALPHA has no effect" in said[0]
+    assert cfg_of("KgCoOp", "TRAINER.COOP.CTX_INIT", "True").TRAINER.COOP.CTX_INIT == "a photo of a"
+
+
+def mmrl_values(cfg) -> tuple[float, float]:
+    node, dataset = cfg.TRAINER.MMRL, cfg.DATASET.NAME
+    return (
+        setting_for(dataset, node.REG_WEIGHT, node.REG_WEIGHT_BY_DATASET),
+        setting_for(dataset, node.REP_DIM, node.REP_DIM_BY_DATASET),
+    )
+
+
+def test_mmrls_values_by_data_set_apply_whichever_file_is_used(cfg_of):
+    """Its code puts them in the place of its file's; only the command line goes before them."""
+    yaml = "REG_WEIGHT: 1.0\n    REP_DIM: 512"
+    ours = str(ROOT / "configs/trainers/MMRL/vit_b16.yaml")
+    for cfg in (
+        cfg_of("MMRL", node="MMRL", yaml=yaml),
+        cfg_of("MMRL"),
+        cfg_of("MMRL", "--config-file", ours),
+    ):
+        assert mmrl_values(cfg) == (0.01, 2048)
+    assert mmrl_values(cfg_of("MMRL", node="MMRL", yaml=yaml, dataset="shapes")) == (1.0, 512)
+    options = ("TRAINER.MMRL.REG_WEIGHT", "0.2", "TRAINER.MMRL.REP_DIM", "512")
+    assert mmrl_values(cfg_of("MMRL", *options, node="MMRL", yaml=yaml)) == (0.2, 512)
+    cross = str(ROOT / "configs/trainers/MMRL/vit_b16_cross_datasets.yaml")
+    assert mmrl_values(cfg_of("MMRL", "--config-file", cross)) == (0.2, 512)
+    few = str(ROOT / "configs/trainers/MMRL/vit_b16_few_shot.yaml")
+    assert mmrl_values(cfg_of("MMRL", "--config-file", few)) == (0.01, 2048)
+    assert mmrl_values(cfg_of("MMRL", "--config-file", few, dataset="shapes")) == (0.5, 512)
+
+
+def test_flags_and_files_that_do_nothing_there_either(cfg_of, caplog):
+    with caplog.at_level("INFO"):
+        cfg_of("MMRL", "--train-epoch", "5", "TASK", "B2N")
+    assert [record.getMessage()[:29] for record in caplog.records] == [
+        "--train-epoch has no effect, "
+    ]
+    wrong = "configs/trainers/PromptSRC/vit_b16_c2_ep5_batch4_4+4ctx_cross_datasets.yaml"
+    with pytest.raises(
+        UsageError, match=r"nearest in .*: vit_b16_c2_ep20_batch4_4\+4ctx_cross_datasets,"
+    ):
+        cfg_of("PromptSRC", "--config-file", str(ROOT / wrong))
+
+
+def test_images_are_clips_where_a_file_does_not_say(cfg_of):
+    assert cfg_of("CoOp").INPUT.PIXEL_MEAN == [0.48145466, 0.4578275, 0.40821073]
+    assert cfg_of("CoOp").INPUT.PIXEL_STD == [0.26862954, 0.26130258, 0.27577711]

@@ -126,7 +126,9 @@ def in_order(cells: Iterable[Cell]) -> list[Cell]:
     groups = list(GROUPS)
 
     def place(cell: Cell) -> tuple:
-        known = [IMAGE_KINDS, TEXT_KINDS] if cell.group == "both" else [GROUPS[cell.group].kinds]
+        known: list[Mapping[str, Any]] = [GROUPS[cell.group].kinds]
+        if cell.group == "both":
+            known = [IMAGE_KINDS, TEXT_KINDS]
         kinds = [
             list(own).index(kind) if kind in own else len(own)
             for kind, own in zip(cell.kind.split("+"), known, strict=False)

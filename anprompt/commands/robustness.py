@@ -18,15 +18,39 @@ exit status: 0 done, 2 bad input (one line says what), 130 interrupted.
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
-from common.cli import CommandParser
+from common.cli import CommandParser, shown_messages
+
+
+def _names() -> str:
+    """Return what ``--noise`` takes."""
+    from anprompt.robustness.plan import ATTACKS, PRESETS
+    from noise.cells import GROUPS
+
+    lines = ["what --noise takes:"]
+    for name, group in GROUPS.items():
+        kinds = ", ".join(group.kinds)
+        listed = f": {kinds}" if kinds and name not in ("text-name", "text-template") else ""
+        lines += textwrap.wrap(
+            f"{name}  {group.about}{listed}", 98, initial_indent="  ", subsequent_indent=" " * 6
+        )
+    lines.append("  single kinds by name; of other groups than text and image as imagenet-c:fog")
+    lines.append("attacks, at the bounds of --eps:")
+    lines += [f"  {name}  {attack.about}" for name, attack in ATTACKS.items()]
+    presets = [
+        f"  {name}  {', '.join(attacks)}" + (f" at {only}/255" if only else " at --eps")
+        for name, (attacks, only) in PRESETS.items()
+    ]
+    return "\n".join([*lines, "presets:", *presets])
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt robustness",
         description=__doc__,
+        epilog=_names(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -41,11 +65,9 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--noise",
         default="all",
-        metavar="KINDS",
-        help="text, image, both, learned (tokens), adversarial; or single kinds, with commas: "
-        "char, word, template, description, embed; gaussian_noise, shot_noise, blur, "
-        "motion_blur, jpeg, brightness, contrast, occlusion, low_resolution; pgd, autoattack. "
-        "all: all but adversarial (default)",
+        metavar="NOISE",
+        help="groups, kinds, attacks and presets, with commas; see below (default: all, which is "
+        "text, image, both and learned)",
     )
     add("--severities", default="1-5", metavar="S", help="1-5 (default) or 1,3,5")
     add(
@@ -62,8 +84,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="base, new or all; by default base,new for a model trained on base, else its own",
     )
     add("--images", type=int, metavar="N", help="test images to use, evenly over the classes")
+    add("--attack-images", type=int, metavar="N", help="images to attack, of those (default: all)")
     add("--descriptions", type=Path, metavar="JSON", help="{class name: [sentences]}, for "
         "kind description")  # fmt: skip
+    add("--templates", type=Path, metavar="FILE", help="phrasings for kind phrasing: JSON, or one "
+        "a line (default: this project's forty)")  # fmt: skip
+    add("--released", type=Path, metavar="DIR", help="the released ImageNet-C, for imagenet-c-disk")
+    add("--nearest", action="store_true", help="ImageNet-C on pictures of other sizes than 224, 64 "
+        "and 32: take the nearest parameters")  # fmt: skip
+    add(
+        "--as-jpeg",
+        action=argparse.BooleanOptionalAction,
+        help="ImageNet-C in memory: save pictures as JPEG 85 and read them again (default: as the "
+        "released ones of that size were)",
+    )
     add("--root", default="", metavar="DIR", help="folder of the data sets, if it has moved")
     add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
     add("--batch-size", type=int, default=100, metavar="B")
@@ -79,13 +113,21 @@ def main(argv: list[str]) -> int:
     args = make_parser().parse_args(argv)
     # After parsing: --help and misspelt flags need no torch.
     from anprompt.results import noise, render
-    from anprompt.robustness.prepare import evaluate
+    from anprompt.robustness.prepare import evaluate_runs
 
-    folders, subsets = evaluate(args)
+    with shown_messages("anprompt.robustness"):
+        folders, subsets = evaluate_runs(args)
     evaluations = [found for folder in folders for found in noise.read_evaluations(folder)]
     comparisons = noise.compare(
         [found for found in evaluations if found.subset in subsets], args.all_kinds
     )
-    tables = [table for c in comparisons for table in noise.noise_tables(c, args.all_kinds)]
+    tables = [
+        table
+        for comparison in comparisons
+        for table in (
+            *noise.noise_tables(comparison, args.all_kinds),
+            *noise.imagenet_c_tables(comparison),
+        )
+    ]
     print(render.text(tables, noise.NOISE_NOTES), end="")
     return 0

@@ -4,25 +4,36 @@ All figures are in percent. A mean gives every kind of noise the same weight, an
 every severity; seeds are averaged first. Nothing here needs torch.
 """
 
-import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anprompt.results.method import Method, with_names
 from anprompt.results.table import Column, Row, Table
-from anprompt.results.value import Value, cell_patterns, count, minus, over_seeds
+from anprompt.results.value import (
+    Value,
+    cell_patterns,
+    count,
+    minus,
+    over,
+    over_seeds,
+    percent,
+)
 from common.errors import UsageError
 from common.reading import read_json
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
 from common.text import plain
+from noise.cells import GROUPS, Cell
+from noise.imagenet_c import CATEGORIES, TEST_KINDS
+from noise.masking import Check, masking_checks
+from noise.metrics import corruption_errors, effective_robustness
 
 FILE_NAME = "robustness.json"
 FORMAT = 2
-GROUPS = ("text", "image", "both", "learned", "adversarial")
-MEASURES = ("accuracy", "consistency", "ece")
+# Measures of a cell; those after the first three are missing in files of earlier versions.
+MEASURES = ("accuracy", "consistency", "ece", "adaptive_ece", "max_ce", "brier")
 NOISE_NOTES = [
     "Accuracy in %: mean over kinds, severities and noise seeds; +- over a method's runs.",
     "learned: noise on learned tokens. drop: clean minus noisy accuracy. same: share of",
@@ -30,8 +41,13 @@ NOISE_NOTES = [
     "robustness.json.",
 ]
 
-_KEY = re.compile(rf"({'|'.join(GROUPS)})/[\w.+-]+/\d{{1,3}}/(?:-|\d{{1,9}})")
-_CLEAN = {"accuracy": PERCENT, "ece": PERCENT}
+_CLEAN = {
+    "accuracy": PERCENT,
+    "ece": PERCENT,
+    "adaptive_ece?": PERCENT,
+    "max_ce?": PERCENT,
+    "brier?": Number(0, 2 + 1e-6),
+}
 _VIEW = {
     "kind": str,
     "severity": COUNT,
@@ -48,6 +64,9 @@ _PART = {
     "examples?": [{"image": str, "class": str, "views": [_VIEW]}],
     "text_examples?": [{"kind": str, "prompts": [str]}],
     "template?": str,
+    "meaning_kept?": Each(PERCENT),
+    "attacked?": {"used": Number(1, 1e9, whole=True), "sha256": str, "clean?": Each(_CLEAN)},
+    "imagenet_c?": {"size": COUNT, "as_jpeg": bool},
 }
 _SEEN = {"text_kinds": [str], "image_kinds": [str], "seeds": [WHOLE]}
 _FILE = {
@@ -65,29 +84,10 @@ _FILE = {
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One cell under one inference rule; ``figures`` by measure."""
+class Measured(Cell):
+    """A cell with its figures under one inference rule, by measure."""
 
-    group: str
-    kind: str
-    severity: int
-    seed: str
-    figures: dict[str, float]
-
-    @property
-    def text_kind(self) -> str:
-        """The kind of its text noise; "" for none."""
-        return {"text": self.kind, "both": self.kind.partition("+")[2]}.get(self.group, "")
-
-    @property
-    def image_kind(self) -> str:
-        """The kind of its image noise; "" for none."""
-        return self.kind.partition("+")[0] if self.group in ("image", "both") else ""
-
-    @property
-    def key(self) -> str:
-        """What robustness.json calls it."""
-        return f"{self.group}/{self.kind}/{self.severity}/{self.seed}"
+    figures: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 Choice = Callable[[Measured], bool]
@@ -101,6 +101,20 @@ class Evaluation:
     header: dict[str, Any]  # of the model: trainer, backbone, seed, ...
     subset: str
     part: dict[str, Any]
+
+    @staticmethod
+    def in_memory(name: str, part: dict[str, Any]) -> "Evaluation":
+        """Return what was measured without a run; ``name`` is the model's."""
+        header = {
+            "trainer": name,
+            "config": "",
+            "backbone": "",
+            "dataset": "",
+            "shots": 0,
+            "seed": 0,
+            "noise_in_training": {name: [] for name in _SEEN},
+        }
+        return Evaluation(Path(name), header, "all", part)
 
     @property
     def headline_rule(self) -> str:
@@ -127,13 +141,24 @@ class Evaluation:
             learns=learns,
         )
 
-    def clean(self, measure: str = "accuracy") -> Value:
-        """A figure without noise."""
-        figure = self.part["clean"][self.headline_rule][measure]
-        return Value(figure, f"{self.source}/clean/{self.headline_rule}/{measure}")
+    def clean(self, measure: str = "accuracy", attacked: bool = False) -> Value | None:
+        """A figure without noise; None where it was not measured.
 
-    def under(self, cells: Sequence[Measured], measure: str = "accuracy") -> Value:
-        """The mean over cells."""
+        Args:
+            attacked: of the images that attacks were made on, where those are not all.
+        """
+        place, figures = "clean", self.part["clean"]
+        if attacked and (self.part.get("attacked") or {}).get("clean"):
+            place, figures = "attacked/clean", self.part["attacked"]["clean"]
+        figure = figures[self.headline_rule].get(measure)
+        if figure is None:
+            return None
+        return Value(figure, f"{self.source}/{place}/{self.headline_rule}/{measure}")
+
+    def under(self, cells: Sequence[Measured], measure: str = "accuracy") -> Value | None:
+        """The mean over cells; None where some lack the measure."""
+        if any(measure not in cell.figures for cell in cells):
+            return None
         end = f"/{self.headline_rule}/{measure}"
         patterns = cell_patterns(cell.key for cell in cells)
         source = ["noisy", *(f"{self.source}/cells/{pattern}{end}" for pattern in patterns)]
@@ -144,15 +169,14 @@ class Evaluation:
         return measured(self.part, self.headline_rule)
 
 
-def read_evaluations(folder: Path) -> list[Evaluation]:
-    """What robustness.json in a run's folder holds; nothing where there is none.
+def read_content(path: Path) -> dict[str, Any] | None:
+    """Read a robustness.json; None where there is none.
 
     Raises:
         UsageError: the file cannot be read, or is not what it should be.
     """
-    path = folder / FILE_NAME
     if not path.is_file():
-        return []
+        return None
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path}: not written by this version; evaluate again with --redo")
@@ -161,8 +185,22 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     )
     if problem:
         raise UsageError(
-            f"{path}: not the results of an evaluation ({problem}); remove it and evaluate again"
+            f"{path}: not the results of an evaluation ({problem}); remove it, or evaluate again "
+            "with --redo"
         )
+    return content
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """What robustness.json in a run's folder holds; nothing where there is none.
+
+    Raises:
+        UsageError: as `read_content`.
+    """
+    path = folder / FILE_NAME
+    content = read_content(path)
+    if content is None:
+        return []
     header = {
         key: plain(value) if isinstance(value, str) else value
         for key, value in content.items()
@@ -181,8 +219,10 @@ def _problem(name: str, part: dict[str, Any]) -> str:
     if rules and part["headline_rule"] not in rules:
         return f"parts/{name}/clean lacks rule {part['headline_rule']!r}"
     for key, figures in part["cells"].items():
-        if not _KEY.fullmatch(key):
-            return f"parts/{name}/cells has {key[:60]!r}, not group/kind/severity/seed"
+        try:
+            Cell.from_key(key)
+        except UsageError as error:
+            return f"parts/{name}/cells: {error}"
         if not rules <= figures.keys():
             return f"parts/{name}/cells/{key} lacks a rule"
     return ""
@@ -200,11 +240,8 @@ def read_below(roots: Iterable[Path]) -> list[Evaluation]:
 
 def measured(part: dict[str, Any], rule: str) -> list[Measured]:
     """The cells of a part under one inference rule."""
-    found = []
-    for key, rules in part["cells"].items():
-        group, kind, severity, seed = key.split("/")
-        found.append(Measured(group, kind, int(severity), seed, rules[rule]))
-    return found
+    pairs = ((Cell.from_key(key), rules[rule]) for key, rules in part["cells"].items())
+    return [Measured(c.group, c.kind, c.severity, c.seed, figures) for c, figures in pairs]
 
 
 def seen_by_any(headers: Iterable[dict[str, Any]]) -> dict[str, list]:
@@ -219,7 +256,7 @@ def seen_by_any(headers: Iterable[dict[str, Any]]) -> dict[str, list]:
 
 def unseen_in_training(seen: dict[str, list]) -> Choice:
     """Chooses the cells whose kinds, and whose seed of text noise, no training has met."""
-    seeds = {str(seed) for seed in seen["seeds"]}
+    seeds = set(seen["seeds"])
 
     def choose(cell: Measured) -> bool:
         if cell.text_kind in seen["text_kinds"] or cell.image_kind in seen["image_kinds"]:
@@ -252,11 +289,11 @@ def by_group(cells: Iterable[Measured], choose: Choice = everything) -> dict[str
     Every attack at every bound is a group of its own, "pgd 4/255": a mean over them would say
     nothing. Noise on learned tokens and attacks are chosen always: nobody trains with them here.
     """
-    groups: dict[str, list[Measured]] = {group: [] for group in GROUPS[:-1]}
+    groups: dict[str, list[Measured]] = {group: [] for group in GROUPS if group != "adversarial"}
     for cell in cells:
         if cell.group == "adversarial":
             groups.setdefault(f"{cell.kind} {cell.severity}/255", []).append(cell)
-        elif cell.group == "learned" or choose(cell):
+        elif GROUPS[cell.group].of in ("tokens", "attack") or choose(cell):
             groups[cell.group].append(cell)
     return {group: own for group, own in groups.items() if own}
 
@@ -330,18 +367,23 @@ class NoiseRow:
     ) -> Value | None:
         """A figure under a group of noise ("": clean), over the method's runs.
 
-        None where a run lacks the group. Measure "drop" is clean minus noisy accuracy.
+        None where a run lacks the group. Measure "drop" is clean minus noisy accuracy, "kept" the
+        share of the clean accuracy that is left (relative robustness).
         """
         found: dict[int, Value | None] = {}
         for evaluation, groups in zip(self.evaluations, self.cells, strict=True):
             seed = evaluation.header["seed"]
             chosen = [cell for cell in groups.get(group, ()) if choose(cell)]
+            clean = evaluation.clean(attacked=is_attack(group))
             if not group:
                 found[seed] = evaluation.clean(measure)
             elif not chosen:
                 return None
             elif measure == "drop":
-                found[seed] = minus(evaluation.clean(), evaluation.under(chosen))
+                found[seed] = minus(clean, evaluation.under(chosen))
+            elif measure == "kept":
+                share = over(evaluation.under(chosen), clean)
+                found[seed] = share and percent(share)
             else:
                 found[seed] = evaluation.under(chosen, measure)
         return over_seeds(found)
@@ -470,29 +512,152 @@ def _by_method(
     return methods
 
 
+def is_attack(group: str) -> bool:
+    """Whether a group is an attack at a bound, "pgd 4/255"."""
+    return group.endswith("/255")
+
+
 def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:
-    """The accuracies of a comparison, and the other measures."""
-    attacks = [group for group in comparison.groups if "/" in group]
+    """The accuracies of a comparison, the other measures, and ImageNet-C's own table."""
+    there = comparison.groups
+    attacks = [group for group in there if is_attack(group)]
+    plain_groups = [group for group in GROUPS if group in there]
     accuracies = {"clean": ("", "accuracy")}
-    accuracies |= {g: (g, "accuracy") for g in ("text", "image", "both", "learned", *attacks)}
-    others = {
+    accuracies |= {group: (group, "accuracy") for group in (*plain_groups, *attacks)}
+    main = [group for group in ("text", "image") if group in there]
+    others: dict[str, tuple[str, str]] = {
         f"{name}, {group}": (group, measure)
         for measure, name in (("drop", "drop"), ("consistency", "same"))
-        for group in ("text", "image")
+        for group in main
     }
     others["ECE, clean"] = ("", "ece")
-    others |= {f"ECE, {group}": (group, "ece") for group in ("text", "image")}
+    others |= {f"ECE, {group}": (group, "ece") for group in main}
     title = (
         f"{comparison.dataset}, {comparison.subset} classes, {comparison.images:,} images, "
         f"backbone {comparison.backbone}"
     )
-    first = noise_table(comparison, accuracies, title, "Mean accuracy under noise, in %")
-    second = noise_table(comparison, others, "", "Drop in points; same answers and ECE in %")
-    second.notes += _notes(comparison, all_kinds)
-    return [first, second]
+    tables = [
+        noise_table(comparison, accuracies, title, "Mean accuracy under noise, in %"),
+        noise_table(comparison, others, "", "Drop in points; same answers and ECE in %"),
+    ]
+    # Files of earlier versions lack the other measures of calibration.
+    if any(row.value("", "brier") for row in comparison.rows):
+        more: dict[str, tuple[str, str]] = {
+            f"kept, {group}": (group, "kept") for group in (*plain_groups, *attacks)
+        }
+        told = "Relative robustness (kept): share of the clean accuracy, in %"
+        tables.append(noise_table(comparison, more, "", told))
+        finer = {
+            f"{name}, {group or 'clean'}": (group, measure)
+            for measure, name in CALIBRATION.items()
+            for group in ("", *main)
+        }
+        told = "Adaptive (A) and maximal (M) calibration error in %; Brier score"
+        tables.append(noise_table(comparison, finer, "", told))
+    tables[-1].notes += _notes(comparison, all_kinds)
+    return tables
 
 
-BEST = {"accuracy": "highest", "consistency": "highest", "drop": "lowest", "ece": "lowest"}
+def imagenet_c_tables(comparison: Comparison) -> list[Table]:
+    """ImageNet-C by categories, made in memory or on disk: a table each, where measured."""
+    groups = ("imagenet-c", "imagenet-c-disk")
+    return [_imagenet_c_table(comparison, group) for group in groups if group in comparison.groups]
+
+
+CALIBRATION = {"adaptive_ece": "A-ECE", "max_ce": "M-CE", "brier": "Brier"}
+MADE = {"imagenet-c": "made in memory", "imagenet-c-disk": "on disk, as released"}
+
+
+def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
+    """Accuracy on ImageNet-C by category; corruption errors where they have a meaning."""
+    kinds = comparison.kinds(group)
+    counted = f"{len(kinds)} kind{'s' if len(kinds) != 1 else ''}"
+    columns = [Column("clean", 1), Column(counted, 1)]
+    columns += [Column(category, 1) for category in CATEGORIES]
+    columns += [Column("mCE", 1, "lowest"), Column("relative mCE", 1, "lowest"), Column("ER", 1)]
+    rows = []
+    for row in comparison.rows:
+        found = [row.value(""), row.value(group)]
+        for category in CATEGORIES:
+            own = {kind for kind, known in TEST_KINDS.items() if known.category == category}
+            found.append(row.value(group, choose=lambda cell, own=own: cell.kind in own))  # type: ignore[misc]
+        found += [_corruption_error(row, group, relative) for relative in (False, True)]
+        found.append(_effective(row, group, comparison))
+        rows.append(Row(row.method, tuple(found), row.rule, (row.count,)))
+    shown = [j for j in range(len(columns)) if any(row.values[j] for row in rows)]
+    table = Table(
+        protocol="noise",
+        title=f"{comparison.dataset}, {comparison.subset} classes: ImageNet-C, {MADE[group]}",
+        columns=[columns[j] for j in shown],
+        rows=[
+            Row(row.method, tuple(row.values[j] for j in shown), row.rule, row.counts)
+            for row in rows
+        ],
+        subject=f"{comparison.dataset}, {comparison.subset} classes",
+        measure="Mean accuracy in %; corruption errors in % of AlexNet's",
+        counted="runs",
+        has_rules=True,
+    )
+    if group == "imagenet-c":
+        made = [row.evaluations[0].part.get("imagenet_c") or {} for row in comparison.rows]
+        sizes = {(own.get("size"), own.get("as_jpeg")) for own in made}
+        for size, saved in sizes:
+            how = "saved as JPEG 85 and read again" if saved else "not saved as JPEG"
+            table.notes.append(
+                f"made in memory with the parameters for {size} pixels, {how}; figures on the "
+                "released files differ somewhat, and mCE is defined on those"
+            )
+    return table
+
+
+def _is_whole_imagenet(row: NoiseRow, group: str) -> bool:
+    """Whether AlexNet's errors are comparable: the released files, 1,000 classes, all cells."""
+    return group == "imagenet-c-disk" and all(
+        evaluation.header["dataset"] == "ImageNet"
+        and len(evaluation.part["classnames"]) == 1000
+        and {(cell.kind, cell.severity) for cell in groups.get(group, ())}
+        == {(kind, severity) for kind in TEST_KINDS for severity in range(1, 6)}
+        for evaluation, groups in zip(row.evaluations, row.cells, strict=True)
+    )
+
+
+def _corruption_error(row: NoiseRow, group: str, relative: bool) -> Value | None:
+    """mCE or relative mCE over a method's runs."""
+    if not _is_whole_imagenet(row, group):
+        return None
+    found: dict[int, Value | None] = {}
+    for evaluation, groups in zip(row.evaluations, row.cells, strict=True):
+        clean = evaluation.clean()
+        assert clean is not None
+        errors: dict[str, list[float]] = {}
+        for cell in sorted(groups[group], key=lambda cell: cell.severity):
+            errors.setdefault(cell.kind, []).append(100 - cell.figures["accuracy"])
+        own = corruption_errors(errors, 100 - clean.number if relative else None)
+        under = evaluation.under(groups[group])
+        assert under is not None
+        name = "relative_mce" if relative else "mce"
+        sources = [name, under.source, *([clean.source] if relative else [])]
+        found[evaluation.header["seed"]] = Value(statistics.fmean(own.values()), sources)
+    return over_seeds(found)
+
+
+def _effective(row: NoiseRow, group: str, comparison: Comparison) -> Value | None:
+    """Effective robustness over a method's runs."""
+    if not _is_whole_imagenet(row, group):
+        return None
+    found: dict[int, Value | None] = {}
+    for evaluation, groups in zip(row.evaluations, row.cells, strict=True):
+        clean, under = evaluation.clean(), evaluation.under(groups[group])
+        assert clean is not None and under is not None
+        number = effective_robustness("imagenet-c", clean.number, under.number)
+        found[evaluation.header["seed"]] = Value(number, ["er", clean.source, under.source])
+    return over_seeds(found)
+
+
+BEST = {
+    **dict.fromkeys(("accuracy", "consistency", "kept"), "highest"),
+    **dict.fromkeys(("drop", "ece", *CALIBRATION), "lowest"),
+}
 
 
 def noise_table(
@@ -504,7 +669,10 @@ def noise_table(
     return Table(
         protocol="noise",
         title=title,
-        columns=[Column(name, digits=1, best=BEST[columns[name][1]]) for name in read],
+        columns=[
+            Column(name, 3 if columns[name][1] == "brier" else 1, BEST[columns[name][1]])
+            for name in read
+        ],
         rows=[
             Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
             for i, row in enumerate(comparison.rows)
@@ -528,7 +696,49 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
+    return notes + meaning_notes(comparison) + masking_notes(comparison)
+
+
+def meaning_notes(comparison: Comparison) -> list[str]:
+    """How many noisy prompts still mean the same to the text encoder, by kind."""
+    shares: dict[str, list[float]] = {}
+    for row in comparison.rows:
+        for evaluation in row.evaluations:
+            for key, share in (evaluation.part.get("meaning_kept") or {}).items():
+                shares.setdefault(Cell.from_key(key).kind, []).append(share)
+    if not shares:
+        return []
+    listed = ", ".join(f"{kind} {statistics.fmean(own):.0f}%" for kind, own in shares.items())
+    return [f"prompts within a cosine of 0.9 of the clean one, as frozen CLIP sees them: {listed}"]
+
+
+def masking_notes(comparison: Comparison) -> list[str]:
+    """For every row with attacks, the signs of masked gradients."""
+    notes = []
+    for row in comparison.rows:
+        accuracy: dict[tuple[str, int], float] = {}
+        for group in comparison.groups:
+            value = row.value(group) if is_attack(group) else None
+            if value is not None:
+                kind, _, bound = group.partition(" ")
+                accuracy[kind, int(bound.removesuffix("/255"))] = value.number
+        if accuracy:
+            checks = masking_checks(accuracy)
+            notes.append(f"masked gradients, {row.method.name}: {_told(checks)}")
     return notes
+
+
+def _told(checks: Sequence[Check]) -> str:
+    """The checks in words; those that failed first, with their figures."""
+    failed = [f"{c.name}: FAILED ({c.detail})" for c in checks if c.passed is False]
+    passed = [c.name for c in checks if c.passed]
+    unknown = [c.name for c in checks if c.passed is None]
+    parts = failed
+    if passed:
+        parts = [*parts, f"no sign in {', '.join(passed)}"]
+    if unknown:
+        parts = [*parts, f"not checked (--noise masking): {', '.join(unknown)}"]
+    return "; ".join(parts)
 
 
 def noise_seen(seen: dict[str, list]) -> str:

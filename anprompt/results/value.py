@@ -5,6 +5,8 @@ program can compute it again:
 
 - ``mean``, ``hm`` (harmonic mean), ``minus`` (first less second), ``over`` (first by second),
   ``count`` (how many operands), ``percent`` (100 times);
+- ``mce``, ``relative_mce``, ``er``: what `noise.metrics` makes of ImageNet-C's cells and of the
+  clean accuracy;
 - ``noisy``: the mean over kinds of the means over severities of the means over seeds of cells of
   robustness.json, whose keys are "group/kind/severity/seed"; ``{a,b}`` stands for a and b.
 """

@@ -1,31 +1,33 @@
-"""A model under test: a run's learned tensors, on one part of its classes."""
+"""Trained runs as classifiers."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from yacs.config import CfgNode
 
-from anprompt.robustness.plan import Cell
-from anprompt.robustness.texts import Descriptions, noisy_prompts, noisy_words
+from anprompt.robustness.classifier import Classifier
+from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
+from anprompt.runs.folder import recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
-    build_trained,
     fingerprint,
     relative,
     trainer_class,
     training_folder,
 )
-from noise.text import text_rate
-from trainers.base import PromptedCLIP
+from noise.cells import Cell
+from trainers.base import ClassPrompts, PromptedCLIP, encode_prompts, prompt_template
+from trainers.zsclip import FixedCLIP
 
 # Augmentations of training and the kinds of image noise that they amount to.
 AUGMENTATIONS = {
     "gaussian_noise": ("gaussian_noise",),
-    "gaussian_blur": ("blur",),
+    "gaussian_blur": ("blur", "gaussian_blur"),
     "colorjitter": ("brightness", "contrast"),
     "cutout": ("occlusion",),
     **dict.fromkeys(
@@ -46,129 +48,122 @@ def noise_in_training(cfg: CfgNode) -> dict[str, list]:
     }
 
 
-@dataclass
-class Subject:
-    """A trained model with the classes of one part.
+class TrainedClassifier(Classifier):
+    """A run's model, with certain classes.
 
-    Attributes:
-        checkpoint: relative to the run's folder; "" for a method that learns nothing.
+    Args:
+        trained: what the run learned.
+        transform: the rest of the test transform, (3, H, W) from 0 to 1 -> the model's input.
+        folder: the run's.
+        classnames: as the data set has them.
     """
 
-    folder: Path
-    cfg: CfgNode
-    classnames: list[str]
-    trained: TrainedModel
-    checkpoint: str
-    fingerprint: str
-    _states: dict[Cell, Any] = field(default_factory=dict)
-
-    @staticmethod
-    def build(
+    def __init__(
+        self,
+        trained: TrainedModel,
+        transform: Callable[[Tensor], Tensor],
         folder: Path,
-        cfg: CfgNode,
         classnames: Sequence[str],
-        clip_model: Any,
-        epoch: int | None = None,
-    ) -> "Subject":
-        """Build and load the model of the run in ``folder`` for ``classnames``.
-
-        Raises:
-            ValueError: no checkpoint, or it does not fit.
-        """
-        trained = build_trained(cfg, classnames, clip_model, epoch)
-        # Training's folder may be another run's, when this run is an evaluation.
-        near = "" if trained.path is None else relative(trained.path, folder)
-        return Subject(
-            folder=folder,
-            cfg=cfg,
-            classnames=list(classnames),
-            trained=trained,
-            checkpoint=near,
-            fingerprint=fingerprint(cfg, trained.path),
-        )
+    ):
+        model = trained.model
+        super().__init__(
+            model, classnames, template=model.prompts.template, with_prompts=self.prompted_state,
+            scale=float(model.scale), device=trained.device,
+        )  # fmt: skip
+        self.trained = trained
+        self.transform = transform
+        self.folder = folder
+        self.rules, self.rule = model.rules, model.rule
 
     @property
     def model(self) -> PromptedCLIP:
+        """The run's."""
         return self.trained.model
 
-    @property
-    def device(self) -> torch.device:
-        return self.trained.device
+    def encode(self, pictures: Tensor, shared: dict[Any, Any]) -> Any:
+        """Return what the model needs of pictures.
 
-    @property
-    def template(self) -> str:
-        """What prompts must say, ``{}`` for the class name."""
-        return self.model.prompts.template
-
-    @property
-    def headline_rule(self) -> str:
-        return self.model.rule
-
-    @property
-    def words(self) -> list[str]:
-        """Class names as prompts say them."""
-        return list(self.model.prompts.classnames)
-
-    def prompts(self, cell: Cell, descriptions: Descriptions | None) -> list[str]:
-        """Return the words that the method does not learn, under a text cell's noise."""
-        return noisy_prompts(
-            self.template, self.words, cell.kind, cell.severity, cell.seed, descriptions
-        )
-
-    @torch.no_grad()
-    def text_state(self, cell: Cell, descriptions: Descriptions | None = None) -> Any:
-        """Return what the model makes of classes whose prompts carry a text cell's noise."""
-        if cell not in self._states:
-            prompts = self.prompts(cell, descriptions)
-            noise: contextlib.AbstractContextManager = contextlib.nullcontext()
-            if cell.kind == "embed":
-                rate = text_rate("embed", cell.severity)
-                noise = noisy_words(self.model.clip, rate, cell.seed)
-            with noise:
-                self._states[cell] = self.trained.with_texts(prompts).class_state()
-        return self._states[cell]
-
-    def encode(self, inputs: torch.Tensor, shared: dict[int, Any]) -> Any:
-        """Return what the model needs of images; frozen CLIP's features are kept in ``shared``.
-
-        Methods that leave the image tower as it is then compute them once between them.
+        Methods that leave the image tower as it is compute its features once between them.
         """
-        model = self.model
-        kind = type(model)
+        model, kind = self.model, type(self.model)
+        if ("input", self.device) not in shared:
+            prepared = [self.transform(picture) for picture in pictures.to(self.device)]
+            shared["input", self.device] = torch.stack(prepared)
+        inputs = shared["input", self.device]
         if (
             kind.encode is not PromptedCLIP.encode
             or kind.image_features is not PromptedCLIP.image_features
         ):
             return model.encode(inputs)
-        key = id(model.clip)
+        key = ("frozen features", id(model.clip))
         if key not in shared:
             shared[key] = model.encode(inputs)
         return shared[key]
 
+    def class_state(self) -> Any:
+        return self.model.class_state()
 
-def describe(subject: Subject) -> dict[str, Any]:
-    """Return what robustness.json says of the model."""
-    cfg = subject.cfg
-    config = subject.folder.parent.name
-    if subject.folder.parent.parent.name != cfg.TRAINER.NAME:
+    @torch.no_grad()
+    def prompted_state(self, prompts: Sequence[str]) -> Any:
+        return self.trained.with_texts(prompts).class_state()
+
+    def classify(self, encoded: Any, state: Any) -> dict[str, Tensor]:
+        return self.model.classify(encoded, state)
+
+    def noisy_words(self, rate: float, seed: int) -> contextlib.AbstractContextManager:
+        return noisy_words(self.model.clip, rate, seed)
+
+    def noisy_tokens(self, rate: float, seed: int) -> contextlib.AbstractContextManager:
+        return noisy_tokens(self.model.prompt_learner, rate, seed)
+
+    @torch.no_grad()
+    def similarity(self, prompts: Sequence[str], clean: Sequence[str]) -> Tensor | None:
+        texts = list(dict.fromkeys([*prompts, *clean]))
+        features = encode_prompts(self.model.clip, ClassPrompts("{}", texts, texts))
+        features = F.normalize(features, dim=-1)
+        place = {text: i for i, text in enumerate(texts)}
+        noisy, without = ([place[text] for text in own] for own in (prompts, clean))
+        return (features[noisy] * features[without]).sum(dim=-1)
+
+    def takes(self, cell: Cell) -> bool:
+        if cell.group == "learned":
+            return bool(self.model.prompt_learner.learned_tokens())
+        if cell.text_kind == "embed":
+            return takes_text(self.template, self.words, cell)
+        return super().takes(cell)
+
+
+def zero_shot(of: TrainedClassifier) -> TrainedClassifier:
+    """Return frozen CLIP with the data set's prompt, for the classes of another run."""
+    cfg = of.trained.cfg
+    prompts = ClassPrompts(prompt_template(cfg), of.classnames)
+    model = FixedCLIP(of.model.clip, prompts, [prompts]).to(of.device).eval()
+    trained = TrainedModel(cfg, of.trained.method, model, {}, None)
+    return TrainedClassifier(trained, of.transform, of.folder, of.classnames)
+
+
+def describe(classifier: TrainedClassifier) -> dict[str, Any]:
+    """Return what robustness.json says of a run's model."""
+    cfg, folder, path = classifier.trained.cfg, classifier.folder, classifier.trained.path
+    config = folder.parent.name
+    if folder.parent.parent.name != cfg.TRAINER.NAME:
         config = ""
     return {
         "trainer": cfg.TRAINER.NAME,
         "config": config,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "dataset": cfg.DATASET.NAME,
-        "trained_on": cfg_part(training_folder(cfg), cfg),
+        "trained_on": trained_subset(training_folder(cfg), cfg),
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
-        "checkpoint": subject.checkpoint,
-        "fingerprint": subject.fingerprint,
+        # Training's folder may be another run's, when this run is an evaluation.
+        "checkpoint": "" if path is None else relative(path, folder),
+        "fingerprint": fingerprint(cfg, path),
         "noise_in_training": noise_in_training(cfg),
     }
 
 
-def cfg_part(folder: Path, cfg: CfgNode) -> str:
+def trained_subset(folder: Path, cfg: CfgNode) -> str:
     """Return the classes (all, base or new) that the training in ``folder`` had."""
-    from anprompt.runs.folder import recorded_config
-
     recorded = recorded_config(folder) or {}
     return recorded.get("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES)

@@ -3,22 +3,39 @@
 import argparse
 import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from yacs.config import CfgNode
 
-from anprompt.robustness import plan as plans
-from anprompt.robustness.attacks import check_autoattack
-from anprompt.robustness.evaluate import Work, add_examples, measure
-from anprompt.robustness.images import TestImages, image_key, select, split_transform
-from anprompt.robustness.models import Subject, cfg_part, describe
+from anprompt.robustness.attacks import check_attack, has_autoattack
+from anprompt.robustness.evaluation import Task, measure
+from anprompt.robustness.examples import add_examples, example_cells
+from anprompt.robustness.images import (
+    ImageNetC,
+    TestImages,
+    frost_pictures,
+    image_key,
+    select,
+    split_transform,
+)
+from anprompt.robustness.models import (
+    TrainedClassifier,
+    describe,
+    trained_subset,
+    zero_shot,
+)
+from anprompt.robustness.plan import Plan, parse_plan
 from anprompt.robustness.store import Store
+from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.folder import CONFIG, recorded_config
 from anprompt.runs.trained import (
+    build_trained,
     device_of,
     load_backbone,
     quiet,
@@ -31,29 +48,29 @@ from common.errors import UsageError
 from common.lock import FolderLock
 from dassl.data.datasets import build_dataset
 from noise.descriptions import find_descriptions, load_descriptions
+from noise.imagenet_c import SIZES, nearest_size
 
-PARTS = ("all", "base", "new")
+logger = logging.getLogger(__name__)
+
+SUBSETS = ("all", "base", "new")
 ROBUSTNESS_LOCK = ".robustness.lock"  # a training's own lock is another: they may go side by side
 
 
-def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
+def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
     """Measure what ``args`` asks for and is not there yet.
 
     Returns:
-        The runs' folders, and the parts of the classes that they were measured on.
+        The runs' folders, and the subsets of the classes that they were measured on.
 
     Raises:
-        UsageError: bad input, or another process is at one of these runs;
-            nothing was written.
+        UsageError: bad input, or another process is at one of these runs; nothing was written.
     """
-    plan = plans.Plan(
-        severities=plans.parse_severities(args.severities),
-        seeds=plans.parse_seeds(args.seeds),
-        bounds=plans.parse_bounds(args.eps),
-        **plans.parse_noise(args.noise, has_descriptions=args.descriptions is not None),
+    plan = parse_plan(
+        args.noise, args.severities, args.seeds, args.eps, args.descriptions is not None
     )
     for flag, value, least in (
         ("--images", args.images, 1),
+        ("--attack-images", args.attack_images, 1),
         ("--batch-size", args.batch_size, 1),
         ("--workers", args.workers, 0),
     ):
@@ -61,21 +78,20 @@ def evaluate(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]]:
             raise UsageError(f"{flag} {value}: give {least} or more")
     for path in args.plugin:
         load_plugin(path)
-    descriptions = load_descriptions(args.descriptions) if args.descriptions else None
     cfgs = {folder: read_cfg(folder, args.root) for folder in find_trained(args.model_dir)}
-    parts = parts_to_measure(cfgs, args.classes)
+    subsets = subsets_to_measure(cfgs, args.classes)
+    preparation = Preparation(args, plan, cfgs)
     with contextlib.ExitStack() as held:
         for folder in cfgs:
             held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
-        jobs = Jobs(args, plan, descriptions, cfgs)
-        prepared = [jobs.prepare(part) for part in parts]
-        for part in prepared:
-            jobs.run(part)
-    return list(cfgs), parts
+        prepared = [preparation.subset(subset) for subset in subsets]
+        for subset in prepared:
+            preparation.measure(subset)
+    return list(cfgs), subsets
 
 
-def find_trained(paths: list[Path]) -> list[Path]:
-    """Folders of runs: the given ones, or those below the given ones.
+def find_trained(paths: Sequence[Path]) -> list[Path]:
+    """Return folders of runs: the given ones, or those below the given ones.
 
     Raises:
         UsageError: a path holds no run.
@@ -95,7 +111,7 @@ def find_trained(paths: list[Path]) -> list[Path]:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder holds a model, and not the evaluation of another folder's."""
+    """Return whether a folder holds a model, and not the evaluation of another folder's."""
     recorded = recorded_config(folder) or {}
     if not recorded.get("TRAINER.NAME"):
         return False
@@ -104,29 +120,29 @@ def _is_model(folder: Path) -> bool:
     return not (recorded.get("RUN.EVAL_ONLY") and evaluates)
 
 
-def parts_to_measure(cfgs: dict[Path, CfgNode], asked: str) -> tuple[str, ...]:
-    """The parts of the classes, the same for all runs.
+def subsets_to_measure(cfgs: dict[Path, CfgNode], asked: str) -> tuple[str, ...]:
+    """Return the subsets of the classes, the same for all runs.
 
     Args:
         asked: "base,new"; empty: base and new for models trained on base, else what they were
             trained on.
 
     Raises:
-        UsageError: unknown parts, or runs that do not have the same classes.
+        UsageError: unknown subsets, or runs that do not have the same classes.
     """
     _refuse_different(cfgs, lambda cfg: cfg.DATASET.NAME)
     if asked:
-        parts = tuple(dict.fromkeys(asked.replace(",", " ").split()))
-        if not parts or set(parts) - set(PARTS):
-            raise UsageError(f"--classes {asked!r}: choose from {', '.join(PARTS)}")
-        return parts
+        subsets = tuple(dict.fromkeys(asked.replace(",", " ").split()))
+        if not subsets or set(subsets) - set(SUBSETS):
+            raise UsageError(f"--classes {asked!r}: choose from {', '.join(SUBSETS)}")
+        return subsets
 
-    def own_parts(cfg: CfgNode) -> tuple[str, ...]:
-        trained_on = cfg_part(training_folder(cfg), cfg)
+    def own_subsets(cfg: CfgNode) -> tuple[str, ...]:
+        trained_on = trained_subset(training_folder(cfg), cfg)
         return ("base", "new") if trained_on == "base" else (trained_on,)
 
-    _refuse_different(cfgs, own_parts, hint="Say which with --classes, or give like runs")
-    return own_parts(next(iter(cfgs.values())))
+    _refuse_different(cfgs, own_subsets, hint="Say which with --classes, or give like runs")
+    return own_subsets(next(iter(cfgs.values())))
 
 
 def _refuse_different(
@@ -145,121 +161,171 @@ def _refuse_different(
 
 
 @dataclass
-class Part:
-    """All models on one part of the classes."""
+class Subset:
+    """All models on one subset of the classes.
+
+    Attributes:
+        runs: each model with the store of its run.
+    """
 
     name: str
-    works: list[Work]
+    title: str
+    tasks: list[Task]
+    runs: list[tuple[TrainedClassifier, Store]]
     images: TestImages
-    after: Callable
 
 
-class Jobs:
-    """What one call of the command works with."""
+@dataclass(frozen=True)
+class _TestSet:
+    """The test images of one subset: ``keys`` of all of them, ``images`` those that are used."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        plan: plans.Plan,
-        descriptions: dict[str, list[str]] | None,
-        cfgs: dict[Path, CfgNode],
-    ):
+    folder: Path
+    cfg: CfgNode
+    classnames: list[str]
+    keys: list[str]
+    images: TestImages
+    transform: Callable
+
+
+class Preparation:
+    """Builds models and images, each backbone and each checkpoint once.
+
+    Raises:
+        UsageError: a file that is named cannot be read.
+    """
+
+    def __init__(self, args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]):
         self.args = args
-        self.plan = plan
-        self.descriptions = descriptions
         self.cfgs = cfgs
+        self.pools = Pools()
+        if args.descriptions:
+            self.pools = replace(self.pools, descriptions=load_descriptions(args.descriptions))
+        if args.templates:
+            self.pools = replace(self.pools, phrasings=tuple(read_phrasings(args.templates)))
+        self.imagenet_c = _imagenet_c(args, plan, cfgs)
+        self.plan = _what_can_be_had(plan, self.imagenet_c)
         self._backbones: dict[tuple, Any] = {}
         self._stores: dict[Path, Store] = {}
 
-    def prepare(self, name: str) -> Part:
-        """Models, images and results so far for a part of the classes.
+    def subset(self, name: str) -> Subset:
+        """Return the models and images of a subset of the classes.
 
         Raises:
             UsageError: no checkpoint, other classes or images than another run's, ...
         """
-        first: tuple[Path, CfgNode] | None = None
-        works: list[Work] = []
+        tests: _TestSet | None = None
+        runs, tasks = [], []
         for folder, recorded in self.cfgs.items():
             cfg = recorded.clone()
             cfg.defrost()
             cfg.DATASET.SUBSAMPLE_CLASSES = name
-            if first is None or _data(cfg) != _data(first[1]):
-                with quiet():
-                    dataset = build_dataset(cfg)
-                labels = [item.label for item in dataset.test]
-                keys = [image_key(item.impath, dataset, cfg.DATASET.ROOT) for item in dataset.test]
-                if first is None:
-                    first = (folder, cfg)
-                    classnames, all_keys = dataset.classnames, keys
-                    crop, after = split_transform(cfg)
-                    chosen = select(keys, labels, self.args.images)
-                    images = TestImages(
-                        [dataset.test[i] for i in chosen], [keys[i] for i in chosen], crop
-                    )
-                elif (dataset.classnames, keys) != (classnames, all_keys):
-                    raise UsageError(
-                        f"these runs have different class sets and cannot be compared: {name} "
-                        f"classes or test images of {first[0]} and {folder} differ"
-                    )
-            if _preparation(cfg) != _preparation(first[1]):
-                raise UsageError(
-                    f"{first[0]} and {folder} prepare images differently (INPUT.SIZE, "
-                    "INTERPOLATION, normalisation); evaluate them one after the other"
-                )
-            epoch = self.args.load_epoch
-            subject = Subject.build(folder, cfg, classnames, self._backbone(cfg), epoch)
-            works.append(self._work(subject, name, images, len(all_keys)))
-        if "description" in self.plan.text_kinds:
-            for word in works[0].subject.words:
-                find_descriptions(self.descriptions, word)  # refuses a class without any
-        if "autoattack" in self.plan.attacks:
-            check_autoattack(len(classnames))
-        return Part(name, works, images, after)
+            tests = self._test_set(tests, folder, cfg)
+            trained = build_trained(
+                cfg, tests.classnames, self._backbone(cfg), self.args.load_epoch
+            )
+            classifier = TrainedClassifier(trained, tests.transform, folder, tests.classnames)
+            store = self._store(classifier)
+            runs.append((classifier, store))
+            tasks.append(self._task(classifier, store, name, tests))
+        assert tests is not None
+        if "description" in self.plan.kinds.get("text", ()):
+            for word in runs[0][0].words:
+                find_descriptions(self.pools.descriptions or {}, word)  # refuses one without
+        for attack, _ in self.plan.attacks:
+            check_attack(attack, len(tests.classnames))
+        title = f"{tests.cfg.DATASET.NAME} {name}, {len(tests.images)} images"
+        return Subset(name, title, tasks, runs, tests.images)
 
-    def run(self, part: Part) -> None:
-        """Measure what is missing of a part."""
-        for work in part.works:
-            if work.store.is_stale:
-                print(f"{work.store.path}: the model was trained anew; starting over")
-                work.store.is_stale = False
+    def measure(self, subset: Subset) -> None:
+        """Measure what is missing of a subset."""
+        shown = example_cells(self.plan)
         measure(
-            part.works,
-            part.images,
-            part.after,
-            self.descriptions,
+            subset.tasks,
+            subset.images,
+            self.pools,
             self.args.batch_size,
             self.args.workers,
-            f"{part.works[0].subject.cfg.DATASET.NAME} {part.name}, {len(part.images)} images",
+            subset.title,
+            keep=shown,
         )
-        for work in part.works:
-            add_examples(work, part.images, part.after, self.plan, self.descriptions)
+        for task, (_, store) in zip(subset.tasks, subset.runs, strict=True):
+            add_examples(task, store, subset.name, subset.images, self.plan, self.pools)
 
-    def _work(self, subject: Subject, name: str, images: TestImages, number: int) -> Work:
-        folder = subject.folder
+    def _test_set(self, first: _TestSet | None, folder: Path, cfg: CfgNode) -> _TestSet:
+        """Return the test set, which must be the same for all runs."""
+        if first is not None and _preparation(cfg) != _preparation(first.cfg):
+            raise UsageError(
+                f"{first.folder} and {folder} prepare images differently (INPUT.SIZE, "
+                "INTERPOLATION, normalisation); evaluate them one after the other"
+            )
+        if first is not None and _data(cfg) == _data(first.cfg):
+            return first
+        with quiet():
+            dataset = build_dataset(cfg)
+        test = list(dataset.test or ())
+        keys = [image_key(item.impath, dataset, cfg.DATASET.ROOT) for item in test]
+        if first is not None:
+            if (dataset.classnames, keys) != (first.classnames, first.keys):
+                raise UsageError(
+                    "these runs have different class sets and cannot be compared: "
+                    f"{cfg.DATASET.SUBSAMPLE_CLASSES} classes or test images of {first.folder} "
+                    f"and {folder} differ"
+                )
+            return first
+        crop, transform = split_transform(cfg)
+        chosen = select(keys, [item.label for item in test], self.args.images)
+        images = TestImages(
+            [test[i].impath for i in chosen],
+            [test[i].label for i in chosen],
+            [keys[i] for i in chosen],
+            crop=crop,
+            readings=[test[i].reading for i in chosen],
+            imagenet_c=self.imagenet_c,
+        )
+        return _TestSet(folder, cfg, list(dataset.classnames), keys, images, transform)
+
+    def _store(self, classifier: TrainedClassifier) -> Store:
+        folder = classifier.folder
         if folder not in self._stores:
-            header = {**describe(subject), "versions": versions()}
+            header = {**describe(classifier), "versions": versions()}
             self._stores[folder] = Store(folder, header, redo=self.args.redo)
-        store = self._stores[folder]
-        digest = hashlib.sha256("\n".join(images.keys).encode()).hexdigest()[:16]
-        header = {
-            "classnames": subject.classnames,
-            "headline_rule": subject.headline_rule,
-            "template": subject.template,
-            "images": {"used": len(images), "of": number, "sha256": digest},
-        }
-        store.part(name, header, self._descriptions_digest())
-        cells = list(self.plan.cells())
-        if not subject.model.prompt_learner.learned_tokens():
-            cells = [cell for cell in cells if cell.group != "learned"]
-        return Work(subject, store, name, store.missing(name, cells))
+        return self._stores[folder]
 
-    def _descriptions_digest(self) -> str | None:
-        if self.descriptions is None:
-            return None
-        return hashlib.sha256(self.args.descriptions.read_bytes()).hexdigest()[:16]
+    def _task(
+        self, classifier: TrainedClassifier, store: Store, name: str, tests: _TestSet
+    ) -> Task:
+        images, plan = tests.images, self.plan
+        header = {
+            "classnames": classifier.classnames,
+            "headline_rule": classifier.rule,
+            "template": classifier.template,
+            "images": {
+                "used": len(images), "of": len(tests.keys), "sha256": _digest(images.keys)
+            },
+        }  # fmt: skip
+        attacked = select(images.keys, images.labels, self.args.attack_images)
+        in_memory = {"imagenet-c", "imagenet-c-val"} & plan.kinds.keys()
+        optional = {
+            "descriptions": _file_digest(self.args.descriptions),
+            "phrasings": _file_digest(self.args.templates),
+            "imagenet_c": self.imagenet_c.description() if in_memory else None,
+        }
+        results = store.subset(name, header, optional)
+        if plan.attacks:
+            _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
+        cells = [cell for cell in plan.cells() if classifier.takes(cell)]
+        return Task(
+            classifier,
+            results,
+            results.missing(cells),
+            np.array(attacked),
+            outcomes=store.outcomes,
+            subset=name,
+            surrogate=lambda: zero_shot(classifier),
+        )
 
     def _backbone(self, cfg: CfgNode) -> Any:
-        """The frozen CLIP, loaded once for all runs that share it."""
+        """Return the frozen CLIP, loaded once for all runs that share it."""
         with quiet():
             precision = trainer_class(cfg).precision_of(cfg, device_of(cfg))
         speed = (cfg.MODEL.CLASSES_AT_ONCE, *cfg.INEXACT.values())
@@ -267,6 +333,73 @@ class Jobs:
         if key not in self._backbones:
             self._backbones[key] = load_backbone(cfg)
         return self._backbones[key]
+
+
+def _check_attacked(store: Store, name: str, content: dict[str, Any], keys: list[str]) -> None:
+    """Refuse attacks on other images than those that some were made on already."""
+    used, digest = content["images"]["used"], _digest(keys)
+    has_attacks = any(key.startswith("adversarial/") for key in content["cells"])
+    known = content.get("attacked") or {"used": used, "sha256": content["images"]["sha256"]}
+    if has_attacks and known["sha256"] != digest:
+        raise UsageError(
+            f"{store.path}: attacks on its {name} classes were made on {known['used']} images, not "
+            f"on these {len(keys)}. Give the same --attack-images, or pass --redo to begin anew"
+        )
+    if len(keys) < used:
+        kept = content.get("attacked") or {}
+        content["attacked"] = {**kept, "used": len(keys), "sha256": digest}
+
+
+def _imagenet_c(args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]) -> ImageNetC:
+    """Return how ImageNet-C's pictures are had, if they are asked for.
+
+    Raises:
+        UsageError: pictures of a size that ImageNet-C does not have, or no folder of it.
+    """
+    wanted = {group: kinds for group, kinds in plan.kinds.items() if group.startswith("imagenet-c")}
+    if not wanted:
+        return ImageNetC()
+    if "imagenet-c-disk" in wanted and args.released is None:
+        raise UsageError("--noise imagenet-c-disk: name the released ImageNet-C with --released")
+    if args.released is not None and not args.released.is_dir():
+        raise UsageError(f"--released {args.released}: no such folder")
+    height, width = next(iter(cfgs.values())).INPUT.SIZE
+    size = nearest_size(min(height, width))
+    if wanted.keys() - {"imagenet-c-disk"} and (height, width) not in [(s, s) for s in SIZES]:
+        if not args.nearest or height != width:
+            raise UsageError(
+                f"ImageNet-C has parameters for square pictures of 224, 64 and 32 pixels, these "
+                f"models see {height} x {width}; --nearest takes those for {size}"
+            )
+        logger.info(f"ImageNet-C: pictures of {height} pixels, parameters for {size} (--nearest)")
+    frost: tuple = ()
+    if "frost" in wanted.get("imagenet-c", ()):
+        try:
+            frost = frost_pictures()
+        except UsageError as error:
+            logger.info(f"ImageNet-C without kind frost: {error}")
+    return ImageNetC(height, size, args.as_jpeg, frost, args.released)
+
+
+def _what_can_be_had(plan: Plan, how: ImageNetC) -> Plan:
+    """Leave out kind frost without its pictures, and Square without its package."""
+    if "frost" in plan.kinds.get("imagenet-c", ()) and not how.frost:
+        kinds = tuple(kind for kind in plan.kinds["imagenet-c"] if kind != "frost")
+        plan = replace(plan, kinds={**plan.kinds, "imagenet-c": kinds})
+    if "pgd2" in dict(plan.attacks) and not has_autoattack():
+        attacks = tuple(pair for pair in plan.attacks if pair[0] != "square")
+        if attacks != plan.attacks:
+            logger.info("masking checks without Square: pyautoattack is not installed")
+            plan = replace(plan, attacks=attacks)
+    return plan
+
+
+def _digest(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _data(cfg: CfgNode) -> list[Any]:

@@ -1,96 +1,152 @@
 """``RUN/robustness.json``: every cell that was measured, so that a stopped evaluation goes on."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from anprompt.results.noise import FILE_NAME, FORMAT, summary_for_people
-from anprompt.robustness.plan import Cell, in_order
-from dassl.utils import UsageError, atomic_write, read_json, write_json
+from anprompt.results.noise import FILE_NAME, FORMAT, read_content, summary_for_people
+from anprompt.robustness.answers import Figures
+from common.errors import UsageError
+from common.files import atomic_write, write_json
+from common.reading import read_json
+from common.schema import Each, Number, mismatch
+from noise.cells import Cell, in_order
+
+logger = logging.getLogger(__name__)
 
 PICTURES = "robustness_examples"
+OUTCOMES_NAME = "robustness_attacks.json"
+_OUTCOMES = {
+    "fingerprint": str,
+    "parts": Each(Each(Each(Each([Number(-1, 1e9)])))),  # part, cell, image, rule
+}
+
+
+class Results:
+    """The results of one model on one set of images: a part of robustness.json.
+
+    Attributes:
+        content: as it is written.
+        is_changed: since it was last saved.
+    """
+
+    def __init__(self, content: dict[str, Any], save: Callable[[], None] = lambda: None):
+        self.content = content
+        self.is_changed = False
+        self._save = save
+
+    @staticmethod
+    def begun(header: dict[str, Any]) -> dict[str, Any]:
+        """Return the content before anything is measured."""
+        return {
+            **header,
+            "descriptions": None,
+            "clean": {},
+            "cells": {},
+            "examples": [],
+            "text_examples": [],
+        }
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return those of ``cells`` that are not measured yet."""
+        return [cell for cell in cells if cell.key not in self.content["cells"]]
+
+    def add_clean(self, figures: Figures) -> None:
+        """Take in figures without noise, where there are none yet."""
+        if not self.content["clean"]:
+            self.content["clean"] = figures
+            self.is_changed = True
+
+    def add(self, measured: dict[Cell, Figures]) -> None:
+        """Take in cells; `save` writes them."""
+        if not measured:
+            return
+        cells = self.content["cells"]
+        cells.update({cell.key: figures for cell, figures in measured.items()})
+        ordered = in_order([Cell.from_key(key) for key in cells])
+        self.content["cells"] = {cell.key: cells[cell.key] for cell in ordered}
+        self.is_changed = True
+
+    def set(self, key: str, value: Any) -> None:
+        """Set another entry."""
+        self.is_changed |= self.content.get(key) != value
+        self.content[key] = value
+
+    def save(self) -> None:
+        """Write what has changed."""
+        if self.is_changed:
+            self._save()
+            self.is_changed = False
 
 
 class Store:
-    """The results of one model, by part of the classes; written as a whole after every addition.
+    """The results of one model, by subset of the classes; written as a whole when they change.
 
-    A model that was trained anew starts over, and with ``redo`` every part that is asked for. Other
-    images or descriptions than the stored ones are refused: mixing them would compare unlike
-    things, and dropping the old ones could lose hours.
+    A model that was trained anew starts over, and with ``redo`` every subset that is asked for.
+    Other images or pools than the stored ones are refused: mixing them would compare unlike things,
+    and dropping the old ones could lose hours.
+
+    Args:
+        folder: the run's.
+        header: what describes the model.
+        redo: measure anew what is asked for, also where the file cannot be read.
+
+    Raises:
+        UsageError: the file is damaged or of another version.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], redo: bool = False):
         self.path = folder / FILE_NAME
-        self.is_stale = False
         self._redo = redo
         self.content: dict[str, Any] = {"format": FORMAT, **header, "parts": {}}
-        if not self.path.is_file():
-            return
+        self.outcomes = Outcomes(folder / OUTCOMES_NAME, header["fingerprint"])
         try:
-            found = read_json(str(self.path))
-            if not isinstance(found, dict) or found.get("format") != FORMAT:
-                raise UsageError(
-                    f"{self.path}: not written by this version; remove it, or pass --redo"
-                )
+            found = read_content(self.path)
         except UsageError:
-            if redo:
-                return
-            raise
+            if not redo:
+                raise
+            found = None
+        if found is None:
+            return
         if found.get("fingerprint") == header["fingerprint"]:
             self.content["parts"] = found["parts"]
         else:
-            self.is_stale = True
+            logger.info(f"{self.path}: the model was trained anew; starting over")
 
-    def part(self, name: str, header: dict[str, Any], descriptions: str | None) -> dict[str, Any]:
-        """The results on one part, begun if there are none.
+    def subset(self, name: str, header: dict[str, Any], optional: dict[str, Any]) -> Results:
+        """Return the results on one subset, begun if there are none.
 
         Args:
             header: what all its cells depend on.
-            descriptions: names the file that kind ``description`` draws from; None: not used now.
+            optional: what some cells depend on, e.g. the file that kind ``description`` draws from;
+                None where it is not used now.
 
         Raises:
-            UsageError: there are results on other images, classes or descriptions.
+            UsageError: there are results on other images, classes or pools.
         """
         if self._redo:
             self.content["parts"].pop(name, None)
-        part = self.content["parts"].setdefault(
-            name,
-            {
-                **header,
-                "descriptions": None,
-                "clean": {},
-                "cells": {},
-                "examples": [],
-                "text_examples": [],
-            },
-        )
-        wanted = dict(header)
-        if descriptions is not None and part["descriptions"] is not None:
-            wanted["descriptions"] = descriptions
+            self.outcomes.forget(name)
+        part = self.content["parts"].setdefault(name, Results.begun(header))
+        wanted = {**header}
+        for key, value in optional.items():
+            if value is not None and part.get(key) is not None:
+                wanted[key] = value
         for key, value in wanted.items():
             if part.get(key) != value:
                 raise UsageError(
                     f"{self.path}: its {name} classes were evaluated with other {key} "
-                    f"({_brief(part.get(key))}; now {_brief(value)}). Give the same --images and "
-                    "--descriptions, or pass --redo to begin anew"
+                    f"({_brief(part.get(key))}; now {_brief(value)}). Give the same "
+                    f"{FLAGS.get(key, '--images')}, or pass --redo to begin anew"
                 )
-        part["descriptions"] = descriptions or part["descriptions"]
-        return part
-
-    def missing(self, name: str, cells: Sequence[Cell]) -> list[Cell]:
-        """Those of ``cells`` that are not measured yet."""
-        there = self.content["parts"][name]["cells"]
-        return [cell for cell in cells if cell.key not in there]
-
-    def add(self, name: str, measured: dict[Cell, dict[str, dict[str, float]]]) -> None:
-        """Take in cells; `save` writes them."""
-        cells = self.content["parts"][name]["cells"]
-        cells.update({cell.key: figures for cell, figures in measured.items()})
-        ordered = in_order([Cell.from_key(key) for key in cells])
-        self.content["parts"][name]["cells"] = {cell.key: cells[cell.key] for cell in ordered}
+        for key, value in optional.items():
+            if value is not None:
+                part[key] = value
+        return Results(part, self.save)
 
     def save(self) -> None:
         """Write the file, with a summary of its cells for whoever opens it."""
@@ -100,13 +156,55 @@ class Store:
         write_json(self.content, str(self.path))
 
     def save_picture(self, name: str, picture: Image.Image) -> str:
-        """Keep a picture beside the results; returns its path relative to the run's folder."""
+        """Keep a picture beside the results; return its path relative to the run's folder."""
         relative = f"{PICTURES}/{name}.jpg"
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)
         with atomic_write(str(self.path.parent / relative), "wb") as file:
             file.write(buffer.getvalue())
         return relative
+
+
+FLAGS = {
+    "descriptions": "--descriptions",
+    "phrasings": "--templates",
+    "imagenet_c": "--as-jpeg and --nearest",
+    "attacked": "--attack-images",
+}
+
+
+class Outcomes:
+    """``RUN/robustness_attacks.json``: what the model says of each attacked image.
+
+    Attacks take minutes an image: a stopped one goes on after the last batch.
+    """
+
+    def __init__(self, path: Path, fingerprint: str):
+        self.path = path
+        self._content: dict[str, Any] = {"fingerprint": fingerprint, "parts": {}}
+        if not path.is_file():
+            return
+        try:
+            found = read_json(path)
+            problem = mismatch(found, _OUTCOMES)
+        except UsageError as error:
+            problem = str(error)
+        if problem:
+            logger.info(f"{path}: {problem}; not used, attacks on single images are made anew")
+        elif found["fingerprint"] == fingerprint:
+            self._content = found
+
+    def of(self, subset: str, cell: Cell) -> dict[str, dict[str, list[float]]]:
+        """Return what is known, by image's key and inference rule."""
+        return self._content["parts"].setdefault(subset, {}).setdefault(cell.key, {})
+
+    def forget(self, subset: str) -> None:
+        """Drop what is known of a subset."""
+        self._content["parts"].pop(subset, None)
+
+    def save(self) -> None:
+        """Write the file."""
+        write_json(self._content, str(self.path))
 
 
 def _brief(value: Any) -> str:

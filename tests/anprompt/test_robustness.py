@@ -22,14 +22,15 @@ from anprompt.results.noise import (
     seen_by_any,
     unseen_in_training,
 )
-from anprompt.robustness.attacks import autoattack, check_autoattack
+from anprompt.robustness.attacks import autoattack, parts_of_autoattack
 from anprompt.robustness.images import image_key, select, split_transform
-from anprompt.robustness.store import Store
+from anprompt.robustness.store import Results, Store
 from anprompt.robustness.texts import noisy_prompts
 from anprompt.runs.trained import fingerprint, quiet, read_cfg, training_folder
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
 from dassl.utils import read_image, save_checkpoint
+from noise.cells import Cell
 from noise.image import corrupt
 from noise.metrics import calibration_error
 from noise.seeding import rng_for
@@ -230,11 +231,9 @@ def test_more_kinds_leave_what_is_there_alone(fresh, capsys, monkeypatch):
     assert call(capsys, "--model-dir", folder, *few)[0] == 0
     before = content(folder)["parts"]["base"]["cells"]
     added = []
-    original = Store.add
+    original = Results.add
     monkeypatch.setattr(
-        Store,
-        "add",
-        lambda s, name, new: (added.extend(c.key for c in new), original(s, name, new)),
+        Results, "add", lambda s, new: (added.extend(c.key for c in new), original(s, new))
     )
     more = ["--noise", "char,blur", "--severities", "1,5", "--seeds", "1", "--images", "10"]
     assert call(capsys, "--model-dir", folder, *more)[0] == 0
@@ -245,7 +244,7 @@ def test_more_kinds_leave_what_is_there_alone(fresh, capsys, monkeypatch):
     added.clear()
     stamp = (folder / "robustness.json").stat().st_mtime_ns
     assert call(capsys, "--model-dir", folder, *more)[0] == 0
-    assert not added and (folder / "robustness.json").stat().st_mtime_ns >= stamp
+    assert not added and (folder / "robustness.json").stat().st_mtime_ns == stamp
 
 
 def test_stopped_and_taken_up_equals_undisturbed(output, fresh, capsys, monkeypatch):
@@ -284,11 +283,11 @@ def test_a_model_trained_anew_starts_over(fresh, capsys):
     checkpoint["state_dict"]["ctx"] += 1
     save_checkpoint(checkpoint, str(path.parent))
     marked = content(folder)
-    marked["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] = -1
+    marked["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] = 99.9
     (folder / "robustness.json").write_text(json.dumps(marked))
     status, out, _ = call(capsys, "--model-dir", folder, *few)
     assert status == 0 and "starting over" in out
-    assert content(folder)["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] >= 0
+    assert content(folder)["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] != 99.9
 
 
 def test_redo_leaves_other_classes_alone(fresh, capsys):
@@ -345,14 +344,16 @@ def test_unlike_models_are_no_seeds_of_one(output, tmp_path, capsys):
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_shared_words_have_the_same_noise_in_every_method(severity):
     names = ["red apple", "green leaf", "highway or road"]
-    whole = noisy_prompts("a photo of a {}.", names, "char", severity, 1)
-    bare = noisy_prompts("{}", names, "char", severity, 1)
-    some = noisy_prompts("of a {}", names, "char", severity, 1)
+    char = Cell("text", "char", severity, 1)
+    whole = noisy_prompts("a photo of a {}.", names, char)
+    bare = noisy_prompts("{}", names, char)
+    some = noisy_prompts("of a {}", names, char)
     for long, short, middle in zip(whole, bare, some, strict=True):
         assert long.endswith(f" {short}.") and long.endswith(f" {middle}.")
     assert severity < 5 or whole != [f"a photo of a {name}." for name in names]
-    phrasings = noisy_prompts("a photo of a {}.", names, "template", severity, 1)
-    others = noisy_prompts("a centered satellite photo of {}.", names, "template", severity, 1)
+    template = Cell("text", "template", severity, 1)
+    phrasings = noisy_prompts("a photo of a {}.", names, template)
+    others = noisy_prompts("a centered satellite photo of {}.", names, template)
     pairs = zip(phrasings, others, names, strict=True)
     replaced = [(a, b) for a, b, name in pairs if a != f"a photo of a {name}."]
     assert all(a == b for a, b in replaced)
@@ -492,20 +493,31 @@ def test_a_class_without_description_is_named(fresh, tmp_path, capsys):
 # AutoAttack ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_autoattack_refuses_two_and_three_classes(classes):
-    with pytest.raises(ValueError, match=f"fails with {classes} classes"):
-        check_autoattack(classes)
+@pytest.mark.parametrize(
+    ("kind", "classes", "parts"),
+    [
+        ("autoattack", 4, ["apgd-ce", "apgd-t", "fab-t", "square"]),  # its standard version
+        ("autoattack", 3, ["apgd-ce", "apgd-dlr", "fab", "square"]),  # DLR ranks three classes,
+        ("autoattack", 2, ["apgd-ce", "fab", "square"]),  # its targeted one four
+        ("apgd", 10, ["apgd-ce", "apgd-t"]),
+        ("apgd", 2, ["apgd-ce"]),
+        ("square", 2, ["square"]),
+    ],
+)
+def test_parts_of_autoattack(kind, classes, parts):
+    assert parts_of_autoattack(kind, classes) == parts
 
 
-def test_autoattack_stays_in_the_ball_and_misleads():
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["autoattack", "apgd"])
+def test_autoattack_stays_in_the_ball_and_misleads(kind, classes):
     pytest.importorskip("pyautoattack", reason="pyautoattack is not installed")
     torch.manual_seed(0)
-    weights = torch.randn(3 * 8 * 8, 4)
+    weights = torch.randn(3 * 8 * 8, classes)
     images = torch.rand(6, 3, 8, 8)
     labels = (images.flatten(1) @ weights).argmax(dim=1)
     state = torch.get_rng_state()
-    changed = autoattack(lambda x: x.flatten(1) @ weights, images, labels, 0.2, 1, 4)
+    changed = autoattack(lambda x: x.flatten(1) @ weights, kind, images, labels, 0.2, 1, classes)
     assert torch.equal(torch.get_rng_state(), state)
     assert (changed - images).abs().max() <= 0.2 + 1e-6
     assert ((changed.flatten(1) @ weights).argmax(dim=1) != labels).all()

@@ -12,13 +12,14 @@ from test_golden import golden_cfg
 
 import trainers  # noqa: F401  (registers them)
 from anprompt.robustness.models import noise_in_training
-from anprompt.robustness.texts import noisy_prompts, noisy_tokens, noisy_words
+from anprompt.robustness.texts import Pools, noisy_prompts, noisy_tokens, noisy_words
 from anprompt.runs.trained import trained_from
 from clip.model import build_model
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import load_checkpoint
 from noise.adversarial import pgd
+from noise.cells import Cell
 from trainers.base import ClassPrompts, TrainingBatch, load_learned
 
 NAMES = sorted(TRAINER_REGISTRY.registered_names())
@@ -104,7 +105,7 @@ def test_terms_add_up_to_the_loss(name, built, images):
 @torch.no_grad()
 def test_the_same_texts_give_the_same_answers(name, built, images):
     trained = built(name)
-    texts = noisy_prompts(trained.model.prompts.template, WORDS, "char", 0, 1)
+    texts = noisy_prompts(trained.model.prompts.template, WORDS, Cell("text", "char", 0, 1))
     state = trained.with_texts(texts).class_state()
     for rule, expected in logits(trained.model, images).items():
         given = trained.model.classify(trained.model.encode(images), state)[rule]
@@ -116,7 +117,7 @@ def test_the_same_texts_give_the_same_answers(name, built, images):
 def test_noise_in_texts_reaches_the_answer(name, built, images):
     trained = built(name)
     clean = logits(trained.model, images)[trained.model.rule]
-    texts = noisy_prompts(trained.model.prompts.template, WORDS, "char", 5, 1)
+    texts = noisy_prompts(trained.model.prompts.template, WORDS, Cell("text", "char", 5, 1))
     noisy = trained.with_texts(texts)
     assert (logits(noisy, images)[noisy.rule] - clean).abs().max() > 1e-3
     braces = trained.with_texts([f"{text} {{a}} {{}}" for text in texts])
@@ -143,7 +144,9 @@ def test_attack_sees_through_the_model(name, built, images):
         with torch.no_grad():
             return torch.nn.functional.cross_entropy(logits(model, pixels)[model.rule], labels)
 
-    changed = pgd(lambda x: logits(model, x)[model.rule], images, labels, 4 / 255, 1 / 255, 3, None)
+    changed = pgd(
+        lambda x: logits(model, x)[model.rule], images, labels, eps=4 / 255, step=1 / 255, steps=3
+    )
     assert loss(changed) > loss(images)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -196,9 +199,8 @@ def test_long_prompts_still_fit(clip_model, tiny_clip_path):
     cfg = method_cfg("CoOp", tiny_clip_path)
     cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.COOP.CTX_INIT = 16, ""
     trained = trained_from(cfg, CLASSNAMES, clip_model, {})
-    prompts = noisy_prompts(
-        trained.model.prompts.template, WORDS, "description", 5, 1, descriptions
-    )
+    cell, pools = Cell("text", "description", 5, 1), Pools(descriptions)
+    prompts = noisy_prompts(trained.model.prompts.template, WORDS, cell, pools)
     assert trained.with_texts(prompts).prompts.texts == tuple(prompts)
 
 

@@ -4,16 +4,24 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from anprompt.results.noise import Comparison, Evaluation, noise_seen, noise_tables
+from anprompt.results.noise import (
+    Comparison,
+    Evaluation,
+    imagenet_c_tables,
+    masking_notes,
+    meaning_notes,
+    noise_seen,
+    noise_tables,
+)
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import picture
 from anprompt.results.report.figures import accuracy_by_severity
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, mean, percent, standard_error
+from noise.cells import GROUPS
 
 FULL_SHADE = 0.6  # a drop by this share of the clean accuracy has the strongest shade
-GROUPS = ("text", "image", "both")
 
 
 def robustness(page: Context) -> Section | None:
@@ -22,7 +30,8 @@ def robustness(page: Context) -> Section | None:
     for comparison in page.data.comparisons:
         title = page.comparison_title(comparison)
         names = [row.method.name for row in page.in_order(comparison)]
-        charts = [accuracy_by_severity(comparison, page.styles, group, title) for group in GROUPS]
+        groups = _groups(comparison, "text", "image", "both")
+        charts = [accuracy_by_severity(comparison, page.styles, group, title) for group in groups]
         by_kind = _by_kind(page, comparison)
         blocks += [
             Block("heading", title),
@@ -48,13 +57,15 @@ def robustness(page: Context) -> Section | None:
 
 
 def _means(comparison: Comparison, names: Sequence[str]) -> list[Block]:
-    first, second = noise_tables(comparison)
-    for table in (first, second):
-        table.rows.sort(key=lambda row: names.index(row.name))
+    tables = noise_tables(comparison)
     images = f"({comparison.images:,} test images, backbone {comparison.backbone})"
-    first.title, second.title = f"{first.measure} {images}", second.measure
-    second.notes = []
-    return [Block("numbers", first), Block("numbers", second)]
+    for table in tables:
+        table.title, table.notes = table.measure, []
+    tables[0].title = f"{tables[0].measure} {images}"
+    tables += imagenet_c_tables(comparison)
+    for table in tables:
+        table.rows.sort(key=lambda row: names.index(row.name))
+    return [Block("numbers", table) for table in tables]
 
 
 def _says(comparison: Comparison) -> list[Sentence]:
@@ -88,7 +99,7 @@ def _says(comparison: Comparison) -> list[Sentence]:
 def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
     notes = [
         f"{group.capitalize()} noise in the means: {', '.join(kinds).replace('_', ' ')}."
-        for group in ("text", "image")
+        for group in _groups(comparison, "text", "image")
         if (kinds := comparison.kinds(group))
     ]
     seen = noise_seen(comparison.seen)
@@ -98,7 +109,7 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
         notes.append(
             f"Left out of the means because a compared method trained with it: {seen}.{marked}"
         )
-    for group in GROUPS:
+    for group in _groups(comparison, "text", "image", "both"):
         if any(row.is_ragged(group) for row in comparison.rows):
             notes.append(
                 f"Not every kind of noise ({group}) was measured at every severity: curves over "
@@ -106,7 +117,14 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
             )
     if comparison.left_out:
         notes.append(f"Left out: {comparison.left_out} cells that only some models have.")
-    return notes
+    told = meaning_notes(comparison) + masking_notes(comparison)
+    return notes + [f"{note[0].upper()}{note[1:]}." for note in told]
+
+
+def _groups(comparison: Comparison, *of: str) -> list[str]:
+    """Groups of noise that were measured, of text, images or both."""
+    known = (*comparison.groups, "text", "image", "both")
+    return [group for group, found in GROUPS.items() if found.of in of and group in known]
 
 
 def _by_kind(page: Context, comparison: Comparison) -> list[Block]:
@@ -115,7 +133,7 @@ def _by_kind(page: Context, comparison: Comparison) -> list[Block]:
     (whole,) = page.data.compare(members, all_kinds=True)
     seen = {*comparison.seen["text_kinds"], *comparison.seen["image_kinds"]}
     found = []
-    for group in ("text", "image"):
+    for group in _groups(whole, "text", "image"):
         kinds = whole.kinds(group)
         names = ["clean", *(f"{kind.replace('_', ' ')}{'†' * (kind in seen)}" for kind in kinds)]
         rows, shades = [], {}

@@ -4,8 +4,9 @@ import contextlib
 import io
 import shutil
 import tempfile
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from anprompt.protocols.environment import BUNDLED, Environment
 from anprompt.protocols.methods import method_of, weights_at_hand
 from anprompt.protocols.plan import DRAWN, RunSpec
 from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg
 from clip.weights import names
 from common.errors import UsageError, one_line
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets.base import Reader
 
 TRAINING_MB, EVALUATION_MB = 20, 1  # what a run leaves, roughly: checkpoint, logs, results
 
@@ -29,14 +33,14 @@ def problems(
     if not runs:
         return []
     found = list(_of_folder(runs, environment))
-    for backbone in dict.fromkeys(run.backbone for run in runs):
-        found += _of(lambda backbone=backbone: _get_weights(backbone))
-    if not found:  # settings name the backbone
-        found += _of_settings(runs, environment, options)
-    return list(dict.fromkeys(found))
+    (backbone,) = {run.backbone for run in runs}
+    without = _of(partial(_get_weights, backbone))
+    if without:  # the rest is looked at all the same
+        runs = [replace(run, backbone=BUNDLED) for run in runs]
+    return [*found, *without, *dict.fromkeys(_of_settings(runs, environment, options))]
 
 
-def _of(check: Any) -> list[str]:
+def _of(check: Callable[[], object]) -> list[str]:
     """Call something and return what it refuses."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -76,36 +80,25 @@ def _get_weights(backbone: str) -> None:
 def _of_settings(
     runs: Sequence[RunSpec], environment: Environment, options: Sequence[str]
 ) -> list[str]:
-    """Check one run of each configuration and of each data set."""
+    """Check the settings of one run of each configuration, and each data set."""
+    pairs = zip(options[::2], options[1::2], strict=False)
+    of_data = [word for pair in pairs if pair[0].startswith("DATASET.") for word in pair]
+    configurations = {(run.config_file, run.stage): run for run in reversed(runs)}
+    datasets = {run.dataset: run for run in reversed(runs) if run.dataset not in DRAWN}
     found: list[str] = []
-    seen: set[tuple] = set()
-    for run in runs:
-        keys: set[tuple] = {("settings", run.config_file, run.stage)}
-        if run.dataset not in DRAWN:
-            keys.add(("data", run.dataset_file))
-        new = keys - seen
-        seen |= new
-        if new:
-            found += _of_run(environment.argv(run, options), any(k[0] == "data" for k in new))
+    for run in reversed(configurations.values()):
+        found += _of(partial(_configuration, environment.argv(run, options)))
+    for run in reversed(datasets.values()):
+        found += _of(partial(_read_data, environment.argv(run, of_data)))
     return found
 
 
-def _of_run(argv: list[str], reads_data: bool) -> list[str]:
-    """Check a run's settings and, if asked to, its data set."""
-    from anprompt.runs.config import build_cfg
-
-    args: Namespace = make_parser().parse_args(argv)
-    cfgs: list[Any] = []
-    found = _of(lambda: cfgs.append(build_cfg(args)))
-    if cfgs and reads_data:
-        found += _of(lambda: _read_data(cfgs[0]))
-    return found
+def _configuration(argv: list[str]) -> Any:
+    return build_cfg(make_parser().parse_args(argv))
 
 
-def _read_data(cfg: Any) -> None:
-    from dassl.data.datasets import DATASET_REGISTRY
-    from datasets.base import Reader
-
+def _read_data(argv: list[str]) -> None:
+    cfg = _configuration(argv)
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
     if isinstance(dataset, type) and issubclass(dataset, Reader):
         dataset.reader(cfg.DATASET.ROOT, **dataset.options_of(cfg)).read()  # type: ignore[attr-defined]

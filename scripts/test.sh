@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets the environment up if needed, then checks lint and format and runs all tests.
+# Sets the environment up if needed, then checks lint and format, with the whole suite also types,
+# and runs the tests.
 #
 #   bash scripts/test.sh [--fast] [ARGUMENTS OF PYTEST]
 #
@@ -22,5 +23,8 @@ ensure_env --dev
 cd "$ROOT"
 "$PY" -m ruff check .
 "$PY" -m ruff format --check .
+if [ $# -eq 0 ] && [ ${#tier[@]} -eq 0 ]; then # what takes longer: with the whole suite only
+  "$PY" -m mypy
+fi
 # Side by side; one core each, at most four. "-n 0" as an argument runs them one after the other.
 exec "$PY" -m pytest -n auto --maxprocesses 4 "${tier[@]+"${tier[@]}"}" "$@"

@@ -201,7 +201,7 @@ def _background(colour: str, size: int, rng: np.random.Generator) -> np.ndarray:
         smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
         canvas = canvas + rng.uniform(0.15, 0.5) * (np.asarray(smooth, dtype=np.float32) - 128)
     elif kind == 3:  # grain
-        canvas = canvas + rng.normal(0, rng.uniform(8, 35), (size, size, 1))
+        canvas = canvas + rng.normal(0, rng.uniform(8, 35), (size, size, 1))  # type: ignore[assignment]
     elif kind == 4:  # a few faint blobs and bars
         layer = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
         draw = ImageDraw.Draw(layer)

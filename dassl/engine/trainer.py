@@ -275,6 +275,8 @@ class SimpleTrainer(TrainerBase):
         rules: dict[str, Predictions] = {}
         headline_rule = self.headline_rule
         is_kept = is_final and self.cfg.TEST.get("SAVE_PREDICTIONS", False)
+        images: Any = data_loader.dataset
+        num_images = len(images)
         kept: dict[str, KeptPredictions] = {}
         paths: list[str] = []
         for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
@@ -293,9 +295,7 @@ class SimpleTrainer(TrainerBase):
             if is_kept:
                 answers = logits_by_rule or {"class": logits}
                 for name in sorted(answers, key=lambda name: name != headline_rule):
-                    kept.setdefault(name, KeptPredictions(len(data_loader.dataset))).add(
-                        answers[name], label
-                    )
+                    kept.setdefault(name, KeptPredictions(num_images)).add(answers[name], label)
                 paths.extend(batch["impath"])
             evaluator.process(logits, label)
             if not is_builtin:
@@ -308,7 +308,7 @@ class SimpleTrainer(TrainerBase):
             if is_kept:
                 labels, _ = reported.arrays()  # refuses logits that are NaN
                 facts["predictions"] = write_predictions(
-                    self.output_dir, self._shown(paths), labels, self._classnames(), kept
+                    self.output_dir, self._shown(paths), labels.tolist(), self._classnames(), kept
                 )
         if is_final and is_builtin:
             results.write_results(

@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
@@ -23,6 +23,25 @@ from torch import Tensor, nn
 from .packing import Packing
 
 Edit = Callable[[int, Tensor], Tensor]
+
+
+class BlockChange:
+    """What a method changes inside one block; this one changes nothing.
+
+    Both functions get the block's input after ``ln_1``, (..., D), and act on each token alone, so
+    they serve texts and images in every form that they are run in.
+    """
+
+    def qkv(self, x: Tensor, qkv: Tensor) -> Tensor:
+        """Return queries, keys and values (..., 3 D), given what the frozen weights make of x."""
+        return qkv
+
+    def beside(self, x: Tensor) -> Tensor | None:
+        """Return what is added to the block's output, (..., D); None for nothing."""
+        return None
+
+
+Changes = Mapping[int, BlockChange]  # by 0-based block; the others are as they are
 
 SEQUENCES_AT_ONCE = 8  # on a CPU, without gradients: their activations stay in its caches
 
@@ -63,29 +82,55 @@ class Attention(nn.Module):
         sizes = [width, 2 * width]
         return *self.in_proj_weight.split(sizes), *self.in_proj_bias.split(sizes)
 
-    def forward(self, x: Tensor, causal: bool = False, keep: slice | None = None) -> Tensor:
+    def _qkv(self, x: Tensor, change: BlockChange | None) -> Tensor:
+        """Queries, keys and values (..., 3 D) of x (..., D)."""
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        return qkv if change is None else change.qkv(x, qkv)
+
+    def _q_kv(
+        self, x: Tensor, asking: slice | Tensor, change: BlockChange | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (B, n, D) of the positions ``asking``, keys and values (B, L, 2 D) of all."""
+        width = self.in_proj_weight.shape[1]
+        if change is not None:
+            qkv = self._qkv(x, change)
+            return qkv[:, asking, :width], qkv[..., width:]
+        q_weight, kv_weight, q_bias, kv_bias = self._split()
+        return F.linear(x[:, asking], q_weight, q_bias), F.linear(x, kv_weight, kv_bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        causal: bool = False,
+        keep: slice | None = None,
+        change: BlockChange | None = None,
+    ) -> Tensor:
         """Attend within ``x`` (B, L, D); with ``keep``, only those positions ask (all answer)."""
         if keep is None:
-            return self.forward_prefix(x, causal)[0]
+            return self.forward_prefix(x, causal, change)[0]
         if causal:
             raise ValueError("keep= is for bidirectional attention")
-        q_weight, kv_weight, q_bias, kv_bias = self._split()
-        k, v = F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1)
-        q, k, v = map(self._heads_first, (F.linear(x[:, keep], q_weight, q_bias), k, v))
+        q, kv = self._q_kv(x, keep, change)
+        k, v = kv.chunk(2, dim=-1)
+        q, k, v = map(self._heads_first, (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def forward_prefix(
-        self, x: Tensor, causal: bool = True
+        self, x: Tensor, causal: bool = True, change: BlockChange | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend within ``x`` (B, L, D); also keys and values, each (B, heads, L, D / heads)."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = map(self._heads_first, qkv.chunk(3, dim=-1))
+        q, k, v = map(self._heads_first, self._qkv(x, change).chunk(3, dim=-1))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2)), (k, v)
 
     def forward_own(
-        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+        self,
+        own: Tensor,
+        shared: tuple[Tensor, Tensor],
+        packing: Packing,
+        ends: bool = False,
+        change: BlockChange | None = None,
     ) -> Tensor:
         """Causal attention of the tokens that follow a shared beginning.
 
@@ -100,13 +145,12 @@ class Attention(nn.Module):
             (G, T, D), or (G, C, D) with ``ends``.
         """
         if ends:
-            q_weight, kv_weight, q_bias, kv_bias = self._split()
-            q = F.linear(own[:, packing.ends], q_weight, q_bias).unsqueeze(2)  # (G, C, 1, D)
-            k, v = packing.unpack(F.linear(own, kv_weight, kv_bias)).chunk(2, dim=-1)
+            q, kv = self._q_kv(own, packing.ends, change)
+            q = q.unsqueeze(2)  # (G, C, 1, D)
+            k, v = packing.unpack(kv).chunk(2, dim=-1)
             mask = packing.beyond
         else:
-            qkv = F.linear(own, self.in_proj_weight, self.in_proj_bias)
-            q, k, v = packing.unpack(qkv).chunk(3, dim=-1)  # (G, C, S, D)
+            q, k, v = packing.unpack(self._qkv(own, change)).chunk(3, dim=-1)  # (G, C, S, D)
             mask = packing.later
         q, k, v = map(self._heads_first, (q, k, v))  # (G, C, H, S, d)
         k_shared, v_shared = shared
@@ -151,29 +195,51 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def run(self, x: Tensor, keep: slice | None = None) -> Tensor:
-        """(B, L, D) -> (B, L, D), or only the positions ``keep`` of it."""
-        residual = x if keep is None else x[:, keep]
-        x = residual + self.attn(self.ln_1(x), causal=self.causal, keep=keep)
-        return x + self.mlp(self.ln_2(x))
+    def _finish(
+        self, residual: Tensor, attended: Tensor, x: Tensor, change: BlockChange | None
+    ) -> Tensor:
+        """The block's output, from its input, what attention made of it, and ``ln_1`` of it."""
+        added = None if change is None else change.beside(x)
+        out = residual + attended
+        out = out + self.mlp(self.ln_2(out))
+        return out if added is None else out + added
 
-    def run_prefix(self, prefix: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def run(
+        self, x: Tensor, keep: slice | None = None, change: BlockChange | None = None
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D), or only the positions ``keep`` of it."""
+        normed = self.ln_1(x)
+        attended = self.attn(normed, causal=self.causal, keep=keep, change=change)
+        if keep is not None:
+            x, normed = x[:, keep], normed[:, keep]
+        return self._finish(x, attended, normed, change)
+
+    def run_prefix(
+        self, prefix: Tensor, change: BlockChange | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Causally over the beginnings of texts (G, P, D); with their keys and values, for
         ``run_own``.
         """
-        out, shared = self.attn.forward_prefix(self.ln_1(prefix))
-        prefix = prefix + out
-        return prefix + self.mlp(self.ln_2(prefix)), shared
+        normed = self.ln_1(prefix)
+        attended, shared = self.attn.forward_prefix(normed, change=change)
+        return self._finish(prefix, attended, normed, change), shared
 
     def run_own(
-        self, own: Tensor, shared: tuple[Tensor, Tensor], packing: Packing, ends: bool = False
+        self,
+        own: Tensor,
+        shared: tuple[Tensor, Tensor],
+        packing: Packing,
+        ends: bool = False,
+        change: BlockChange | None = None,
     ) -> Tensor:
         """What follows these beginnings, packed: (G, T, D) -> (G, T, D), or with ``ends`` the
         outputs at the C last tokens only, (G, C, D).
         """
-        residual = own[:, packing.ends] if ends else own
-        own = residual + self.attn.forward_own(self.ln_1(own), shared, packing, ends)
-        return own + self.mlp(self.ln_2(own))
+        normed = self.ln_1(own)
+        attended = self.attn.forward_own(normed, shared, packing, ends, change)
+        if ends:
+            own, normed = own[:, packing.ends], normed[:, packing.ends]
+        return self._finish(own, attended, normed, change)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequence first, (L, B, D) -> (L, B, D), as OpenAI's."""
@@ -215,21 +281,25 @@ class Transformer(nn.Module):
         stop: int | None = None,
         edit: Edit | None = None,
         keep: slice | None = None,
+        changes: Changes | None = None,
     ) -> Tensor:
         """Blocks ``start .. stop - 1`` (0-based) over ``x`` (B, L, D).
 
         edit: called as ``edit(layer, x)`` before each block; may change L.
         keep: positions wanted of the last block's output; the rest of it is not computed.
+        changes: what is changed inside blocks.
         """
+        changes = changes or {}
         if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > SEQUENCES_AT_ONCE:
             pieces = x.split(SEQUENCES_AT_ONCE)
-            return torch.cat([self.run(piece, start, stop, edit, keep) for piece in pieces])
+            return torch.cat([self.run(piece, start, stop, edit, keep, changes) for piece in pieces])
         stop = self.layers if stop is None else stop
         blocks = self.blocks()
         for layer in range(start, stop):
             if edit is not None:
                 x = edit(layer, x)
-            x = blocks[layer].run(x, keep if layer == stop - 1 else None)
+            kept = keep if layer == stop - 1 else None
+            x = blocks[layer].run(x, kept, changes.get(layer))
         return x
 
     def forward(self, x: Tensor) -> Tensor:

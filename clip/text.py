@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import Edit, LayerNorm, ResidualAttentionBlock, Transformer
+from .blocks import BlockChange, Changes, Edit, LayerNorm, ResidualAttentionBlock, Transformer
 from .packing import packing
 
 
@@ -76,9 +76,10 @@ class SharedText:
         start: int = 0,
         stop: int | None = None,
         edit: Edit | None = None,
+        changes: Changes | None = None,
     ) -> SharedText:
         """Run blocks ``start .. stop - 1``; ``edit(layer, prefix)`` may change the prefix before
-        each.
+        each, ``changes`` what happens inside them.
 
         After the transformer's last block only the end token's state is left, ``own`` (G, C, 1,
         D), and an empty prefix: nothing else is read.
@@ -88,12 +89,13 @@ class SharedText:
         if not blocks:
             return self
         to_end = stop == transformer.layers
+        inside = [(changes or {}).get(layer) for layer in range(start, stop)]
         # The beginnings do not depend on what follows, so they go through all blocks first.
         prefix, shared = self.prefix, []
         for layer, block in enumerate(blocks, start=start):
             if edit is not None:
                 prefix = edit(layer, prefix)
-            prefix, keys_and_values = block.run_prefix(prefix)
+            prefix, keys_and_values = block.run_prefix(prefix, inside[layer - start])
             shared.append(keys_and_values)
 
         eot, at_once = self.eot.tolist(), transformer.classes_at_once or len(self.eot)
@@ -101,14 +103,35 @@ class SharedText:
         for first in range(0, len(eot), at_once):
             piece = self.own[:, first : first + at_once], tuple(eot[first : first + at_once])
             if at_once < len(eot) and torch.is_grad_enabled():
-                run = checkpoint(_run_own, blocks, *piece, shared, to_end, use_reentrant=False)
+                run = checkpoint(
+                    _run_own, blocks, *piece, shared, to_end, inside, use_reentrant=False
+                )
             else:
-                run = _run_own(blocks, *piece, shared, to_end)
+                run = _run_own(blocks, *piece, shared, to_end, inside)
             pieces.append(run)
         own = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if to_end:
             return SharedText(prefix[:, :0], own, torch.zeros_like(self.eot))
         return SharedText(prefix, own, self.eot)
+
+    def with_class_tokens(self, tokens: Tensor, position: int = 1) -> SharedText:
+        """Replace positions ``position .. position + n - 1`` by tokens of each class's own.
+
+        Only what stands before them is shared from here on; the rest of the beginning joins each
+        class's own tokens. That is exact, in any layer.
+
+        Args:
+            tokens: (C, n, D); their place must lie within the shared beginning.
+            position: of the first, from 1 on.
+        """
+        groups, classes = self.own.shape[:2]
+        end = position + tokens.shape[1]
+        rest = self.prefix[:, None, end:].expand(-1, classes, -1, -1)
+        written = tokens.to(self.own.dtype).expand(groups, -1, -1, -1)
+        own = torch.cat([written, rest, self.own], dim=2)
+        return SharedText(
+            self.prefix[:, :position], own, self.eot + self.prefix.shape[1] - position
+        )
 
     def features(self, clip: TextTower) -> Tensor:
         """Text features (G, C, embed_dim), or (C, embed_dim) for one group; not normalised."""
@@ -142,6 +165,7 @@ def _run_own(
     eot: tuple[int, ...],
     shared: list[tuple[Tensor, Tensor]],
     to_end: bool,
+    inside: list[BlockChange | None],
 ) -> Tensor:
     """Own tokens (G, C, S, D) through blocks, without what stands after each end token.
 
@@ -150,9 +174,9 @@ def _run_own(
     """
     packed = packing(eot, own.device)
     x = packed.pack(own[:, :, : packed.longest])  # (G, T, D)
-    for block, keys_and_values in zip(blocks, shared, strict=True):
+    for block, keys_and_values, change in zip(blocks, shared, inside, strict=True):
         ends = to_end and block is blocks[-1]
-        x = block.run_own(x, keys_and_values, packed, ends)
+        x = block.run_own(x, keys_and_values, packed, ends, change)
     if to_end:
         return x.unsqueeze(2)
     return F.pad(packed.unpack(x), (0, 0, 0, own.shape[2] - packed.longest))

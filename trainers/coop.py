@@ -116,11 +116,8 @@ class CoOpPromptLearner(PromptLearner):
         class_specific = settings.CSC and not settings.CTX_INIT
         if settings.CSC and not class_specific:
             logger.info("CSC has no effect beside CTX_INIT: all classes share the given words")
-        ctx, words = initial_context(
-            clip_model,
-            settings.CTX_INIT,
-            settings.N_CTX,
-            len(prompts.texts) if class_specific else None,
+        ctx, words = self.initial(
+            clip_model, settings, len(prompts.texts) if class_specific else None
         )
         self.ctx = nn.Parameter(ctx)
         if class_specific:
@@ -144,6 +141,12 @@ class CoOpPromptLearner(PromptLearner):
                 "middle": 1 + n_ctx // 2,
                 "front": 1,
             }[position]
+
+    def initial(
+        self, clip_model: clip.model.CLIP, settings: Any, per_class: int | None
+    ) -> tuple[Tensor, str]:
+        """Return the initial context and the words that hold its place, see `initial_context`."""
+        return initial_context(clip_model, settings.CTX_INIT, settings.N_CTX, per_class)
 
     def forward(self, clip_model: clip.model.CLIP) -> SharedText:
         embeddings = self.prompts.embeddings  # (C, L, D): start, placeholders, name, ".", end

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
-from clip.blocks import Edit
+from clip.blocks import Changes, Edit
 from clip.text import SharedText
 from common.errors import UsageError
 
@@ -176,9 +176,15 @@ class PromptedCLIP(nn.Module):
         with grad_if_image_asks(image):
             return F.normalize(self.clip.encode_image(image).float(), dim=-1)
 
-    def run_text(self, text: SharedText, start: int = 0, edit: Edit | None = None) -> Tensor:
+    def run_text(
+        self,
+        text: SharedText,
+        start: int = 0,
+        edit: Edit | None = None,
+        changes: Changes | None = None,
+    ) -> Tensor:
         """Run a text from block ``start`` on; return normalised features, fp32."""
-        above = text.run(self.clip.transformer, start=start, edit=edit)
+        above = text.run(self.clip.transformer, start=start, edit=edit, changes=changes)
         return F.normalize(above.features(self.clip).float(), dim=-1)
 
     def encode(self, image: Tensor) -> Any:

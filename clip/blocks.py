@@ -292,7 +292,9 @@ class Transformer(nn.Module):
         changes = changes or {}
         if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > SEQUENCES_AT_ONCE:
             pieces = x.split(SEQUENCES_AT_ONCE)
-            return torch.cat([self.run(piece, start, stop, edit, keep, changes) for piece in pieces])
+            return torch.cat(
+                [self.run(piece, start, stop, edit, keep, changes) for piece in pieces]
+            )
         stop = self.layers if stop is None else stop
         blocks = self.blocks()
         for layer in range(start, stop):

@@ -49,7 +49,9 @@ SWITCH = "a photo of a"  # what CTX_INIT True means to CoOp's settings
 def hand_written(cfg: Any) -> str:
     """Return the prompt of zero-shot CLIP in a run, ``{}`` for the class name."""
     template = prompt_template(cfg)
-    return template if cfg.DATASET.get("TEMPLATE") else OWN_TEMPLATES.get(cfg.DATASET.NAME, template)
+    return (
+        template if cfg.DATASET.get("TEMPLATE") else OWN_TEMPLATES.get(cfg.DATASET.NAME, template)
+    )
 
 
 def project(a: Tensor, b: Tensor, strength: float) -> Tensor:
@@ -81,9 +83,13 @@ class AlignedPromptLearner(CoOpPromptLearner):
                 f"TRAINER.COOP.N_CTX {settings.N_CTX}: the initial words {words!r} are more"
             )
         zeros = ctx.new_zeros(missing, ctx.shape[-1])
-        return (torch.cat([zeros, ctx]), " ".join(["X"] * missing + [words])) if missing else (
-            ctx,
-            words,
+        return (
+            (torch.cat([zeros, ctx]), " ".join(["X"] * missing + [words]))
+            if missing
+            else (
+                ctx,
+                words,
+            )
         )
 
 
@@ -147,9 +153,7 @@ class ProGrad(CoOp):
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         template = hand_written(cfg)
         learner = AlignedPromptLearner(cls.settings_of(cfg), clip_model, prompts, template)
-        return AlignedCLIP(
-            clip_model, learner, prompts, template=template, temperature=cfg.LOSS.T
-        )
+        return AlignedCLIP(clip_model, learner, prompts, template=template, temperature=cfg.LOSS.T)
 
     def backward(self, loss: Loss) -> None:
         """Compute the cross-entropy's gradients, each without what opposes zero-shot CLIP's."""

@@ -175,7 +175,7 @@ class TCP(PromptTrainer):
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         settings = cls.settings_of(cfg)
-        if settings.LAYER >= clip_model.transformer.layers:
+        if clip_model.transformer.layers <= settings.LAYER:
             raise UsageError(
                 f"TRAINER.TCP.LAYER {settings.LAYER}: the text tower's last block is "
                 f"{clip_model.transformer.layers - 1}"
@@ -184,9 +184,7 @@ class TCP(PromptTrainer):
         if not cfg.DATASET.get("TEMPLATE"):
             template = HAND_WRITTEN.get(cfg.DATASET.NAME, template)
         learner = ClassAwarePromptLearner(settings, clip_model, prompts, template)
-        return ClassAwareCLIP(
-            clip_model, learner, prompts, layer=settings.LAYER, weight=settings.W
-        )
+        return ClassAwareCLIP(clip_model, learner, prompts, layer=settings.LAYER, weight=settings.W)
 
     def build_optimizers(self) -> None:
         super().build_optimizers()

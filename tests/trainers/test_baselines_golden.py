@@ -13,6 +13,8 @@ TRAINED = [
     ("ivlp", "IVLP", "logits", "logits"),
     ("promptsrc", "PromptSRC", "logits", "logits"),
     ("mmrlpp", "MMRLpp", "logits_fusion", "logits"),
+    ("prograd", "ProGrad", "logits", "logits"),
+    ("tcp", "TCP", "logits", "logits"),
 ]
 
 

@@ -29,7 +29,9 @@ def golden_cfg(record: dict, trainer: str, clip_path, data_root, output, subsamp
     cfg = default_cfg()
     settings = record.get("config")
     if settings:
-        cfg.merge_from_other_cfg(CfgNode({key: settings[key] for key in ("OPTIM", "TRAINER")}))
+        cfg.merge_from_other_cfg(
+            CfgNode({key: settings[key] for key in ("OPTIM", "TRAINER", "LOSS") if key in settings})
+        )
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = settings["BATCH_SIZE"]
     for node in cfg.TRAINER.values():
         if isinstance(node, dict) and "PREC" in node:

@@ -1,8 +1,8 @@
 """ProGrad: CoOp whose gradient never works against that of staying with zero-shot CLIP.
 
-Each step looks at two gradients: a, of the cross-entropy, and b, of the distance to zero-shot CLIP's
-predictions. Where they point against each other, the part of a along b is taken out. Runs on CoOp's
-settings, ``TRAINER.COOP``, and on ``LOSS.LAMBDA`` and ``LOSS.T``, as upstream's commands expect.
+Each step looks at two gradients: a, of the cross-entropy, and b, of the distance to zero-shot
+CLIP's predictions. Where they point against each other, the part of a along b is taken out. Runs on
+CoOp's settings, ``TRAINER.COOP``, and on ``LOSS.LAMBDA`` and ``LOSS.T``, as upstream's commands do.
 CTX_INIT "a photo of a" (upstream: True) stands for the words of the data set, as upstream has them;
 with more vectors than words the first ones start at zero. Mixed precision, which fails upstream,
 works.
@@ -82,7 +82,7 @@ class AlignedPromptLearner(CoOpPromptLearner):
             raise UsageError(
                 f"TRAINER.COOP.N_CTX {settings.N_CTX}: the initial words {words!r} are more"
             )
-        zeros = ctx.new_zeros(missing, ctx.shape[-1])
+        zeros = ctx.new_zeros(*ctx.shape[:-2], missing, ctx.shape[-1])
         return (
             (torch.cat([zeros, ctx]), " ".join(["X"] * missing + [words]))
             if missing

@@ -1,4 +1,4 @@
-"""Class-specific tokens in deeper layers and changes inside blocks, against plain whole sequences."""
+"""Class tokens in deeper layers and changes inside blocks, against plain whole sequences."""
 
 import pytest
 import torch

@@ -8,6 +8,8 @@ from typing import Any
 
 CASES = int(os.environ.get("ANPROMPT_FUZZ", "60"))  # of each test; more than a glance: 2000
 
+SEED = int(os.environ.get("ANPROMPT_FUZZ_SEED", "1"))
+
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 101, 770, 1e308, 10**400, -(10**30), 0.5, "", "x", [], {}, [1],
     {"a": 1}, [[]], ["x"], {"accuracy": 5}, "<img src=x onerror=alert(1)>", "=1+1",

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fuzz.mutations import CASES, damaged
+from fuzz.mutations import CASES, SEED, damaged
 
 import parse_test_res
 from anprompt.__main__ import main
@@ -41,7 +41,7 @@ def calls(tree: Path, folder: Path, target: Path) -> dict[str, int]:
 
 def test_damage_is_refused_or_does_no_harm(tree, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(page, "to_svg", lambda chart: "")  # figures take most of the time
-    rng = random.Random(1)
+    rng = random.Random(SEED)
     files = sorted(path for path in tree.rglob("*") if path.name in FILES)
     assert {path.name for path in files} == set(FILES)
     refused = 0

@@ -163,7 +163,7 @@ def accuracy_by_severity(
     low, high = _range(everything)
     chance = 100 / len(comparison.rows[0].evaluations[0].part["classnames"])
     groups = [each for each in GROUP_NAMES if any(row.by_severity(each) for row in rows)]
-    same = f" All {len(groups)} figures of noise have this axis;" if len(groups) > 1 else ""
+    axis = f"All {len(groups)} figures of noise have this axis, which" if groups[1:] else "The axis"
 
     def draw(axes: Axes, theme: Theme) -> None:
         for method, curve in lines.items():
@@ -185,13 +185,13 @@ def accuracy_by_severity(
         axes.set_xticks(sorted({severity for curve in lines.values() for severity in curve}))
 
     kinds = sorted(comparison.kinds(group))
-    shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pairs of kinds"
+    shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pair{'s' * (len(kinds) > 1)} of kinds"
     return Chart(
         name=slug("severity", title, group),
         title=f"{title}: {GROUP_NAMES[group]}",
         caption=(
             f"Mean over kinds ({shown.replace('_', ' ')}) and noise seeds. Bands: deviation over "
-            f"runs.{same or ' The axis'} does not start at 0."
+            f"runs. {axis} does not start at 0."
         ),
         columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
         rows=_rows(lines),

@@ -161,7 +161,7 @@ def accuracy_by_severity(
         for value in row.by_severity(each).values()
     ]
     low, high = _range(everything)
-    chance = 100 / len(comparison.rows[0].evaluations[0].part["classnames"])
+    chance = 100 / max(len(comparison.rows[0].evaluations[0].part["classnames"]), 1)
     groups = [each for each in GROUP_NAMES if any(row.by_severity(each) for row in rows)]
     axis = f"All {len(groups)} figures of noise have this axis, which" if groups[1:] else "The axis"
 
@@ -185,7 +185,8 @@ def accuracy_by_severity(
         axes.set_xticks(sorted({severity for curve in lines.values() for severity in curve}))
 
     kinds = sorted(comparison.kinds(group))
-    shown = ", ".join(kinds) if group != "both" else f"{len(kinds)} pair{'s' * (len(kinds) > 1)} of kinds"
+    pairs = f"{len(kinds)} pair{'s' * (len(kinds) > 1)} of kinds"
+    shown = pairs if group == "both" else ", ".join(kinds)
     return Chart(
         name=slug("severity", title, group),
         title=f"{title}: {GROUP_NAMES[group]}",

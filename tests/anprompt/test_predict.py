@@ -250,6 +250,8 @@ def test_what_training_accepts_is_accepted(trained_output, images, tmp_path):
     assert Predictor.load(run, predictor.classnames).classnames == predictor.classnames
     with pytest.raises(UsageError, match="named twice"):
         Predictor.load(run, ["cat", "cat"])
+    with pytest.raises(UsageError, match="'a_cat' is named twice .'A cat' is the same in prompts"):
+        Predictor.load(run, ["a_cat", "dog", "A cat"])
 
 
 def test_a_damaged_export_is_noticed(trained_output, tmp_path):

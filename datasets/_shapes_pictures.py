@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from datasets.splits import PARTS
+from datasets.splits import SPLITS
 
 SIZE = 64  # pixels of the square pictures
 
@@ -243,5 +243,5 @@ def draw(colour: str, pattern: str, shape: str, rng: np.random.RandomState) -> I
 
 def picture_of(split: str, label: int, number: int) -> Image.Image:
     """The picture ``number`` of class ``label`` in a split, always the same."""
-    seed = [PARTS.index(split), label, number]
+    seed = [SPLITS.index(split), label, number]
     return draw(*CLASSES[label], np.random.RandomState(seed))  # noqa: NPY002

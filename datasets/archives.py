@@ -175,8 +175,8 @@ def safe_name(name: str) -> tuple[str, str]:
     (('a/b.jpg', ''), 'leaves the folder')
     """
     path = name.replace("\\", "/")
-    parts = path.split("/")
-    if "\0" in path or path.startswith("/") or ".." in parts or (len(path) > 1 and path[1] == ":"):
+    names = path.split("/")
+    if "\0" in path or path.startswith("/") or ".." in names or (len(path) > 1 and path[1] == ":"):
         return path, LEAVES
     normal = posixpath.normpath(path) if path else ""
     return ("" if normal == "." else normal), ""

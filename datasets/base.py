@@ -26,7 +26,7 @@ from common.settings import declare_added
 from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
-from datasets.splits import Entry, Split, check_split, halve, missing_images, read_split
+from datasets.splits import Entry, Lists, check_split, halve, missing_images, read_split
 
 log = logging.getLogger(__name__)
 
@@ -106,24 +106,24 @@ class Reader:
         if not os.path.isdir(self.dataset_dir):
             raise MissingFile(f"{self.name}: no folder {self.dataset_dir}. {self.help_line()}")
 
-    def read_data(self) -> Split:
+    def read_data(self) -> Lists:
         """Return the full train, val and test lists: the split file's unless overridden."""
         if not os.path.isfile(self.split_path):
             raise UsageError(f"{self.name}: no split file {self.split_path}. {self.help_line()}")
         return read_split(self.split_path)
 
-    def read(self) -> Split:
+    def read(self) -> Lists:
         """Return the full lists, checked: labels, images that are there, none in train and test.
 
         Raises:
             UsageError: naming the first image or label that is wrong.
         """
-        split = self.read_data()
-        check_split(split, self.name)
-        self.check_images(*split)
-        return split
+        lists = self.read_data()
+        check_split(lists, self.name)
+        self.check_images(*lists)
+        return lists
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         """Draw a split from the data set's own files (``python -m anprompt data --make-split``)."""
         raise UsageError(f"{self.name}: a split cannot be drawn for this data set")
 

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
-from datasets.splits import Split, split_of_folders
+from datasets.splits import Lists, split_of_folders
 
 IGNORED = ("BACKGROUND_Google", "Faces_easy")
 CLASSNAMES = {
@@ -19,5 +19,5 @@ class Caltech101(PublishedDataset):
     image_folder = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return split_of_folders(self.image_dir, renamed=CLASSNAMES, ignored=IGNORED)

@@ -29,7 +29,7 @@ def read_classnames(path: str | Path) -> dict[str, str]:
         pairs = [line.partition(" ")[::2] for line in lines if line]
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         is_pair = isinstance(pair, list | tuple) and len(pair) == 2
-        if not is_pair or not all(isinstance(part, str) for part in pair):
+        if not is_pair or not all(isinstance(text, str) for text in pair):
             raise UsageError(f"{path}: expected {{key: class name}}, found {pair!r:.80}")
         key, name = pair[0], pair[1].strip()
         if not name:

@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
-from datasets.splits import Split, split_of_folders
+from datasets.splits import Lists, split_of_folders
 
 # Folder names read as words; the official split file has them already.
 CLASSNAMES = {
@@ -25,5 +25,5 @@ class EuroSAT(PublishedDataset):
     image_folder = "2750"
     split_file = "split_zhou_EuroSAT.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return split_of_folders(self.image_dir, renamed=CLASSNAMES)

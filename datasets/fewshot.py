@@ -62,7 +62,7 @@ def is_writable(folder: str | os.PathLike) -> bool:
 
 
 def check_set(
-    chosen: list[Entry], entries: list[Entry], shots: int, path: Path, part: str = "training"
+    chosen: list[Entry], entries: list[Entry], shots: int, path: Path, split: str = "training"
 ) -> None:
     """Refuse a set that has an image twice, or not ``shots`` of a class (all, where it has fewer).
 
@@ -78,18 +78,18 @@ def check_set(
     for _, label, classname in entries:
         if counts[label] != min(shots, there[label]):
             raise UsageError(
-                f"{path}: {counts[label]} {part} images of class {classname!r} (label {label}) "
+                f"{path}: {counts[label]} {split} images of class {classname!r} (label {label}) "
                 f"in a set of {shots} a class; {mend}"
             )
     for image, count in Counter(entry[0] for entry in chosen).items():
         if count > 1:
-            raise UsageError(f"{path}: {image} is in the {part} set {count} times; {mend}")
+            raise UsageError(f"{path}: {image} is in the {split} set {count} times; {mend}")
 
 
 def _foreign(path: Path, image: str, label: int) -> UsageError:
     return UsageError(
         f"{path} is not of this split, which has no {image!s:.200} with label {label!s:.40} in "
-        "that part; remove it to draw the set here"
+        "that split; remove it to draw the set here"
     )
 
 
@@ -177,7 +177,7 @@ class FewShotCache:
                 problem = "is of another version"
             elif content["split_sha256"] != digest:
                 problem = "is of another split"
-            asked = [[(p, k, c) for p, k, c in content[part]] for part in ("train", "val")]
+            asked = [[(p, k, c) for p, k, c in content[split]] for split in ("train", "val")]
             known = [{entry: entry for entry in entries} for entries in (train, val)]
             found = [[known[i].get(entry) for entry in asked[i]] for i in range(2)]
             own_digest = content["sha256"] if content["format"] == FORMAT else None
@@ -200,9 +200,9 @@ class FewShotCache:
             return None
         content = read_upstream_cache(path)
         chosen: tuple[list[Entry], list[Entry]] = ([], [])
-        for part, known, entries in zip(("train", "val"), (train, val), chosen, strict=True):
+        for split, known, entries in zip(("train", "val"), (train, val), chosen, strict=True):
             by_path = {entry[0]: entry for entry in known}
-            for impath, label, classname in content.get(part, []):
+            for impath, label, classname in content.get(split, []):
                 entry = by_path.get(_reroot(impath, by_path) or "")
                 if entry is None or entry[1:] != (label, classname):
                     raise _foreign(path, impath, label)
@@ -264,9 +264,9 @@ def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
         with open(path, "rb") as file:
             content = _CacheReader(file).load()
         return {
-            part: [(item._impath, item._label, item._classname) for item in content[part]]
-            for part in ("train", "val")
-            if part in content
+            split: [(item._impath, item._label, item._classname) for item in content[split]]
+            for split in ("train", "val")
+            if split in content
         }
     except Exception as error:  # a damaged pickle can fail in any way while it is read
         raise UsageError(
@@ -277,9 +277,9 @@ def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
 
 def _reroot(impath: str, known: dict) -> str | None:
     """The longest relative path in ``known`` that an absolute path of another machine ends with."""
-    parts = re.split(r"[\\/]+", impath) if isinstance(impath, str) else []
-    for start in range(len(parts)):
-        candidate = "/".join(parts[start:])
+    names = re.split(r"[\\/]+", impath) if isinstance(impath, str) else []
+    for start in range(len(names)):
+        candidate = "/".join(names[start:])
         if candidate in known:
             return candidate
     return None

@@ -7,7 +7,7 @@ from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
-from datasets.splits import PARTS, Entry, Split
+from datasets.splits import SPLITS, Entry, Lists
 
 
 @DATASET_REGISTRY.register()
@@ -15,7 +15,7 @@ class FGVCAircraft(PublishedDataset):
     dataset_dir = "fgvc_aircraft"
     image_folder = "images"
 
-    def read_data(self) -> Split:
+    def read_data(self) -> Lists:
         variants = self.read_file("variants.txt")
         for before, after in pairwise(variants):  # published in ASCII order; labels follow it
             if before >= after:
@@ -24,7 +24,9 @@ class FGVCAircraft(PublishedDataset):
                     f"published order, so labels would be wrong. {self.help_line()}"
                 )
         label = {variant: number for number, variant in enumerate(variants)}
-        train, val, test = (self.read_list(f"images_variant_{part}.txt", label) for part in PARTS)
+        train, val, test = (
+            self.read_list(f"images_variant_{split}.txt", label) for split in SPLITS
+        )
         return train, val, test
 
     def read_list(self, name: str, label: dict[str, int]) -> list[Entry]:

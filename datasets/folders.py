@@ -1,4 +1,4 @@
-"""Read a folder of one's own images: which files belong to which class and part, and what is left.
+"""Read a folder of one's own images: which files belong to which class and split, what is left.
 
 Nothing is left out in silence: what keeps the images from being used is a problem, what is passed
 over is a note, each one line.
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common.errors import one_line
-from datasets.splits import IMAGE_SUFFIXES, PARTS
+from datasets.splits import IMAGE_SUFFIXES, SPLITS
 
 # (path, class key); a class key is a folder name or a table's label, a class name is what prompts
 # say.
 Item = tuple[str, str]
 
-PART_NAMES = {
+SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
@@ -30,28 +30,28 @@ SHOWN = 3
 
 @dataclass
 class Found:
-    """What was found: items by part, "" where there are no parts.
+    """What was found: items by split, "" where there is none.
 
     Attributes:
-        parts: items in the order in which they were found.
+        splits: items in the order in which they were found.
         problems: why the images cannot be used as they are.
         notes: what was passed over or assumed.
     """
 
-    parts: dict[str, list[Item]] = field(default_factory=dict)
+    splits: dict[str, list[Item]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def part_of(name: str) -> str:
-    """Return the part that a folder's or a table's word means, "" for none.
+def split_of(name: str) -> str:
+    """Return the split that a folder's or a table's word means, "" for none.
 
     >>> part_of("Training"), part_of("test_set"), part_of("valid"), part_of("trainers")
     ('train', 'test', 'val', '')
     """
     word = re.sub(r"[\W_]+", "", name.casefold())
     word = re.sub(r"(set|data|split|images?|imgs)$", "", word) or word
-    return next((part for part, names in PART_NAMES.items() if word in names), "")
+    return next((split for split, names in SPLIT_NAMES.items() if word in names), "")
 
 
 def is_junk(name: str) -> bool:
@@ -76,7 +76,7 @@ class _Listing:
 def read_tree(image_dir: str) -> Found:
     """Read a folder of class folders, or of train, val and test with class folders in them.
 
-    Names of parts are taken without regard to case, also training, testing, valid and validation.
+    Names of splits are taken without regard to case, also training, testing, valid and validation.
     Where they stand beside other folders with images it is not clear what was meant, and that is
     a problem, as are a class folder without images and one that cannot be listed.
     """
@@ -84,17 +84,17 @@ def read_tree(image_dir: str) -> Found:
     others: list[str] = []
     try:
         folders, files, odd = _names(image_dir)
-        parts = _parts(image_dir, folders, found)
-        if parts:
+        splits = _splits(image_dir, folders, found)
+        if splits:
             loose = [name for name in files if is_image(name)]
             others += odd + [name for name in files if not is_image(name)]
             if loose:
                 found.notes.append(
-                    f"{_count(loose, 'image')} in {image_dir} itself: in no part, left out"
+                    f"{_count(loose, 'image')} in {image_dir} itself: in no split, left out"
                 )
         if not found.problems:
-            for part, folder in (parts or {"": ""}).items():
-                found.parts[part] = _classes(image_dir, folder, others, found)
+            for split, folder in (splits or {"": ""}).items():
+                found.splits[split] = _classes(image_dir, folder, others, found)
     except OSError as error:
         found.problems.append(one_line(error))
     if others:
@@ -105,14 +105,14 @@ def read_tree(image_dir: str) -> Found:
     return found
 
 
-def _parts(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
-    """Return {part: folder}, empty where the folders are classes; says what is unclear."""
-    role = {folder: part_of(folder) for folder in folders}
+def _splits(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
+    """Return {split: folder}, empty where the folders are classes; says what is unclear."""
+    role = {folder: split_of(folder) for folder in folders}
     if not any(role.values()):
         return {}
-    parts: dict[str, str] = {}
-    for folder, part in role.items():
-        if not part:
+    splits: dict[str, str] = {}
+    for folder, split in role.items():
+        if not split:
             listing = _list(image_dir, folder)
             if not listing.images and not listing.problems:
                 found.notes.append(f"{folder}: no image in it, left out")
@@ -122,29 +122,29 @@ def _parts(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
                 "hold train, val and test, or one folder a class (a class that is called so can "
                 "be listed in a table, DATASET.CSV)"
             )
-        elif part in parts:
+        elif split in splits:
             found.problems.append(
-                f"{image_dir}: {parts[part]} and {folder} both mean {part}; keep one"
+                f"{image_dir}: {splits[split]} and {folder} both mean {split}; keep one"
             )
         else:
-            parts[part] = folder
-    parts = {part: parts[part] for part in PARTS if part in parts}
-    if "train" not in parts:
+            splits[split] = folder
+    splits = {split: splits[split] for split in SPLITS if split in splits}
+    if "train" not in splits:
         found.problems.append(
-            f"{image_dir} has {' and '.join(parts.values())} but no folder train; add it, or name "
+            f"{image_dir} has {' and '.join(splits.values())} but no folder train; add it, or name "
             "the folder that holds the class folders"
         )
-    return parts
+    return splits
 
 
-def _classes(image_dir: str, part: str, others: list[str], found: Found) -> list[Item]:
+def _classes(image_dir: str, split: str, others: list[str], found: Found) -> list[Item]:
     """Return the items of class folders; what else is there goes to ``others`` and ``found``."""
-    where = os.path.join(image_dir, part) if part else image_dir
+    where = os.path.join(image_dir, split) if split else image_dir
     folders, files, odd = _names(where)
     loose = [name for name in files if is_image(name)]
     others += odd + [name for name in files if not is_image(name)]
     listings = {
-        folder: _list(image_dir, f"{part}/{folder}" if part else folder) for folder in folders
+        folder: _list(image_dir, f"{split}/{folder}" if split else folder) for folder in folders
     }
     items: list[Item] = []
     for folder, listing in listings.items():
@@ -172,7 +172,7 @@ def _classes(image_dir: str, part: str, others: list[str], found: Found) -> list
             f"{_count(loose, 'image')} in {where} itself: in no class folder, left out"
         )
     inner = sorted({path.split("/")[1] for path, _ in items if path.count("/") > 1})
-    if not part and len(folders) == 1 and inner:
+    if not split and len(folders) == 1 and inner:
         found.problems.append(
             f"{where} holds one folder, {folders[0]}, and that {', '.join(inner[:SHOWN])}; name "
             f"{os.path.join(where, folders[0])} if these are the classes"

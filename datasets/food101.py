@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
-from datasets.splits import Split, split_of_folders
+from datasets.splits import Lists, split_of_folders
 
 
 @DATASET_REGISTRY.register()
@@ -11,5 +11,5 @@ class Food101(PublishedDataset):
     image_folder = "images"
     split_file = "split_zhou_Food101.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return split_of_folders(self.image_dir)

@@ -8,7 +8,7 @@ from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import FewShotDataset, Reader
-from datasets.splits import Entry, Split, split_digest
+from datasets.splits import Entry, Lists, split_digest
 from datasets.verify import Files
 
 
@@ -41,23 +41,23 @@ def identity(cfg: Any, known: dict[tuple, Any] | None = None) -> dict[str, str]:
     source = (dataset_class, cfg.DATASET.ROOT, *sorted(options.items()))
     if source not in known:
         reader = dataset_class.reader(cfg.DATASET.ROOT, **options)
-        split = reader.read()
-        digests = _list_digests(split)
-        digests["test_files"] = Files(reader.image_dir, _paths(split[2])).digest()
-        known[source] = reader, split, digests
-    reader, split, digests = known[source]
+        lists = reader.read()
+        digests = _list_digests(lists)
+        digests["test_files"] = Files(reader.image_dir, _paths(lists[2])).digest()
+        known[source] = reader, lists, digests
+    reader, lists, digests = known[source]
     shots = 0 if reader.test_is_train else max(cfg.DATASET.NUM_SHOTS, 0)
     run = (source, shots, cfg.SEED if shots else 0)
     if run not in known:
-        known[run] = _training_digests(reader, split, shots, cfg.SEED)
+        known[run] = _training_digests(reader, lists, shots, cfg.SEED)
     return {**digests, **known[run]}
 
 
-def _training_digests(reader: Reader, split: Split, shots: int, seed: int) -> dict[str, str]:
+def _training_digests(reader: Reader, lists: Lists, shots: int, seed: int) -> dict[str, str]:
     """Return ``few_shot`` and ``train_files``."""
     if reader.test_is_train:
         return {}
-    train, val, _ = split
+    train, val, _ = lists
     digests = {}
     if shots:
         cache = reader.few_shot_cache()
@@ -82,9 +82,9 @@ def _identity_of_lists(dataset: Any, root: str) -> dict[str, str]:
     return digests
 
 
-def _list_digests(split: Split) -> dict[str, str]:
+def _list_digests(lists: Lists) -> dict[str, str]:
     names = ("train", "val", "test")
-    return {name: split_digest([entries]) for name, entries in zip(names, split, strict=True)}
+    return {name: split_digest([entries]) for name, entries in zip(names, lists, strict=True)}
 
 
 def _paths(*lists: list[Entry]) -> list[str]:

@@ -15,9 +15,9 @@ from datasets.classnames import read_classnames, same_names
 from datasets.fewshot import FewShotCache
 from datasets.folders import Found, read_tree
 from datasets.splits import (
-    PARTS,
+    SPLITS,
     Entry,
-    Split,
+    Lists,
     check_split,
     draw_split,
     draw_val,
@@ -72,7 +72,7 @@ class ImageFolder(FewShotDataset):
     - CLASSNAMES_FILE: lines ``key class name`` (CoOp's classnames.txt) or a JSON object of them.
       Its order is the order of the labels. Without it the keys are the class names, sorted.
 
-    What is not given is drawn, always the same way: all three parts by TRAIN_PER_CLASS; val as 20%
+    What is not given is drawn, always the same way: all three splits by TRAIN_PER_CLASS; val as 20%
     of train. Given train and val alone, val is the test set too. Nothing is written to the folder.
     """
 
@@ -125,7 +125,7 @@ class ImageFolder(FewShotDataset):
     def few_shot_cache(self) -> FewShotCache:
         return FewShotCache(None, self.name, key=f"{self.image_dir}\n{self.csv_path}")
 
-    def read_data(self) -> Split:
+    def read_data(self) -> Lists:
         """Return the lists; ``self.notes`` says what was passed over or assumed.
 
         Raises:
@@ -133,20 +133,20 @@ class ImageFolder(FewShotDataset):
         """
         found = read_table(self.csv_path) if self.csv_path else read_tree(self.image_dir)
         self.notes = found.notes
-        keys = {key for items in found.parts.values() for _, key in items}
+        keys = {key for items in found.splits.values() for _, key in items}
         if not keys and not found.problems:
             found.problems.append(f"no images in {self.csv_path or self.image_dir}")
         names = {} if found.problems else self._names_by_key(keys, found)
         if found.problems:
             raise DataProblems(self.name, found.problems)
         label = {key: number for number, key in enumerate(names)}
-        parts = {
-            part: [(path, label[key], names[key]) for path, key in items]
-            for part, items in found.parts.items()
+        splits = {
+            split: [(path, label[key], names[key]) for path, key in items]
+            for split, items in found.splits.items()
         }
-        split = self._complete(parts, list(names.values()))
-        self._note_classes(split, list(names.values()))
-        return split
+        lists = self._complete(splits, list(names.values()))
+        self._note_classes(lists, list(names.values()))
+        return lists
 
     def _names_by_key(self, keys: set[str], found: Found) -> dict[str, str]:
         """Return {key: class name} in label order: the names file's, or the keys, sorted."""
@@ -177,22 +177,22 @@ class ImageFolder(FewShotDataset):
             )
         return names
 
-    def _complete(self, parts: dict[str, list[Entry]], classnames: list[str]) -> Split:
-        """Return the split, with the parts that were not given filled in.
+    def _complete(self, splits: dict[str, list[Entry]], classnames: list[str]) -> Lists:
+        """Return the lists, with those that were not given filled in.
 
         Raises:
             UsageError: there are too few images, or none for training or testing.
         """
         train_per_class = self.options.get("train_per_class", 0)
-        if "" in parts:
+        if "" in splits:
             paths: list[list[str]] = [[] for _ in classnames]
-            for path, label, _ in parts[""]:
+            for path, label, _ in splits[""]:
                 paths[label].append(path)
             classes = list(zip(classnames, paths, strict=True))
             return draw_split(classes, self.name, train_per_class)
         if train_per_class:
-            self.notes.append("the parts are given: DATASET.TRAIN_PER_CLASS has no effect")
-        train, val, test = (parts.get(part, []) for part in PARTS)
+            self.notes.append("the splits are given: DATASET.TRAIN_PER_CLASS has no effect")
+        train, val, test = (splits.get(split, []) for split in SPLITS)
         if not train:
             raise UsageError(f"{self.name}: there are no training images (split train)")
         if not val and not test:
@@ -204,9 +204,9 @@ class ImageFolder(FewShotDataset):
             test = val
         return train, val, test
 
-    def _note_classes(self, split: Split, classnames: list[str]) -> None:
+    def _note_classes(self, lists: Lists, classnames: list[str]) -> None:
         """Note classes without test images, and training images that validate too."""
-        train, val, test = split
+        train, val, test = lists
         tested = {label for _, label, _ in test}
         untested = [name for label, name in enumerate(classnames) if label not in tested]
         if untested:
@@ -251,7 +251,7 @@ class Examination:
     """What an examination of images found.
 
     Attributes:
-        lists: the lists of the split by part, empty where there is none.
+        lists: train, val and test by name, empty where there is a problem.
         classnames: in order of label.
         problems, notes: one line each.
     """
@@ -278,8 +278,8 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
     reader = ImageFolder.reader(os.getcwd(), classnames_file=classnames_file, **options)
     found = Examination(notes=reader.notes)
     try:
-        split = reader.read_data()
-        found.classnames = check_split(split, reader.name)
+        lists = reader.read_data()
+        found.classnames = check_split(lists, reader.name)
     except DataProblems as error:
         found.problems += error.problems
     except UsageError as error:
@@ -287,15 +287,15 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
     found.notes = reader.notes
     if found.problems:
         return found
-    found.lists = dict(zip(PARTS, split, strict=True))
+    found.lists = dict(zip(SPLITS, lists, strict=True))
     if len(found.classnames) < 2:
         found.problems.append("one class; a classifier needs two or more")
-    paths = [path for entries in split for path, _, _ in entries]
+    paths = [path for entries in lists for path, _, _ in entries]
     missing = set(missing_images(reader.image_dir, paths))
     found.problems += [f"{path} is not there" for path in paths if path in missing]
     files = Files(reader.image_dir, [path for path in paths if path not in missing])
     found.problems += undecodable(files, reader.reading)
-    found.problems += copies(files, split[0], split[2])
+    found.problems += copies(files, lists[0], lists[2])
     return found
 
 

@@ -6,7 +6,7 @@ from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.classnames import read_classnames
-from datasets.splits import Entry, Split, list_folder
+from datasets.splits import Entry, Lists, list_folder
 
 
 class ImageNetFamily(PublishedDataset):
@@ -38,9 +38,9 @@ class ImageNetFamily(PublishedDataset):
                 )
         return names
 
-    def list_images(self, part: str) -> dict[str, list[str]]:
+    def list_images(self, split: str) -> dict[str, list[str]]:
         """Return {class folder: sorted file names} below a folder of the image folder."""
-        base = os.path.join(self.image_dir, part)
+        base = os.path.join(self.image_dir, split)
         return {
             folder: list_folder(os.path.join(base, folder))
             for folder in list_folder(base, folders=True)
@@ -68,15 +68,15 @@ class ImageNet(ImageNetFamily):
     image_folder = "images"
     val_is_test = True
 
-    def read_data(self) -> Split:
-        for part in ("train", "val"):
-            folder = os.path.join(self.image_dir, part)
+    def read_data(self) -> Lists:
+        for split in ("train", "val"):
+            folder = os.path.join(self.image_dir, split)
             if not os.path.isdir(folder):
                 raise UsageError(f"{self.name}: no folder {folder}. {self.help_line()}")
-        train, test = (self.list_images(part) for part in ("train", "val"))
+        train, test = (self.list_images(split) for split in ("train", "val"))
         for folder in sorted(set(train) ^ set(test)):
-            parts = "train but not in val" if folder in train else "val but not in train"
-            raise UsageError(f"{self.name}: class folder {folder} is in {parts}")
+            where = "train but not in val" if folder in train else "val but not in train"
+            raise UsageError(f"{self.name}: class folder {folder} is in {where}")
         return self.entries_of(train, "train/"), [], self.entries_of(test, "val/")
 
 
@@ -85,7 +85,7 @@ class ImageNetVariant(ImageNetFamily):
 
     test_is_train = True
 
-    def read_data(self) -> Split:
+    def read_data(self) -> Lists:
         test = self.read_test()
         return test, [], test
 

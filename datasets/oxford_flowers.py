@@ -5,7 +5,7 @@ import os
 from common.reading import read_json
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
-from datasets.splits import Split, draw_split
+from datasets.splits import Lists, draw_split
 
 
 @DATASET_REGISTRY.register()
@@ -14,7 +14,7 @@ class OxfordFlowers(PublishedDataset):
     image_folder = "jpg"
     split_file = "split_zhou_OxfordFlowers.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         from scipy.io import loadmat
 
         labels = loadmat(os.path.join(self.dataset_dir, "imagelabels.mat"))["labels"][0]

@@ -5,7 +5,7 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
-from datasets.splits import Entry, Split, draw_val
+from datasets.splits import Entry, Lists, draw_val
 
 
 @DATASET_REGISTRY.register()
@@ -14,7 +14,7 @@ class OxfordPets(PublishedDataset):
     image_folder = "images"
     split_file = "split_zhou_OxfordPets.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return *draw_val(self.read_list("trainval.txt")), self.read_list("test.txt")
 
     def read_list(self, name: str) -> list[Entry]:

@@ -21,8 +21,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets.archives import inner_archives, unpack, unpack_inner
 from datasets.base import Reader
 from datasets.splits import (
-    PARTS,
-    Split,
+    SPLITS,
+    Lists,
     check_labels,
     missing_images,
     read_split,
@@ -270,9 +270,9 @@ def open_dataset(entry: Entry, root: Path) -> Reader:
     return DATASET_REGISTRY.get(entry["name"]).reader(root)
 
 
-def count(split: Split) -> dict[str, int]:
+def count(lists: Lists) -> dict[str, int]:
     """Return the figures of a split under the names of the catalogue."""
-    train, val, test = split
+    train, val, test = lists
     labels = sorted({label for _, label, _ in train})
     base = set(labels[: (len(labels) + 1) // 2])
     test_base = sum(label in base for _, label, _ in test)
@@ -294,28 +294,28 @@ def check(entry: Entry, root: Path) -> tuple[dict[str, int], list[str]]:
     """
     try:
         dataset = open_dataset(entry, root)
-        split = dataset.read_data()
-        check_labels(split, dataset.name)
+        lists = dataset.read_data()
+        check_labels(lists, dataset.name)
     except (OSError, UsageError) as error:
         return {}, [str(error)]
     problems = []
-    figures = count(split)
+    figures = count(lists)
     for name, expected in entry["figures"].items():
         if figures[name] != expected:
             kind = "reduced" if figures[name] < expected else "too many"
             unit = "classes" if name == "classes" else "images"
             problems.append(f"{name}: {figures[name]:,} {unit}, expected {expected:,} ({kind})")
-    for part, entries in zip(PARTS, split, strict=True):
+    for split, entries in zip(SPLITS, lists, strict=True):
         missing = missing_images(dataset.image_dir, (path for path, _, _ in entries))
         if missing:
             problems.append(
-                f"{part}: {len(missing):,} of {len(entries):,} images not found under "
+                f"{split}: {len(missing):,} of {len(entries):,} images not found under "
                 f"{dataset.image_dir}, the first is {missing[0]}"
             )
-    if "split_sha256" in entry and split_digest(split) != entry["split_sha256"]:
+    if "split_sha256" in entry and split_digest(lists) != entry["split_sha256"]:
         problems.append(f"{dataset.split_path} is not the published split")
     if not dataset.test_is_train:
-        shared = shared_images(split[0], split[2])
+        shared = shared_images(lists[0], lists[2])
         if shared:
             problems.append(f"{len(shared):,} test images are training images, such as {shared[0]}")
     return figures, problems
@@ -334,9 +334,9 @@ def make_split(entry: Entry, root: Path) -> str:
     if dataset.split_path and os.path.exists(dataset.split_path):
         raise UsageError(f"{dataset.split_path} is there already; remove it to draw another")
     try:
-        split = dataset.draw_split()
+        lists = dataset.draw_split()
     except (OSError, KeyError, IndexError, ImportError, ValueError) as error:
         raise UsageError(f"{entry['name']}: a split cannot be drawn: {error}") from None
-    check_labels(split, entry["name"])
-    write_json(dict(zip(PARTS, split, strict=True)), dataset.split_path)
+    check_labels(lists, entry["name"])
+    write_json(dict(zip(SPLITS, lists, strict=True)), dataset.split_path)
     return dataset.split_path

@@ -60,19 +60,19 @@ def ensure_drawn(root: str | os.PathLike) -> Path:
         Path(root).mkdir(parents=True, exist_ok=True)
         with temporary_folder(root, ".shapes-") as work:
             temporary = work / "shapes"
-            split: dict[str, list] = {part: [] for part in IMAGES_PER_CLASS}
+            lists: dict[str, list] = {split: [] for split in IMAGES_PER_CLASS}
             for label, name in enumerate(
                 tqdm(CLASSNAMES, desc="drawing Shapes", unit="class", disable=None)
             ):
                 folder = name.replace(" ", "_")
                 (temporary / "images" / folder).mkdir(parents=True)
-                for part, count in IMAGES_PER_CLASS.items():
+                for split, count in IMAGES_PER_CLASS.items():
                     for number in range(count):
-                        path = f"{folder}/{part}_{number:03d}.jpg"
-                        picture = picture_of(part, label, number)
+                        path = f"{folder}/{split}_{number:03d}.jpg"
+                        picture = picture_of(split, label, number)
                         picture.save(temporary / "images" / path, quality=85)
-                        split[part].append([path, label, name])
-            text = json.dumps(split, indent=1)
+                        lists[split].append([path, label, name])
+            text = json.dumps(lists, indent=1)
             (temporary / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
             (temporary / marker.name).write_text(stamp, encoding="utf-8")
             if target.is_dir() and not is_drawn():  # an older drawing

@@ -16,9 +16,9 @@ from common.errors import UsageError
 from common.reading import read_json
 
 Entry = tuple[str, int, str]
-Split = tuple[list[Entry], list[Entry], list[Entry]]
+Lists = tuple[list[Entry], list[Entry], list[Entry]]
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 SUBSETS = ("all", "base", "new")  # of the classes
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff",
@@ -36,8 +36,8 @@ def is_confined(path: str) -> bool:
     """Whether a relative path stays inside the folder it is joined to, on any operating system."""
     if not path or len(path) > MAX_PATH or "\0" in path or re.match(r"[A-Za-z]:", path):
         return False
-    parts = re.split(r"[\\/]", path)
-    return parts[0] != "" and ".." not in parts
+    names = re.split(r"[\\/]", path)
+    return names[0] != "" and ".." not in names
 
 
 def name_problem(name: str) -> str:
@@ -76,17 +76,17 @@ def check_entries(entries: Iterable, where: str) -> list[Entry]:
     return checked
 
 
-def read_split(path: str | Path) -> Split:
+def read_split(path: str | Path) -> Lists:
     """Read a ``split_zhou_*.json`` file: ``{"train", "val", "test"}`` of [path, label, class name].
 
     Raises:
-        UsageError: not a readable JSON file, a part missing, or an unusable entry, also one that
+        UsageError: not a readable JSON file, a list missing, or an unusable entry, also one that
             gives an image another label than an earlier one does (the first is named).
     """
     content = read_json(path)
-    if not isinstance(content, dict) or any(part not in content for part in PARTS):
+    if not isinstance(content, dict) or any(split not in content for split in SPLITS):
         raise UsageError(f"{path}: a split file holds the lists train, val and test")
-    train, val, test = (check_entries(content[part], f"{path}: {part}") for part in PARTS)
+    train, val, test = (check_entries(content[split], f"{path}: {split}") for split in SPLITS)
     label_of: dict[str, int] = {}
     for image, label, _ in (*train, *val, *test):
         if label_of.setdefault(image, label) != label:
@@ -96,7 +96,7 @@ def read_split(path: str | Path) -> Split:
     return train, val, test
 
 
-def check_labels(split: Split, where: str) -> list[str]:
+def check_labels(lists: Lists, where: str) -> list[str]:
     """Class names by label; labels are 0..n-1, each with one name and at least one training image.
 
     Raises:
@@ -104,12 +104,12 @@ def check_labels(split: Split, where: str) -> list[str]:
     """
     names: dict[int, str] = {}
     first_path: dict[int, str] = {}
-    for part, entries in zip(PARTS, split, strict=True):
+    for split, entries in zip(SPLITS, lists, strict=True):
         for path, label, classname in entries:
             if label not in names:
-                if part != "train":
+                if split != "train":
                     raise UsageError(
-                        f"{where}: {path} ({part}) has label {label} ({classname}), "
+                        f"{where}: {path} ({split}) has label {label} ({classname}), "
                         "which no training image has"
                     )
                 names[label] = classname
@@ -128,7 +128,7 @@ def check_labels(split: Split, where: str) -> list[str]:
     return [names[label] for label in sorted(names)]
 
 
-def check_split(split: Split, where: str) -> list[str]:
+def check_split(lists: Lists, where: str) -> list[str]:
     """Check labels as `check_labels` does, and that no training image is a test image.
 
     A data set of test images alone has them as training images too, as one and the same list.
@@ -136,8 +136,8 @@ def check_split(split: Split, where: str) -> list[str]:
     Raises:
         UsageError: naming the first label or image that is wrong.
     """
-    names = check_labels(split, where)
-    train, _, test = split
+    names = check_labels(lists, where)
+    train, _, test = lists
     if train is not test:
         shared = shared_images(train, test)
         if shared:
@@ -243,7 +243,7 @@ def cut(items: list, train: float = 0.5, val: float = 0.2) -> tuple[list, list, 
 
 def draw_split(
     classes: Iterable[tuple[str, list[str]]], where: str, train_per_class: int = 0
-) -> Split:
+) -> Lists:
     """Draw a split class by class; the same split for the same files.
 
     Args:
@@ -256,7 +256,7 @@ def draw_split(
         UsageError: classes with too few images, each named.
     """
     rng = random.Random(SPLIT_SEED)
-    split: Split = ([], [], [])
+    lists: Lists = ([], [], [])
     needed = train_per_class + 1 if train_per_class else 2
     short = []
     for label, (classname, paths) in enumerate(classes):
@@ -266,17 +266,17 @@ def draw_split(
         paths = sorted(paths)
         rng.shuffle(paths)
         if train_per_class:
-            parts: tuple[list, ...] = (paths[:train_per_class], [], paths[train_per_class:])
+            chosen: tuple[list, ...] = (paths[:train_per_class], [], paths[train_per_class:])
         else:
-            parts = cut(paths)
-        for part, chosen in zip(split, parts, strict=True):
-            part.extend((path, label, classname) for path in chosen)
+            chosen = cut(paths)
+        for entries, some in zip(lists, chosen, strict=True):
+            entries.extend((path, label, classname) for path in some)
     if short:
         more = f" and {len(short) - 5:,} more classes too few" if len(short) > 5 else ""
         raise UsageError(
             f"{where}: {', '.join(short[:5])}{more}; a split takes {needed} or more of each"
         )
-    return split
+    return lists
 
 
 def draw_val(trainval: list[Entry], share: float = 0.2) -> tuple[list[Entry], list[Entry]]:
@@ -299,7 +299,7 @@ def split_of_folders(
     image_dir: str,
     renamed: Mapping[str, str] | None = None,
     ignored: Iterable[str] = (),
-) -> Split:
+) -> Lists:
     """Draw a split of a folder-per-class tree; classes in sorted folder order."""
     renamed = renamed or {}
     classes = [

@@ -4,7 +4,7 @@ import os
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
-from datasets.splits import Entry, Split, draw_val
+from datasets.splits import Entry, Lists, draw_val
 
 
 @DATASET_REGISTRY.register()
@@ -13,7 +13,7 @@ class StanfordCars(PublishedDataset):
     image_folder = ""  # split paths begin with cars_train/ or cars_test/
     split_file = "split_zhou_StanfordCars.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         trainval = self.read_annotations("cars_train", "devkit/cars_train_annos.mat")
         test = self.read_annotations("cars_test", "cars_test_annos_withlabels.mat")
         return *draw_val(trainval), test

@@ -5,7 +5,7 @@ import os
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
-from datasets.splits import Entry, Split, draw_val
+from datasets.splits import Entry, Lists, draw_val
 
 
 @DATASET_REGISTRY.register()
@@ -14,7 +14,7 @@ class SUN397(PublishedDataset):
     image_folder = "SUN397"
     split_file = "split_zhou_SUN397.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return *draw_val(self.read_list("Training_01.txt")), self.read_list("Testing_01.txt")
 
     def read_list(self, name: str) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Read a table (CSV) of one's own images: path, label and, where there is one, part."""
+"""Read a table (CSV) of one's own images: path, label and, where there is one, split."""
 
 import csv
 import io
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.errors import UsageError, one_line
 from common.reading import read_text
-from datasets.folders import Found, is_image, part_of
-from datasets.splits import PARTS, is_confined
+from datasets.folders import Found, is_image, split_of
+from datasets.splits import SPLITS, is_confined
 
 COLUMNS = {
     "path": (
@@ -23,7 +23,7 @@ DELIMITERS = ",;\t"
 
 
 def read_table(path: str | Path) -> Found:
-    """Read the images of a table by part; one part "" where it has none.
+    """Read the images of a table by split; one "" where it has none.
 
     The first row may name the columns, in any order (see ``COLUMNS``; others are left out);
     without it they are path, label and, if there are three, split. Cells are separated by commas,
@@ -54,9 +54,9 @@ def read_table(path: str | Path) -> Found:
         problem = _add_row(row, line, columns, width, seen, found)
         if problem:
             found.problems.append(f"{path}, line {line}: {problem}")
-    if len(found.parts) > 1 and "" in found.parts:
+    if len(found.splits) > 1 and "" in found.splits:
         found.problems.append(
-            f"{path}: {found.parts[''][0][0]} has no split while other rows have one"
+            f"{path}: {found.splits[''][0][0]} has no split while other rows have one"
         )
     return found
 
@@ -121,12 +121,12 @@ def _add_row(
         return f"expected path,label[,split], found {','.join(row)[:80]!r}"
     if not is_confined(image):
         return f"path {image!r:.120} leaves the image folder; make it relative"
-    part = part_of(word)
-    if word and not part:
-        return f"split {word!r:.40}; choose from {', '.join(PARTS)}"
+    split = split_of(word)
+    if word and not split:
+        return f"split {word!r:.40}; choose from {', '.join(SPLITS)}"
     image = posixpath.normpath(image.replace("\\", "/"))
     if image in seen:
         return f"{image} is listed in line {seen[image]} already"
     seen[image] = line
-    found.parts.setdefault(part, []).append((image, key))
+    found.splits.setdefault(split, []).append((image, key))
     return ""

@@ -6,7 +6,7 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import PublishedDataset
 from datasets.classnames import read_lines
-from datasets.splits import Entry, Split, draw_val
+from datasets.splits import Entry, Lists, draw_val
 
 
 @DATASET_REGISTRY.register()
@@ -15,7 +15,7 @@ class UCF101(PublishedDataset):
     image_folder = "UCF-101-midframes"
     split_file = "split_zhou_UCF101.json"
 
-    def draw_split(self) -> Split:
+    def draw_split(self) -> Lists:
         return *draw_val(self.read_list("trainlist01.txt")), self.read_list("testlist01.txt")
 
     def read_list(self, name: str) -> list[Entry]:

@@ -82,7 +82,7 @@ def check_own(path: str, images: str, classnames: str) -> int:
         print(f"{path}: {problem}")
     for note in found.notes:
         print(f"{path}: note: {note}")
-    sizes = ", ".join(f"{len(entries):,} {part}" for part, entries in found.lists.items())
+    sizes = ", ".join(f"{len(entries):,} {split}" for split, entries in found.lists.items())
     if found.problems:
         print(f"{path}: {len(found.problems):,} problem(s){f'; {sizes} images' if sizes else ''}")
         return 2
@@ -121,8 +121,8 @@ def prepare_published(args: argparse.Namespace) -> int:
             print("\n  ".join([f"{key}: not as expected", *problems]))
             continue
         complete += 1
-        parts = ", ".join(f"{figures[part]:,} {part}" for part in ("train", "val", "test"))
-        print(f"{key}: complete, {figures['classes']:,} classes, {parts} images")
+        sizes = ", ".join(f"{figures[split]:,} {split}" for split in ("train", "val", "test"))
+        print(f"{key}: complete, {figures['classes']:,} classes, {sizes} images")
         has_split = any(item.get("file", "").startswith("split_") for item in entry["files"])
         if has_split and "split_sha256" not in entry:
             print("  the figures are as published; no checksum of the published split is known")

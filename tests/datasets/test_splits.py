@@ -77,7 +77,7 @@ ENTRY = st.tuples(st.text(max_size=12), st.integers(-1, 4), st.text(max_size=3))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.fixed_dictionaries({part: st.lists(ENTRY, max_size=5) for part in splits.PARTS}))
+@given(st.fixed_dictionaries({part: st.lists(ENTRY, max_size=5) for part in splits.SPLITS}))
 def test_any_content_is_read_or_refused(tmp_path_factory, content):
     path = write(tmp_path_factory.getbasetemp(), content)
     try:

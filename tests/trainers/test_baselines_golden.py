@@ -15,6 +15,7 @@ TRAINED = [
     ("mmrlpp", "MMRLpp", "logits_fusion", "logits"),
     ("prograd", "ProGrad", "logits", "logits"),
     ("tcp", "TCP", "logits", "logits"),
+    ("mma", "MMA", "logits", "logits"),
 ]
 
 

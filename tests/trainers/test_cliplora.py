@@ -1,0 +1,46 @@
+"""CLIP-LoRA against CLIP with the changes added to its weights."""
+
+import math
+
+import pytest
+import torch
+from test_contract import CLASSNAMES, method_cfg
+
+from clip.model import build_model
+from trainers.base import ClassPrompts
+from trainers.cliplora import CLIPLoRA
+from trainers.zsclip import ZeroshotCLIP
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"POSITION": "half-up", "PARAMS": ["v"]}, {"ENCODER": "vision", "R": 4}]
+)
+@torch.no_grad()
+def test_answers_as_clip_with_changed_weights(changed, tiny_clip_state_dict, tiny_clip_path):
+    cfg = method_cfg("CLIPLoRA", tiny_clip_path)
+    for key, value in changed.items():
+        cfg.TRAINER.CLIPLORA[key] = value
+    settings = cfg.TRAINER.CLIPLORA
+    prompts = ClassPrompts(CLIPLoRA.fixed_template(cfg), CLASSNAMES)
+    model = CLIPLoRA.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts).eval()
+    torch.manual_seed(3)
+    merged = build_model(tiny_clip_state_dict).eval()
+    towers = {"text": merged.transformer, "vision": merged.visual.transformer}
+    count = 0
+    for name, tower in towers.items():
+        for number, change in getattr(model.prompt_learner, name).items():
+            change.b.normal_(std=0.02)
+            weight = tower.resblocks[int(number)].attn.in_proj_weight
+            for row, part in enumerate(settings.PARAMS):
+                first = "qkv".index(part) * tower.width
+                product = change.b[row] @ change.a[row] / math.sqrt(settings.R)
+                weight[first : first + tower.width] += product
+                count += 1
+    towers_changed = 1 if settings.ENCODER != "both" else 2
+    blocks = 6 if settings.POSITION == "half-up" else 12
+    assert count == towers_changed * blocks * len(settings.PARAMS)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    expected = ZeroshotCLIP.build(cfg, merged, prompts).eval()(images)
+    torch.testing.assert_close(model(images), expected, atol=1e-3, rtol=0)
+    untouched = ZeroshotCLIP.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts)
+    assert (untouched.eval()(images) - expected).abs().max() > 0.05

@@ -19,14 +19,26 @@ from clip.text import SharedText, share_text
 from common.errors import UsageError
 from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
+from noise.text import PLACEHOLDER
 
-from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, TokenizedPrompts
+from .base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    TokenizedPrompts,
+)
 from .settings import context_words, count, declare_method, precision
 
 logger = logging.getLogger(__name__)
 
 POSITIONS = ("end", "middle", "front")
 MAX_PHRASE = 4  # vectors that take the place of a given phrase's words
+
+
+def plain_words(words: str) -> str:
+    """Return words with one blank between them, as a setting may have underscores there."""
+    return " ".join(words.replace("_", " ").split())
 
 
 def initial_context(
@@ -44,10 +56,13 @@ def initial_context(
     """
     width = clip_model.transformer.width
     device = clip_model.positional_embedding.device
+    words = plain_words(words)
     if words:
-        words = words.replace("_", " ")
         n_ctx = len(words.split(" "))
-        tokens = clip.tokenize(words).to(device)
+        try:
+            tokens = clip.tokenize(words).to(device)
+        except RuntimeError:
+            raise UsageError(f"CTX_INIT has {n_ctx} words, more than CLIP reads") from None
         with torch.no_grad():
             return clip_model.token_embedding(tokens)[0, 1 : 1 + n_ctx].float().clone(), words
     shape = (n_ctx, width) if per_class is None else (per_class, n_ctx, width)
@@ -80,8 +95,8 @@ def phrase_context(
 
 def rest_of_phrase(phrase: str, n_ctx: int) -> str:
     """Return the words of a phrase that ``phrase_context`` leaves as they are, then ``{}``."""
-    words = phrase.replace("_", " ").split(" ") if phrase and n_ctx <= MAX_PHRASE else []
-    return " ".join([*words[n_ctx:], "{}"])
+    words = plain_words(phrase).split(" ") if n_ctx <= MAX_PHRASE else []
+    return " ".join([*words[n_ctx:], PLACEHOLDER])
 
 
 def class_name_order(name_lengths: list[int], n_ctx: int, length: int, position: str) -> Tensor:
@@ -113,7 +128,7 @@ class CoOpPromptLearner(PromptLearner):
     def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
         super().__init__()
         position = settings.CLASS_TOKEN_POSITION
-        class_specific = settings.CSC and not settings.CTX_INIT
+        class_specific = settings.CSC and not plain_words(settings.CTX_INIT)
         if settings.CSC and not class_specific:
             logger.info("CSC has no effect beside CTX_INIT: all classes share the given words")
         ctx, words = self.initial(

@@ -24,10 +24,16 @@ import clip
 from clip.blocks import Changes, Edit
 from clip.text import SharedText
 from common.errors import UsageError
+from common.schema import COUNT, Number, mismatch
 
 from .prompts import ClassPrompts
 
 logger = logging.getLogger(__name__)
+
+
+# What is read of a checkpoint, beside its tensors.
+CHECKPOINT = {"state_dict": {}, "epoch?": COUNT}
+META = {"train_seconds?": Number(0, 1e12), "dataset?": str, "classnames?": [str]}
 
 
 def grad_if_image_asks(image: Tensor) -> torch.set_grad_enabled:
@@ -331,16 +337,13 @@ def load_learned(
 
 
 def _check_form(checkpoint: dict[str, Any], where: str) -> None:
-    """Raise UsageError unless a checkpoint has a state_dict of tensors."""
-    tensors, meta = checkpoint.get("state_dict"), checkpoint.get("meta", {})
-    if not isinstance(tensors, dict) or not isinstance(meta, dict):
-        raise UsageError(f"{where}: not a training's checkpoint, it has no state_dict and meta")
-    for name, tensor in tensors.items():
+    """Raise UsageError unless a checkpoint has tensors in its state_dict and facts in its meta."""
+    problem = mismatch(checkpoint, CHECKPOINT) or mismatch(checkpoint.get("meta", {}), META, "meta")
+    if problem:
+        raise UsageError(f"{where}: not a training's checkpoint ({problem})")
+    for name, tensor in checkpoint["state_dict"].items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise UsageError(f"{where}: its state_dict holds {name!r}, which is no tensor")
-    names = meta.get("classnames", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{where}: the class names in its meta are no list of names")
 
 
 def _without_numbers(name: str) -> str:

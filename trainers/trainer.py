@@ -13,6 +13,7 @@ from torch import Tensor
 
 import clip
 from common.errors import UsageError
+from common.reading import read_text
 from common.settings import check_settings
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
@@ -283,7 +284,7 @@ class PromptTrainer(TrainerX):
             path = folder / "model-best.pth.tar"
             pointer = folder / "checkpoint"
             if not path.exists() and pointer.exists():
-                path = folder / pointer.read_text().strip()
+                path = folder / read_text(pointer).strip()
         if not path.is_file():
             raise UsageError(
                 f"no checkpoint {path}: train first, or name the run's folder with --model-dir "
@@ -293,5 +294,5 @@ class PromptTrainer(TrainerX):
         load_learned(self.model, checkpoint, where=str(path))
         self.trained_epochs = checkpoint.get("epoch")
         if not getattr(self, "train_seconds", 0):  # not trained in this process
-            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds", 0.0)
+            self.train_seconds = checkpoint.get("meta", {}).get("train_seconds") or 0.0
         logger.info(f'Loaded "{path}" (epoch {self.trained_epochs})')

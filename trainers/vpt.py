@@ -30,6 +30,7 @@ from .base import (
     encode_prompts,
     require_vit,
 )
+from .coop import plain_words
 from .settings import context_words, count, declare_method, precision
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class VPT(PromptTrainer):
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:
-        return f"{cls.settings_of(cfg).CTX_INIT.replace('_', ' ')} {{}}".strip()
+        return f"{plain_words(cls.settings_of(cfg).CTX_INIT)} {{}}".strip()
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

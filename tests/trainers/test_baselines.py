@@ -17,6 +17,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.templates import PROMPTSRC_TEMPLATES
 from trainers import cocoop
 from trainers.base import ClassPrompts, TrainingBatch, apply_speed_settings
+from trainers.coop import phrase_context, rest_of_phrase
 from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -195,6 +196,15 @@ def test_promptsrc_teacher_image_is_frozen_clip(model, images):
     _, teacher = built.both_image_features(images)
     expected = F.normalize(model.encode_image(images), dim=-1)
     torch.testing.assert_close(teacher, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_words_of_a_phrase_that_are_learned_and_that_are_not(model):
+    assert rest_of_phrase("a_photo  of a", 2) == "of a {}"
+    assert rest_of_phrase("a photo of a", 4) == rest_of_phrase("a photo", 5) == "{}"
+    context, words = phrase_context(model, "a_photo  of a", 2, "CTX_INIT")
+    assert words == "a photo" and context.shape == (2, 128)
+    tokens = clip.tokenize("a photo")[0, 1:3]
+    assert torch.equal(context, model.token_embedding(tokens))
 
 
 # Losses ----------------------------------------------------------------------------------------
@@ -461,6 +471,7 @@ def test_every_published_configuration_is_understood(name):
         ("IVLP", {"PROMPT_DEPTH_TEXT": 0}, "IVLP.PROMPT_DEPTH_TEXT 0: choose 1 to 12"),
         ("IVLP", {"PROMPT_DEPTH_VISION": 20}, "IVLP.PROMPT_DEPTH_VISION 20: choose 1 to 12"),
         ("PromptSRC", {"CTX_INIT": "a"}, "CTX_INIT 'a' has fewer words than the 4"),
+        ("IVLP", {"CTX_INIT": "very " * 80}, "CTX_INIT has 80 words, more than CLIP reads"),
         ("MMRLpp", {"REP_LAYERS": [6, 8]}, "list consecutive layers"),
         ("MMRLpp", {"REP_LAYERS": [12, 13]}, "the backbone has layers 1 to 12"),
     ],

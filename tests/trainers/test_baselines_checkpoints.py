@@ -183,7 +183,10 @@ def test_tokens_of_another_width_say_the_setting(make_trainer, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"epoch": 1}, "no state_dict"),
+        ({"epoch": 1}, "state_dict is missing"),
+        ({"state_dict": {}, "epoch": "one"}, "epoch is one, not a whole number"),
+        ({"state_dict": {}, "meta": {"train_seconds": "long"}}, "meta/train_seconds is long"),
+        ({"state_dict": {}, "meta": {"classnames": "cat"}}, "meta/classnames is cat, not a list"),
         ({"state_dict": {"ctx": "a word"}, "epoch": 1}, "'ctx'"),
         ({"state_dict": {}, "epoch": 1, "meta": None}, "meta"),
     ],

@@ -61,7 +61,7 @@ class Setting:
         order: of a list: "increasing" (an item may repeat) or "consecutive" (each one more).
         optional: None is a value, too.
         table: values by name (of a data set); names may be added.
-        true: what True stands for in a text setting, where upstream's files write it.
+        true: what True stands for in a text setting, where upstream's files write it; False is "".
         below: name of a table beside this setting. A file that gives this one without the table
             gives the table's entry "default", as upstream's files do; elsewhere this setting goes
             before the table.
@@ -116,8 +116,8 @@ class Setting:
 
         A whole number becomes a float, a list a tuple and the other way round.
         """
-        if self.true is not None and value is True:
-            return self.true
+        if self.true is not None and isinstance(value, bool):
+            return self.true if value else ""
         if self.is_list and isinstance(value, (list, tuple)):
             return type(self.default)(value)
         if type(self.default) is float and type(value) is int and abs(value) <= MAX_INT:

@@ -58,7 +58,8 @@ def test_values_take_the_defaults_type_where_nothing_is_lost():
     assert Setting(0.1, "x").convert(10**400) == 10**400
     assert type(Setting(0, "x", kind=float).convert(1)) is int
     assert Setting((1, 2), "x").convert([3, 4]) == (3, 4)
-    assert Setting("", "x", true="a photo of a").convert(True) == "a photo of a"
+    words = Setting("", "x", true="a photo of a")
+    assert words.convert(True) == "a photo of a" and words.convert(False) == ""
 
 
 def test_all_that_is_wrong_is_named_at_once():

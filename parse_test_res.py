@@ -27,7 +27,7 @@ __all__ = ["parse_log", "read_run", "spread", "summarise"]
 
 
 def read_run(folder: Path, keyword: str, is_test_log: bool) -> tuple[Path, float] | None:
-    """The file a run's figure stands in and the figure, in percent; None where there is none.
+    """Return the file of a run's figure, and the figure in percent; None where there is none.
 
     Raises:
         UsageError: the file cannot be read, or the figure is no share.
@@ -42,7 +42,7 @@ def read_run(folder: Path, keyword: str, is_test_log: bool) -> tuple[Path, float
 
 
 def spread(values: list[float], ci95: bool = False) -> float:
-    """Population standard deviation, or the half width of the 95% interval of the mean."""
+    """Return population standard deviation, or the half width of the 95% interval of the mean."""
     deviation = statistics.pstdev(values)
     return 1.96 * deviation / len(values) ** 0.5 if ci95 else deviation
 
@@ -78,8 +78,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _experiments(folder: Path) -> list[Path]:
-    """Folders of runs, however deep below ``folder``; one that holds no run at all stands for
-    itself."""
+    """Return folders of runs, however deep; one that holds no run at all stands for itself."""
     found = []
     for subfolder in _subfolders(folder):
         runs = {

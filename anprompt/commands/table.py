@@ -78,7 +78,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _trainers(names: str, there: set[str]) -> list[str]:
-    """The trainers that are asked for, as scripts or trainers are called, whatever the case.
+    """Return the trainers that are asked for, as scripts or trainers are called, whatever the case.
 
     Raises:
         UsageError: there is no run of one of them.
@@ -97,7 +97,7 @@ def _trainers(names: str, there: set[str]) -> list[str]:
 
 
 def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
-    """The tables that are asked for, and notes on all of them.
+    """Return the tables that are asked for, and notes on all of them.
 
     Raises:
         UsageError: there are none, or runs that cannot be shown together.
@@ -133,7 +133,7 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
 
 
 def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
-    """Tables of figures under noise.
+    """Return tables of figures under noise.
 
     Raises:
         UsageError: there are none.

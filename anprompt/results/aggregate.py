@@ -34,11 +34,11 @@ class GridRow:
     runs: Cells = field(repr=False)
 
     def runs_in(self, cells: Iterable[Cell]) -> tuple[Run, ...]:
-        """The runs of some cells."""
+        """Return the runs of some cells."""
         return tuple(run for cell in cells for run in self.runs.get(cell, {}).values())
 
     def count(self, cell: Cell, among: Collection[int] | None = None) -> Value:
-        """How many seeds a cell has; ``among``: of those."""
+        """Return how many seeds a cell has; ``among``: of those."""
         value = self.values.get(cell)
         own = value.by_seed if value else {}
         seeds = [seed for seed in own if among is None or seed in among]
@@ -54,7 +54,7 @@ class Grid:
 
     @property
     def datasets(self) -> set[str]:
-        """All data sets that some row has."""
+        """Return all data sets that some row has."""
         return {dataset for row in self.rows for dataset, _ in row.values}
 
 
@@ -169,7 +169,7 @@ def _configs_to_merge(
 
 
 def _places(cells: list[Cell]) -> str:
-    """Cells in words; shots are named where they are columns."""
+    """Return cells in words; shots are named where they are columns."""
     by_dataset: dict[str, list[str]] = {}
     for dataset, column in cells:
         shots = by_dataset.setdefault(dataset, [])
@@ -211,7 +211,7 @@ def _check_halves_alike(cells: Cells) -> None:
 def differing_settings(
     first: Run, other: Run, expected: Collection[str]
 ) -> list[tuple[str, object, object]]:
-    """Settings that both runs know and that differ, but for ``expected`` ones, with both values."""
+    """Return settings that differ where both runs know them, but ``expected`` ones, and values."""
     return [
         (key, value, other.settings[key])
         for key, value in first.settings.items()
@@ -225,7 +225,7 @@ def differing_settings(
 def _unlike_training(
     first: Run, other: Run, expected: Collection[str]
 ) -> tuple[str, object, object]:
-    """The first setting that differs, but for ``expected`` ones, and its two values."""
+    """Return the first setting that differs, but for ``expected`` ones, and its two values."""
     for key, ours, theirs in differing_settings(first, other, expected):
         return key, repr(ours), repr(theirs)
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
@@ -251,7 +251,7 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
 
 
 def _shortages(runs: Iterable[Run]) -> list[str]:
-    """Notes on data sets that have fewer images than their trainings asked for."""
+    """Return notes on data sets that have fewer images than their trainings asked for."""
     return list(
         dict.fromkeys(
             f"{run.dataset}: the smallest class was trained with {run.shortage}."
@@ -262,7 +262,7 @@ def _shortages(runs: Iterable[Run]) -> list[str]:
 
 
 def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
-    """Notes on rows that were not tested on the same images."""
+    """Return notes on rows that were not tested on the same images."""
     tests: dict[Cell, dict[tuple, list[str]]] = {}
     for method, cells in rows.items():
         for (dataset, column), seeds in cells.items():
@@ -284,7 +284,7 @@ def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
 def common_datasets(
     rows: list[GridRow], columns: Callable[[GridRow], Iterable[str]], among: Iterable[str]
 ) -> tuple[list[str], str]:
-    """Data sets that averages are taken over: those that every row has in all of its columns.
+    """Return data sets that averages are taken over: those that every row has in all columns.
 
     A row that has no data set complete does not count; its average is missing.
 
@@ -313,5 +313,5 @@ def common_datasets(
 
 
 def average(values: Iterable[Value | None]) -> Value | None:
-    """The mean over cells, seed by seed, for the seeds that all of them have; None without any."""
+    """Return the mean over cells, seed by seed, for seeds that all of them have; else None."""
     return seed_by_seed(mean_of, *values, common=True)

@@ -59,12 +59,12 @@ def _is_target(run: Run) -> bool:
 
 
 def _origin(run: Run) -> tuple:
-    """What a test and its training share, where folders do not say which belong together."""
+    """Return what a test and its training share, where folders do not say which belong together."""
     return run.trainer, run.config, run.backbone, run.origin, run.trained_on[0], run.seed
 
 
 def _problem(run: Run) -> str:
-    """Why a run belongs to no table; "" where it does."""
+    """Return why a run belongs to no table; "" where it does."""
     source, subset = run.trained_on
     if run.split != "test":
         return f"tested on {run.split} images"

@@ -20,7 +20,7 @@ ENTRY = re.compile(r"^( *)(\w+):(?: (.*))?$")
 
 
 def parse_log(path: Path, keyword: str = "accuracy", is_test_log: bool = False) -> float | None:
-    """The last ``* keyword: 12.3%`` of a log, in percent; None where the run did not get so far.
+    """Return the last ``* keyword: 12.3%`` of a log, in percent; None where there is none yet.
 
     Results printed while training went on do not count, unless ``is_test_log`` says that the log is
     of an evaluation, which has no training to finish.
@@ -41,7 +41,7 @@ def parse_log(path: Path, keyword: str = "accuracy", is_test_log: bool = False) 
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a log, in whatever encoding.
+    """Return the lines of a log, in whatever encoding.
 
     Raises:
         UsageError: it cannot be read.
@@ -60,14 +60,14 @@ def _share(text: str, path: Path) -> float:
 
 
 def log_files(folder: Path) -> list[Path]:
-    """Logs of a run, the latest first. Dates sort as text, and log.txt itself is the oldest."""
+    """Return a run's logs, the latest first. Dates sort as text, log.txt itself is the oldest."""
     return sorted((path for path in folder.glob("log.txt*") if path.is_file()), reverse=True)
 
 
 def final_result(
     folder: Path, keyword: str = "accuracy", is_test_log: bool = False
 ) -> tuple[Path, float] | None:
-    """The latest log of a run that has a result, and the result in percent; None without any."""
+    """Return a run's latest log that has a result, and the result in percent; else None."""
     for path in log_files(folder):
         value = parse_log(path, keyword, is_test_log)
         if value is not None:
@@ -76,7 +76,7 @@ def final_result(
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The command line's arguments and the settings (dotted names) that a log starts with.
+    """Return the command line's arguments and the settings (dotted names) that a log starts with.
 
     Both are empty where the log does not print them.
     """
@@ -85,7 +85,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _block(lines: list[str], title: str) -> dict[str, Any]:
-    """Entries below a title, up to the first line that is none. Indentation nests names."""
+    """Return entries below a title, up to the first line that is none. Indentation nests names."""
     values: dict[str, Any] = {}
     if title not in lines:
         return values

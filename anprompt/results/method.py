@@ -32,7 +32,7 @@ EVERYWHERE = ("backbone", "shots")
 
 
 def with_names(methods: Iterable[Method]) -> dict[Method, Method]:
-    """Methods with a short name each: the trainer's, and what tells it from others.
+    """Return methods with a short name each: the trainer's, and what tells it from others.
 
     That is the backbone and the shots wherever the methods differ in them, so that no name hides
     an unfair comparison; anything else where two methods of one trainer differ in it.

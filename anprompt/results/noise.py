@@ -118,17 +118,17 @@ class Evaluation:
 
     @property
     def headline_rule(self) -> str:
-        """The inference rule that the method's protocol prescribes."""
+        """Return the inference rule that the method's protocol prescribes."""
         return self.part["headline_rule"]
 
     @property
     def source(self) -> str:
-        """Where its entries stand: "FILE#parts/SUBSET"."""
+        """Return where its entries stand: "FILE#parts/SUBSET"."""
         return f"{self.path.as_posix()}#parts/{self.subset}"
 
     @property
     def method(self) -> Method:
-        """Whose it is. Which classes were trained on says nothing where nothing is learned."""
+        """Return whose it is. The classes trained on matter only where something is learned."""
         header = self.header
         learns = bool(header.get("checkpoint"))
         subset = header.get("trained_on") if learns else ""
@@ -142,7 +142,7 @@ class Evaluation:
         )
 
     def clean(self, measure: str = "accuracy", attacked: bool = False) -> Value | None:
-        """A figure without noise; None where it was not measured.
+        """Return a figure without noise; None where it was not measured.
 
         Args:
             attacked: of the images that attacks were made on, where those are not all.
@@ -156,7 +156,7 @@ class Evaluation:
         return Value(figure, f"{self.source}/{place}/{self.headline_rule}/{measure}")
 
     def under(self, cells: Sequence[Measured], measure: str = "accuracy") -> Value | None:
-        """The mean over cells; None where some lack the measure."""
+        """Return the mean over cells; None where some lack the measure."""
         if any(measure not in cell.figures for cell in cells):
             return None
         end = f"/{self.headline_rule}/{measure}"
@@ -165,7 +165,7 @@ class Evaluation:
         return Value(mean_over_cells(cells, measure), source)
 
     def cells(self) -> list[Measured]:
-        """All cells, under the headline rule."""
+        """Return all cells, under the headline rule."""
         return measured(self.part, self.headline_rule)
 
 
@@ -192,7 +192,7 @@ def read_content(path: Path) -> dict[str, Any] | None:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """What robustness.json in a run's folder holds; nothing where there is none.
+    """Return what robustness.json in a run's folder holds; nothing where there is none.
 
     Raises:
         UsageError: as `read_content`.
@@ -214,7 +214,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 
 
 def _problem(name: str, part: dict[str, Any]) -> str:
-    """What is wrong with the entries of a part, taken together."""
+    """Return what is wrong with the entries of a part, taken together."""
     rules = part["clean"].keys()
     if rules and part["headline_rule"] not in rules:
         return f"parts/{name}/clean lacks rule {part['headline_rule']!r}"
@@ -229,7 +229,7 @@ def _problem(name: str, part: dict[str, Any]) -> str:
 
 
 def read_below(roots: Iterable[Path]) -> list[Evaluation]:
-    """All evaluations below some folders.
+    """Return all evaluations below some folders.
 
     Raises:
         UsageError: as `read_evaluations`.
@@ -239,13 +239,13 @@ def read_below(roots: Iterable[Path]) -> list[Evaluation]:
 
 
 def measured(part: dict[str, Any], rule: str) -> list[Measured]:
-    """The cells of a part under one inference rule."""
+    """Return the cells of a part under one inference rule."""
     pairs = ((Cell.from_key(key), rules[rule]) for key, rules in part["cells"].items())
     return [Measured(c.group, c.kind, c.severity, c.seed, figures) for c, figures in pairs]
 
 
 def seen_by_any(headers: Iterable[dict[str, Any]]) -> dict[str, list]:
-    """Kinds and seeds of noise that at least one of several models met in training."""
+    """Return kinds and seeds of noise that at least one of several models met in training."""
     seen: dict[str, list] = {name: [] for name in _SEEN}
     for header in headers:
         for key, values in seen.items():
@@ -255,7 +255,7 @@ def seen_by_any(headers: Iterable[dict[str, Any]]) -> dict[str, list]:
 
 
 def unseen_in_training(seen: dict[str, list]) -> Choice:
-    """Chooses the cells whose kinds, and whose seed of text noise, no training has met."""
+    """Choose the cells whose kinds, and whose seed of text noise, no training has met."""
     seeds = set(seen["seeds"])
 
     def choose(cell: Measured) -> bool:
@@ -267,12 +267,12 @@ def unseen_in_training(seen: dict[str, list]) -> Choice:
 
 
 def everything(cell: Measured) -> bool:
-    """Chooses every cell."""
+    """Choose every cell."""
     return True
 
 
 def mean_over_cells(cells: Iterable[Measured], measure: str) -> float:
-    """Mean over kinds of the means over severities of the means over seeds."""
+    """Return mean over kinds of the means over severities of the means over seeds."""
     values: dict[str, dict[int, list[float]]] = {}
     for cell in cells:
         severities = values.setdefault(cell.kind, {})
@@ -284,7 +284,7 @@ def mean_over_cells(cells: Iterable[Measured], measure: str) -> float:
 
 
 def by_group(cells: Iterable[Measured], choose: Choice = everything) -> dict[str, list[Measured]]:
-    """The cells that are chosen, by group of noise; groups without any are left out.
+    """Return the cells that are chosen, by group of noise; groups without any are left out.
 
     Every attack at every bound is a group of its own, "pgd 4/255": a mean over them would say
     nothing. Noise on learned tokens and attacks are chosen always: nobody trains with them here.
@@ -299,7 +299,7 @@ def by_group(cells: Iterable[Measured], choose: Choice = everything) -> dict[str
 
 
 def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:
-    """The cells that can be compared: those that all evaluations with any of their group have.
+    """Return the cells to compare: those that all evaluations with any of their group have.
 
     A group that a model cannot have (noise on tokens where none are learned) says nothing about the
     others.
@@ -315,7 +315,7 @@ def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:
 
 
 def summary_for_people(part: dict[str, Any], seen: dict[str, list]) -> dict[str, Any]:
-    """The summary in robustness.json: under the headline rule, of unseen and of all kinds."""
+    """Return robustness.json's summary: by the headline rule, of unseen and of all kinds."""
     rule = part["headline_rule"]
     clean = part["clean"][rule]["accuracy"]
     cells = measured(part, rule)
@@ -359,13 +359,13 @@ class NoiseRow:
 
     @property
     def rule(self) -> str:
-        """The inference rules that decide."""
+        """Return the inference rules that decide."""
         return "/".join(dict.fromkeys(e.headline_rule for e in self.evaluations))
 
     def value(
         self, group: str, measure: str = "accuracy", choose: Choice = everything
     ) -> Value | None:
-        """A figure under a group of noise ("": clean), over the method's runs.
+        """Return a figure under a group of noise ("": clean), over the method's runs.
 
         None where a run lacks the group. Measure "drop" is clean minus noisy accuracy, "kept" the
         share of the clean accuracy that is left (relative robustness).
@@ -389,11 +389,11 @@ class NoiseRow:
         return over_seeds(found)
 
     def of_kind(self, group: str, kind: str) -> Value | None:
-        """Accuracy under one kind of noise, mean over severities."""
+        """Return accuracy under one kind of noise, mean over severities."""
         return self.value(group, choose=lambda cell: cell.kind == kind)
 
     def by_severity(self, group: str) -> dict[int, Value]:
-        """Accuracy by severity, clean at 0; nothing where a run lacks the group."""
+        """Return accuracy by severity, clean at 0; nothing where a run lacks the group."""
         found = [{cell.severity for cell in groups.get(group, ())} for groups in self.cells]
         curve: dict[int, Value | None] = {0: self.value("")}
         for severity in sorted(set.intersection(*found)):
@@ -401,7 +401,7 @@ class NoiseRow:
         return {s: value for s, value in curve.items() if value} if len(curve) > 1 else {}
 
     def is_ragged(self, group: str) -> bool:
-        """Whether kinds of noise were measured at different severities."""
+        """Return whether kinds of noise were measured at different severities."""
         for groups in self.cells:
             severities: dict[str, set[int]] = {}
             for cell in groups.get(group, ()):
@@ -411,12 +411,12 @@ class NoiseRow:
         return False
 
     def kinds(self, group: str) -> list[str]:
-        """Kinds of noise that went into the group's mean."""
+        """Return kinds of noise that went into the group's mean."""
         return _kinds(cell for groups in self.cells for cell in groups.get(group, ()))
 
     @property
     def count(self) -> Value:
-        """How many runs."""
+        """Return how many runs."""
         return count([f"{evaluation.path.as_posix()}#seed" for evaluation in self.evaluations])
 
 
@@ -440,17 +440,17 @@ class Comparison:
 
     @property
     def shots(self) -> int | None:
-        """With how many images a class the models were trained."""
+        """Return with how many images a class the models were trained."""
         known = [e.method.shots for row in self.rows for e in row.evaluations]
         return next((shots for shots in known if shots is not None), None)
 
     @property
     def groups(self) -> list[str]:
-        """Groups of noise that some row has."""
+        """Return groups of noise that some row has."""
         return list(dict.fromkeys(g for row in self.rows for groups in row.cells for g in groups))
 
     def kinds(self, group: str) -> list[str]:
-        """Kinds of noise that went into the rows' means."""
+        """Return kinds of noise that went into the rows' means."""
         return list(dict.fromkeys(kind for row in self.rows for kind in row.kinds(group)))
 
 
@@ -513,12 +513,12 @@ def _by_method(
 
 
 def is_attack(group: str) -> bool:
-    """Whether a group is an attack at a bound, "pgd 4/255"."""
+    """Return whether a group is an attack at a bound, "pgd 4/255"."""
     return group.endswith("/255")
 
 
 def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:
-    """The accuracies of a comparison, the other measures, and ImageNet-C's own table."""
+    """Return the accuracies of a comparison, the other measures, and ImageNet-C's own table."""
     there = comparison.groups
     attacks = [group for group in there if is_attack(group)]
     plain_groups = [group for group in GROUPS if group in there]
@@ -559,7 +559,7 @@ def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]
 
 
 def imagenet_c_tables(comparison: Comparison) -> list[Table]:
-    """ImageNet-C by categories, made in memory or on disk: a table each, where measured."""
+    """Return ImageNet-C by categories, made in memory or on disk: a table each, where measured."""
     groups = ("imagenet-c", "imagenet-c-disk")
     return [_imagenet_c_table(comparison, group) for group in groups if group in comparison.groups]
 
@@ -569,7 +569,7 @@ MADE = {"imagenet-c": "made in memory", "imagenet-c-disk": "on disk, as released
 
 
 def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
-    """Accuracy on ImageNet-C by category; corruption errors where they have a meaning."""
+    """Return accuracy on ImageNet-C by category; corruption errors where they have a meaning."""
     kinds = comparison.kinds(group)
     counted = f"{len(kinds)} kind{'s' if len(kinds) != 1 else ''}"
     columns = [Column("clean", 1), Column(counted, 1)]
@@ -611,7 +611,7 @@ def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
 
 
 def _is_whole_imagenet(row: NoiseRow, group: str) -> bool:
-    """Whether AlexNet's errors are comparable: the released files, 1,000 classes, all cells."""
+    """Return whether AlexNet's errors compare: the released files, 1,000 classes, all cells."""
     return group == "imagenet-c-disk" and all(
         evaluation.header["dataset"] == "ImageNet"
         and len(evaluation.part["classnames"]) == 1000
@@ -622,7 +622,7 @@ def _is_whole_imagenet(row: NoiseRow, group: str) -> bool:
 
 
 def _corruption_error(row: NoiseRow, group: str, relative: bool) -> Value | None:
-    """mCE or relative mCE over a method's runs."""
+    """Return mCE or relative mCE over a method's runs."""
     if not _is_whole_imagenet(row, group):
         return None
     found: dict[int, Value | None] = {}
@@ -642,7 +642,7 @@ def _corruption_error(row: NoiseRow, group: str, relative: bool) -> Value | None
 
 
 def _effective(row: NoiseRow, group: str, comparison: Comparison) -> Value | None:
-    """Effective robustness over a method's runs."""
+    """Return effective robustness over a method's runs."""
     if not _is_whole_imagenet(row, group):
         return None
     found: dict[int, Value | None] = {}
@@ -663,7 +663,7 @@ BEST = {
 def noise_table(
     comparison: Comparison, columns: dict[str, tuple[str, str]], title: str, measure: str
 ) -> Table:
-    """A table with columns of (group of noise, measure); those that no row has are left out."""
+    """Return a table with columns of (group of noise, measure), without those no row has."""
     read = {name: [row.value(*what) for row in comparison.rows] for name, what in columns.items()}
     read = {name: values for name, values in read.items() if any(values)}
     return Table(
@@ -700,7 +700,7 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
 
 
 def meaning_notes(comparison: Comparison) -> list[str]:
-    """How many noisy prompts still mean the same to the text encoder, by kind."""
+    """Return how many noisy prompts still mean the same to the text encoder, by kind."""
     shares: dict[str, list[float]] = {}
     for row in comparison.rows:
         for evaluation in row.evaluations:
@@ -713,7 +713,7 @@ def meaning_notes(comparison: Comparison) -> list[str]:
 
 
 def masking_notes(comparison: Comparison) -> list[str]:
-    """For every row with attacks, the signs of masked gradients."""
+    """Return for every row with attacks, the signs of masked gradients."""
     notes = []
     for row in comparison.rows:
         accuracy: dict[tuple[str, int], float] = {}
@@ -729,7 +729,7 @@ def masking_notes(comparison: Comparison) -> list[str]:
 
 
 def _told(checks: Sequence[Check]) -> str:
-    """The checks in words; those that failed first, with their figures."""
+    """Return the checks in words; those that failed first, with their figures."""
     failed = [f"{c.name}: FAILED ({c.detail})" for c in checks if c.passed is False]
     passed = [c.name for c in checks if c.passed]
     unknown = [c.name for c in checks if c.passed is None]
@@ -742,7 +742,7 @@ def _told(checks: Sequence[Check]) -> str:
 
 
 def noise_seen(seen: dict[str, list]) -> str:
-    """Kinds and seeds met in training, in words; empty for none."""
+    """Return kinds and seeds met in training, in words; empty for none."""
     kinds = [*seen["text_kinds"], *seen["image_kinds"]]
     if not kinds:
         return ""

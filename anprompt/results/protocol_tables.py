@@ -16,7 +16,7 @@ MEASURES = {"accuracy": "Accuracy in %", "macro_f1": "Macro F1 in %"}
 
 
 def protocols_with_runs(placed: Placed) -> list[str]:
-    """Protocols to show when none is asked for.
+    """Return protocols to show when none is asked for.
 
     Domain generalisation needs a test on one of its data sets; source trainings alone show as
     cross-dataset if they were made for it.
@@ -40,7 +40,7 @@ def make_tables(
     methods: list[str] | None = None,
     metric: str = "accuracy",
 ) -> list[Table]:
-    """All tables of a protocol; none where there are no runs.
+    """Return all tables of a protocol; none where there are no runs.
 
     Args:
         all_rules: also a row for each inference rule used for everything.
@@ -96,13 +96,13 @@ def _row(
 
 
 def _ends(counts: Iterable[Value]) -> list[Value]:
-    """The smallest and the largest count; one where they are the same."""
+    """Return the smallest and the largest count; one where they are the same."""
     found = sorted(counts, key=lambda value: value.number) or [count([])]
     return found[:1] if found[0].number == found[-1].number else [found[0], found[-1]]
 
 
 def _harmonic_means(base: Value | None, new: Value | None) -> tuple[Value | None, Value | None]:
-    """HM of means, and mean of HMs.
+    """Return HM of means, and mean of HMs.
 
     None unless both halves have the same seeds: anything else compares unlike runs.
     """
@@ -135,7 +135,7 @@ def _base2new(grid: Grid) -> list[Table]:
 
 
 def _with_notes(tables: list[Table], notes: list[str]) -> list[Table]:
-    """Tables, the last one with notes that are about all of them."""
+    """Return tables, the last one with notes that are about all of them."""
     if tables:
         tables[-1].notes += notes
     return tables
@@ -221,7 +221,7 @@ def _fewshot_average(grid: Grid, shots: list[str], common: list[str]) -> Table:
 
 
 def _by_source(protocol: str, placed: Placed) -> dict[str, list]:
-    """Runs of each source: its own test and those on targets, in the cells of ``make_grid``.
+    """Return runs of each source: its own test and those on targets, in the cells of ``make_grid``.
 
     A method that has no finished target yet is shown where others have, its cells missing.
     """
@@ -252,7 +252,7 @@ def _transfer(protocol: str, source: str, grid: Grid) -> Table:
 
 
 def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> list[str]:
-    """What is to be said about all tables together."""
+    """Return what is to be said about all tables together."""
     rows = [row for table in tables for row in table.rows]
     values = [value for row in rows for value in row.values]
     backbones = sorted({row.method.backbone for row in rows if not row.published})

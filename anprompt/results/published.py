@@ -35,7 +35,7 @@ _FILE = {
 
 @cache
 def load() -> dict:
-    """The data file.
+    """Return the data file.
 
     Raises:
         UsageError: it cannot be read, or is not what it should be.
@@ -48,12 +48,12 @@ def load() -> dict:
 
 
 def is_comparable(backbone: str) -> bool:
-    """Whether a run's backbone is the one that published figures are for."""
+    """Return whether a run's backbone is the one that published figures are for."""
     return backbone in (BACKBONE, "ViT-B-16:openai", "ViT-B-16::openai")
 
 
 def add_published(tables: list[Table], always: bool = False) -> list[Table]:
-    """Tables with a published row after each trainer's, and where they come from.
+    """Return tables with a published row after each trainer's, and where they come from.
 
     Args:
         always: also beside rows of another backbone; else only beside ViT-B/16.
@@ -89,7 +89,7 @@ def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Tabl
 
 
 def _find(table: Table, trainer: str) -> tuple[dict, tuple[Value | None, ...], str] | None:
-    """The entry that fills most of the table's cells; the authors' own figures first."""
+    """Return the entry that fills most of the table's cells; the authors' own figures first."""
     candidates = []
     for i, entry in enumerate(load()[table.protocol]):
         if entry.get("trainer") == trainer:

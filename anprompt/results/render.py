@@ -23,13 +23,13 @@ FORMAT_OF_SUFFIX = {
 
 
 def number_text(number: float, column: Column) -> str:
-    """A number with the column's digits, and no minus before a zero."""
+    """Return a number with the column's digits, and no minus before a zero."""
     value = round(number, column.digits) + 0.0
     return f"{value:{'+' if column.signed and value else ''}.{column.digits}f}"
 
 
 def value_text(value: Value | None, column: Column, sign: str = "+-") -> str:
-    """A value with its deviation."""
+    """Return a value with its deviation."""
     if value is None:
         return MISSING
     text = number_text(value.number, column)
@@ -37,7 +37,7 @@ def value_text(value: Value | None, column: Column, sign: str = "+-") -> str:
 
 
 def has_rules(tables: Sequence[Table]) -> bool:
-    """Whether the tables have a column for inference rules."""
+    """Return whether the tables have a column for inference rules."""
     told = [table.has_rules for table in tables if table.has_rules is not None]
     return any(told) if told else any(row.rule for table in tables for row in table.rows)
 
@@ -67,7 +67,7 @@ _TEXT = TableFormat(_RULE, _RULE, None, _RULE, _COLUMNS, _COLUMNS, 0, None)
 
 
 def text(tables: list[Table], notes: list[str]) -> str:
-    """Aligned columns for a terminal."""
+    """Return aligned columns for a terminal."""
     rules = has_rules(tables)
     blocks: list[str] = []
     for table in tables:
@@ -91,7 +91,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]<>|~$#&]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|@
 
 
 def escape_markdown(words: object) -> str:
-    """Plain words as Markdown: no code, links, tags, formulas or further cells."""
+    """Return plain words as Markdown: no code, links, tags, formulas or further cells."""
     return _MARKDOWN.sub(r"\\\g<0>", plain(words))
 
 
@@ -100,7 +100,7 @@ _PIPES = TableFormat(None, None, None, None, _CELLS, _CELLS, 0, None)
 
 
 def markdown_table(header: list[str], rows: list[list[str]], left: int) -> str:
-    """A Markdown table; the first ``left`` columns are aligned left, numbers right."""
+    """Return a Markdown table; the first ``left`` columns are aligned left, numbers right."""
     ruler = ["---"] * left + ["---:"] * (len(header) - left)
     escaped = [[escape_markdown(cell) for cell in row] for row in (header, *rows)]
     cells = [escaped[0], ruler, *escaped[1:]]
@@ -108,7 +108,7 @@ def markdown_table(header: list[str], rows: list[list[str]], left: int) -> str:
 
 
 def markdown(tables: list[Table], notes: list[str]) -> str:
-    """A Markdown table each."""
+    """Return a Markdown table each."""
     rules = has_rules(tables)
     blocks = []
     for table in tables:
@@ -124,13 +124,13 @@ def markdown(tables: list[Table], notes: list[str]) -> str:
 
 
 def escape_cell(words: object) -> str:
-    """Plain words that no spreadsheet takes for a formula."""
+    """Return plain words that no spreadsheet takes for a formula."""
     shown = plain(words)
     return f"'{shown}" if shown.lstrip()[:1] in tuple("=+-@") else shown
 
 
 def to_csv(tables: list[Table], notes: list[str]) -> str:
-    """One line a number, unrounded, empty where missing; notes do not fit into CSV."""
+    """Return CSV: one line a number, unrounded, empty where missing; without notes."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -159,7 +159,7 @@ _LATEX = {
 
 
 def escape_latex(words: object) -> str:
-    """Plain words as LaTeX."""
+    """Return plain words as LaTeX."""
     escaped = re.sub(r'[\\&%$#_{}~^<>|"]', lambda match: _LATEX[match.group()], plain(words))
     # What follows the end of a row must not look like its options.
     escaped = re.sub(r"^(?=\s*[\[*])", "{}", escaped)
@@ -167,7 +167,7 @@ def escape_latex(words: object) -> str:
 
 
 def latex(tables: list[Table], notes: list[str]) -> str:
-    r"""A LaTeX table each, for ``\usepackage{booktabs}``; the best of comparable rows is bold."""
+    r"""Return a LaTeX table each, for ``\usepackage{booktabs}``; bold: best of like rows."""
     rules = has_rules(tables)
     comments = [r"% needs \usepackage{booktabs}", *(f"% {plain(note)}" for note in notes)]
     blocks = ["\n".join(comments)]
@@ -218,7 +218,7 @@ def _math(value: Value | None, column: Column, is_best: bool) -> str:
 
 
 def to_json(tables: list[Table], notes: list[str]) -> str:
-    """Everything, each number with its seeds and its source."""
+    """Return everything, each number with its seeds and its source."""
     content = {"tables": [table.as_dict() for table in tables], "notes": notes}
     return json.dumps(content, indent=1) + "\n"
 

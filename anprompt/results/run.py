@@ -114,7 +114,7 @@ class Run:
 
     @property
     def method(self) -> Method:
-        """What tells methods apart, whatever they are tested on."""
+        """Return what tells methods apart, whatever they are tested on."""
         return Method(
             trainer=self.trainer,
             config=self.config,
@@ -126,12 +126,12 @@ class Run:
 
     @property
     def rules(self) -> list[str]:
-        """Inference rules that the run was tested with."""
+        """Return inference rules that the run was tested with."""
         return list(self.results.get("rules") or ())
 
     @property
     def shortage(self) -> str:
-        """How many images of its smallest class a training had where that is too few; else ""."""
+        """Return how many images the smallest class had where that is too few; else ""."""
         fewest = self.results.get("fewest_shots")
         if fewest is None or fewest >= self.shots or self.training or not self.learns:
             return ""
@@ -139,22 +139,22 @@ class Run:
 
     @property
     def classnames(self) -> tuple[str, ...]:
-        """The classes tested on, as far as results.json has them."""
+        """Return the classes tested on, as far as results.json has them."""
         return tuple(self.results.get("classnames") or ())
 
     @property
     def num_test(self) -> int | None:
-        """How many images it was tested on."""
+        """Return how many images it was tested on."""
         return self.results.get("num_test")
 
     @property
     def tested(self) -> str:
-        """A digest of the test images' list and labels, of runs that recorded it."""
+        """Return a digest of the test images' list and labels, of runs that recorded it."""
         data = (self.results.get("identity") or {}).get("data") or {}
         return data.get("test") or ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
-        """A number of results.json, under an inference rule; None where it is not there."""
+        """Return a number of results.json, under an inference rule; None where it is not there."""
         place, start = self.results, ""
         if rule != HEADLINE:
             place, start = (self.results.get("rules") or {}).get(rule) or {}, f"rules/{rule}/"
@@ -162,13 +162,13 @@ class Run:
         return None if number is None else Value(float(number), f"{self.file}#{start}{key}")
 
     def per_class(self) -> dict[str, Value]:
-        """Accuracy of each class tested on."""
+        """Return accuracy of each class tested on."""
         figures = (self.results.get("per_class") or {}).items()
         return {name: Value(float(n), f"{self.file}#per_class/{name}") for name, n in figures}
 
 
 def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], list[Path]]:
-    """Finished runs below ``paths``, and the folders of runs that are not finished.
+    """Return finished runs below ``paths``, and the folders of runs that are not finished.
 
     Args:
         logs: also runs of upstream's code, which leave log.txt alone. A run with results.json or
@@ -253,12 +253,12 @@ def _run(folder: Path, results: dict) -> Run:
 
 
 def _dataset(results: dict) -> str:
-    """What a data set is called: a user's own images have a title."""
+    """Return what a data set is called: a user's own images have a title."""
     return plain(results.get("dataset_title") or results["dataset"])
 
 
 def without_backbone(config: str, backbone: str) -> str:
-    """A configuration's name without the backbone that a folder's name adds to it."""
+    """Return a configuration's name without the backbone that a folder's name adds to it."""
     return plain(config).removesuffix(f"-{backbone.replace('/', '_').replace(':', '_')}")
 
 
@@ -267,7 +267,7 @@ def _is_zero_shot(trainer: str) -> bool:
 
 
 def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
-    """Data set, subset of its classes and shots of a training, as it says itself."""
+    """Return data set, subset of its classes and shots of a training, as it says itself."""
     results = read_results(training)
     if results:
         _check(results, _RESULTS, training / RESULTS)
@@ -282,7 +282,7 @@ def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
 
 
 def _logged_run(folder: Path) -> Run | None:
-    """A run of upstream's code from its log, or None where it has no final result.
+    """Return a run of upstream's code from its log, or None where it has no final result.
 
     What the log's own settings do not say comes from the path.
     """

@@ -27,7 +27,7 @@ def standard_error(accuracy: float, num_images: int) -> float:
     5.0
     """
     share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / num_images)
+    return 100 * math.sqrt(max(share * (1 - share), 0.0) / num_images)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ ELEVEN, IMAGENET_VARIANTS = DATASETS[:11], DATASETS[11:]
 
 
 def in_order(datasets: set[str]) -> list[str]:
-    """Data sets as the papers list them."""
+    """Return data sets as the papers list them."""
     place = {name: i for i, name in enumerate(DATASETS)}
     return sorted(datasets, key=lambda name: (place.get(name, len(place)), name))
 
@@ -67,12 +67,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The method's."""
+        """Return the method's."""
         return self.method.name
 
     @property
     def seeds(self) -> str:
-        """The counts as text."""
+        """Return the counts as text."""
         return self.between.join(str(round(count.number)) for count in self.counts)
 
 
@@ -104,7 +104,7 @@ class Table:
     has_rules: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, every number with its source."""
+        """Return plain data for JSON, every number with its source."""
         return {
             "protocol": self.protocol,
             "title": self.title,
@@ -129,7 +129,7 @@ class Table:
 
 
 def best_values(table: Table) -> set[tuple[int, int]]:
-    """Which numbers (row, column) are the best of their column, as printed; ties are all best.
+    """Return the places (row, column) of the best numbers of each column, as printed, with ties.
 
     Only among rows of ours that share backbone, shots and seeds, where there are two at least. A
     method that learns nothing is the same for all shots and seeds.

@@ -11,7 +11,6 @@ program can compute it again:
   robustness.json, whose keys are "group/kind/severity/seed"; ``{a,b}`` stands for a and b.
 """
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,21 +35,21 @@ class Value:
 
     @property
     def std(self) -> float | None:
-        """Population standard deviation over seeds; None for a single one."""
+        """Return population standard deviation over seeds; None for a single one."""
         return statistics.pstdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
     @property
     def n(self) -> int:
-        """How many seeds stand behind the number."""
+        """Return how many seeds stand behind the number."""
         return len(self.by_seed) or len(self.seeds)
 
     def of_seeds(self) -> dict[int, "Value"]:
-        """Each seed's own value."""
+        """Return each seed's own value."""
         operands = zip(self.by_seed.items(), self.source[1:], strict=True)
         return {seed: Value(number, source) for (seed, number), source in operands}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "value": self.number,
             "std": self.std,
@@ -61,7 +60,7 @@ class Value:
 
 
 def mean(values: Iterable[Value | None]) -> Value | None:
-    """The mean; None if any value is missing or there is none."""
+    """Return the mean; None if any value is missing or there is none."""
     found = list(values)
     known = [value for value in found if value is not None]
     if not found or len(known) < len(found):
@@ -71,7 +70,7 @@ def mean(values: Iterable[Value | None]) -> Value | None:
 
 
 def over_seeds(by_seed: Mapping[int, Value | None]) -> Value | None:
-    """The mean over seeds; None if any seed's value is missing or there is none."""
+    """Return the mean over seeds; None if any seed's value is missing or there is none."""
     whole = mean(by_seed.values())
     if whole is None:
         return None
@@ -82,7 +81,7 @@ def over_seeds(by_seed: Mapping[int, Value | None]) -> Value | None:
 def seed_by_seed(
     compute: Callable[..., Value | None], *values: Value | None, common: bool = False
 ) -> Value | None:
-    """The mean over seeds of what is computed from each seed's own values.
+    """Return the mean over seeds of what is computed from each seed's own values.
 
     None if a value is missing, or the seeds differ. ``common``: the seeds that all have instead.
     """
@@ -96,19 +95,19 @@ def seed_by_seed(
 
 
 def mean_of(*values: Value) -> Value | None:
-    """The mean of operands, for `seed_by_seed`."""
+    """Return the mean of operands, for `seed_by_seed`."""
     return mean(values)
 
 
 def minus(a: Value | None, b: Value | None) -> Value | None:
-    """The first less the second; None where one is missing."""
+    """Return the first less the second; None where one is missing."""
     if a is None or b is None:
         return None
     return Value(a.number - b.number, ["minus", a.source, b.source])
 
 
 def over(a: Value | None, b: Value | None) -> Value | None:
-    """The first divided by the second; None where one is missing or the second is zero."""
+    """Return the first divided by the second; None where one is missing or the second is zero."""
     if a is None or b is None or not b.number:
         return None
     return Value(a.number / b.number, ["over", a.source, b.source])
@@ -120,30 +119,24 @@ def harmonic_mean(base: float, new: float) -> float:
 
 
 def harmonic(a: Value | None, b: Value | None) -> Value | None:
-    """The harmonic mean; None where one is missing."""
+    """Return the harmonic mean; None where one is missing."""
     if a is None or b is None:
         return None
     return Value(harmonic_mean(a.number, b.number), ["hm", a.source, b.source])
 
 
 def percent(value: Value) -> Value:
-    """A share as percent."""
+    """Return a share as percent."""
     return Value(100 * value.number, ["percent", value.source])
 
 
 def count(sources: Sequence[str]) -> Value:
-    """How many entries there are."""
+    """Return how many entries there are."""
     return Value(len(sources), ["count", *sources])
 
 
-def standard_error(accuracy: float, images: float) -> float:
-    """By how many points chance alone moves an accuracy (both in percent) on that many images."""
-    share = accuracy / 100
-    return 100 * math.sqrt(max(share * (1 - share), 0.0) / max(images, 1))
-
-
 def cell_patterns(keys: Iterable[str]) -> list[str]:
-    """Keys of cells, "group/kind/severity/seed", in few patterns: "image/{blur,jpeg}/{1,2}/{-}".
+    """Return few patterns for keys of cells: "image/{blur,jpeg}/{1,2}/{-}".
 
     Every pattern stands for all its combinations, and no key is in two.
     """

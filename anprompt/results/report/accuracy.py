@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed, words
 from anprompt.results.report.context import Context
 from anprompt.results.report.figures import accuracy_by_shots, base_against_new
+from anprompt.results.statistics import standard_error
 from anprompt.results.table import Row, Table
-from anprompt.results.value import Value, minus, standard_error
+from anprompt.results.value import Value, minus
 
 FEW = 3  # with more data sets than these, sentences are about the average alone
 HM = 2  # the column with the harmonic mean of base and new
@@ -15,7 +16,7 @@ BOLD = "Bold: best of the rows with the same backbone, shots and seeds, ties inc
 
 
 def overview(page: Context) -> Section:
-    """Counts, and what stands out."""
+    """Return counts, and what stands out."""
     runs = page.data.runs
     seeds, shots = ({getattr(run, name) for run in runs} for name in ("seed", "shots"))
     tiles = [
@@ -37,7 +38,7 @@ def overview(page: Context) -> Section:
 
 
 def _highlights(page: Context) -> list[Sentence]:
-    """The first of each table, and how the highlighted method fares."""
+    """Return the first of each table, and how the highlighted method fares."""
     found = []
     for table in _said(page.data.tables.get("base2new", [])):
         rows = [row for row in table.rows if row.is_protocol]
@@ -61,7 +62,7 @@ def _highlights(page: Context) -> list[Sentence]:
 
 
 def _said(tables: Sequence[Table]) -> list[Table]:
-    """The tables that have sentences: the average's where there are many data sets."""
+    """Return the tables that have sentences: the average's where there are many data sets."""
     averages = [table for table in tables if not table.subject]
     return averages if averages and len(tables) > FEW + 1 else list(tables)
 
@@ -71,12 +72,12 @@ def _subject(table: Table) -> str:
 
 
 def _last(row: Row) -> Value | None:
-    """A row's number in the last column; what learns nothing has one for all columns."""
+    """Return a row's number in the last column; what learns nothing has one for all columns."""
     return row.values[-1] if row.method.learns else next(filter(None, row.values), None)
 
 
 def _standard_error(row: Row) -> float | None:
-    """By how many points chance alone moves the accuracies that a harmonic mean is made of."""
+    """Return the mean standard error of the accuracies that a harmonic mean is made of."""
     errors = []
     for subset, value in zip(("base", "new"), row.values, strict=False):
         images = {run.num_test for run in row.runs if run.subset == subset}
@@ -87,7 +88,7 @@ def _standard_error(row: Row) -> float | None:
 
 
 def _few_seeds(page: Context) -> list[Sentence]:
-    """A caution where methods have fewer than three seeds in some table."""
+    """Return a caution where methods have fewer than three seeds in some table."""
     seeds: dict[tuple, set[int]] = {}
     for run in page.data.runs:
         if run.learns and run.folder in page.data.method_of:
@@ -104,7 +105,7 @@ def _few_seeds(page: Context) -> list[Sentence]:
 
 
 def _numbers(tables: Sequence[Table]) -> list[Block]:
-    """Tables, averages over data sets before the rest, which is folded where it is much."""
+    """Return tables, averages over data sets before the rest, which is folded where it is much."""
     averages = [Block("numbers", table) for table in tables if not table.subject]
     links = {"has_links": True}
     single = [Block("numbers", table, options=links) for table in tables if table.subject]
@@ -114,7 +115,7 @@ def _numbers(tables: Sequence[Table]) -> list[Block]:
 
 
 def base_new(page: Context) -> Section | None:
-    """Tables of base, new and harmonic mean, and the scatter of each data set."""
+    """Return tables of base, new and harmonic mean, and the scatter of each data set."""
     tables = page.data.tables.get("base2new", [])
     charts = page.figures((base_against_new(table, page.styles) for table in tables), page.names)
     intro = (
@@ -130,7 +131,7 @@ def base_new(page: Context) -> Section | None:
 
 
 def _differences(page: Context, table: Table) -> list[Sentence]:
-    """How far methods are above or below the baseline."""
+    """Return how far methods are above or below the baseline."""
     rows = [row for row in table.rows if row.is_protocol]
     base = next((row for row in rows if page.styles.is_baseline(row.name)), None)
     said: list[Sentence] = []
@@ -147,7 +148,7 @@ def _differences(page: Context, table: Table) -> list[Sentence]:
 
 
 def all_classes(page: Context) -> Section | None:
-    """Runs trained and tested on all classes of a data set, by images per class."""
+    """Return runs trained and tested on all classes of a data set, by images per class."""
     tables = page.data.tables.get("fewshot", [])
     charts = page.figures((accuracy_by_shots(table, page.styles) for table in tables), page.names)
     intro = (
@@ -160,7 +161,7 @@ def all_classes(page: Context) -> Section | None:
 
 
 def transfer(page: Context) -> Section | None:
-    """Runs trained on one data set and tested, as they are, on others."""
+    """Return runs trained on one data set and tested, as they are, on others."""
     tables = [*page.data.tables.get("crossdata", []), *page.data.tables.get("domaingen", [])]
     intro = (
         "Trained on all classes of one data set, tested there and, without further training, on "

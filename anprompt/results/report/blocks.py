@@ -19,7 +19,7 @@ class Shown:
 
     @property
     def column(self) -> Column:
-        """The format of the number."""
+        """Return the format of the number."""
         return Column("", digits=self.digits, signed=self.signed)
 
 
@@ -51,7 +51,7 @@ class Section:
 
 
 def joined(sentences: Iterable[Sentence], between: str = ", ") -> Sentence:
-    """Pieces of text with something between them."""
+    """Return pieces of text with something between them."""
     parts: list[str | Shown] = []
     for sentence in sentences:
         parts += [between, *sentence] if parts else sentence
@@ -59,12 +59,12 @@ def joined(sentences: Iterable[Sentence], between: str = ", ") -> Sentence:
 
 
 def words(names: Sequence[str]) -> str:
-    """Names as a list in a sentence."""
+    """Return names as a list in a sentence."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def listed(title: str, items: Sequence[tuple[str, str]], few: int = 3) -> list[Block]:
-    """Paths, each with a remark; folded where they are many, nothing for none."""
+    """Return paths, each with a remark; folded where they are many, nothing for none."""
     if len(items) > few:
         return [Block("folded", [Block("paths", items)], f"{title}: {len(items)}")]
     return [Block("paths", items, f"{title}: {len(items)}")] if items else []

@@ -86,7 +86,7 @@ class Chart:
 
 
 def series_style(number: int, is_highlight: bool, is_baseline: bool) -> dict[str, Any]:
-    """Marker, dash and weight of a method's line."""
+    """Return marker, dash and weight of a method's line."""
     return {
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": "-" if is_highlight else DASHES[number % len(DASHES)],
@@ -97,7 +97,7 @@ def series_style(number: int, is_highlight: bool, is_baseline: bool) -> dict[str
 
 
 def to_svg(chart: Chart) -> str:
-    """Inline SVG: scales with its box, text stays text, colours are the page's."""
+    """Return inline SVG: scales with its box, text stays text, colours are the page's."""
     with _settings(chart.name):
         figure = _figure(chart, PAGE)
         buffer = io.StringIO()
@@ -120,7 +120,7 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
 def to_png(chart: Chart) -> bytes:
-    """The chart in light colours, 300 dots an inch."""
+    """Return the chart in light colours, 300 dots an inch."""
     with _settings(chart.name):
         figure = _figure(chart, PAPER)
         figure.suptitle(chart.title, fontsize=9, color=PAPER.ink)
@@ -138,7 +138,7 @@ def to_png(chart: Chart) -> bytes:
 
 
 def to_csv(chart: Chart) -> str:
-    """The chart's data, unrounded."""
+    """Return the chart's data, unrounded."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for row in (chart.columns, *chart.rows):

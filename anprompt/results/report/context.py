@@ -22,7 +22,7 @@ class Context:
     def figures(
         self, charts: Iterable[Chart | None], legend: Iterable[str] | None = None
     ) -> list[Block]:
-        """A legend and figures side by side, nothing for none; --figures writes them as well."""
+        """Return a legend and figures, nothing for none; --figures writes them as well."""
         found = [chart for chart in charts if chart is not None]
         taken = {chart.name for chart in self.charts}
         for chart in found:  # two names may differ in characters that no file name has
@@ -35,11 +35,11 @@ class Context:
         return [*shown, Block("figures", found)] if found else []
 
     def in_order(self, comparison: Comparison) -> list[NoiseRow]:
-        """Rows in the fixed order of methods."""
+        """Return rows in the fixed order of methods."""
         return sorted(comparison.rows, key=lambda row: self.names.index(row.method.name))
 
     def comparison_title(self, comparison: Comparison) -> str:
-        """Data set and subset of a comparison, with what tells it from another of those."""
+        """Return data set and subset of a comparison, with what tells it from another of those."""
         same = [
             other
             for other in self.data.comparisons
@@ -57,7 +57,7 @@ class Context:
     def first(
         self, title: str, pairs: Iterable[tuple[str, Value | None]], error: float | None
     ) -> list[Sentence]:
-        """Who has the highest number, who the next, and where the highlighted and the baseline are.
+        """Say who has the highest number, who the next, and where highlight and baseline are.
 
         Methods whose numbers print the same share a place. Nothing with fewer than two methods.
 

@@ -44,7 +44,7 @@ class Case:
     methods: dict[Method, list[Run]]
 
     def of(self, name: str, subset: str) -> list[Run]:
-        """A method's runs on one subset of the classes, by seed."""
+        """Return a method's runs on one subset of the classes, by seed."""
         found = [r for method, runs in self.methods.items() if method.name == name for r in runs]
         return sorted((r for r in found if r.subset == subset), key=lambda run: run.seed)
 
@@ -92,7 +92,7 @@ class Data:
 
     @cached_property
     def method_of(self) -> dict[Path, Method]:
-        """The methods of runs, by folder, as tables name them."""
+        """Return the methods of runs, by folder, as tables name them."""
         return {
             run.folder: row.method
             for tables in self.tables.values()
@@ -103,7 +103,7 @@ class Data:
 
     @cached_property
     def methods(self) -> list[Method]:
-        """Methods in a fixed order: the baseline, others, the highlighted one; no ablations."""
+        """Return methods in a fixed order, baseline first, highlighted last; no ablations."""
         rows = [row.method for tables in self.tables.values() for t in tables for row in t.rows]
         rows += [row.method for comparison in self.comparisons for row in comparison.rows]
         by_name = {method.name: method for method in reversed(rows)}
@@ -112,7 +112,7 @@ class Data:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """What can be compared run by run, base to new and few-shot."""
+        """Return what can be compared run by run, base to new and few-shot."""
         cases = []
         for table in self.tables.get("base2new", []):
             if table.subject:
@@ -134,7 +134,7 @@ class Data:
     def compare(
         self, evaluations: Sequence[Evaluation], all_kinds: bool = False, by_config: bool = False
     ) -> list[Comparison]:
-        """Comparisons of evaluations, apart by the shots that models were trained with.
+        """Return comparisons of evaluations, apart by the shots that models were trained with.
 
         What learns nothing stands beside all of them. ``by_config``: methods are called as their
         configurations.
@@ -159,7 +159,7 @@ class Data:
         ]
 
     def is_ablation(self, evaluation: Evaluation) -> bool:
-        """Whether an evaluation is of an ablation's run."""
+        """Return whether an evaluation is of an ablation's run."""
         return any(
             run.folder == evaluation.path.parent and run.config in ablation.changes
             for ablation in self.ablations
@@ -168,7 +168,7 @@ class Data:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Robustness, over kinds of noise that no compared model met in training."""
+        """Return robustness, over kinds of noise that no compared model met in training."""
         return self.compare([e for e in self.evaluations if not self.is_ablation(e)])
 
 
@@ -234,7 +234,7 @@ def _check_classes(runs: Iterable[Run]) -> None:
 
 
 def _ablations(runs: Iterable[Run]) -> list[Ablation]:
-    """Runs whose recorded settings differ from the whole method's in the method's own alone."""
+    """Return runs whose recorded settings differ from the whole method's in its own alone."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         if run.learns and run.settings:
@@ -258,12 +258,12 @@ def _ablations(runs: Iterable[Run]) -> list[Ablation]:
 
 
 def mean_over(runs: Iterable[Run], key: str) -> Value | None:
-    """The mean over runs of an entry of results.json; None unless all have it."""
+    """Return the mean over runs of an entry of results.json; None unless all have it."""
     return over_seeds({run.seed: run.value(key) for run in runs})
 
 
 def per_class(runs: Sequence[Run]) -> dict[str, Value]:
-    """Accuracy of each class that all runs have, over runs."""
+    """Return accuracy of each class that all runs have, over runs."""
     own = {run.seed: run.per_class() for run in runs}
     names = next(iter(own.values()), {})
     means = {name: over_seeds({s: of.get(name) for s, of in own.items()}) for name in names}
@@ -271,7 +271,7 @@ def per_class(runs: Sequence[Run]) -> dict[str, Value]:
 
 
 def training_curve(run: Run) -> dict[str, dict[int, Value]]:
-    """Loss and accuracy by epoch from a run's log.txt: the epoch's mean at its last printed line.
+    """Return loss and accuracy by epoch from log.txt: the mean at an epoch's last line.
 
     Nothing where the log is missing or tells nothing (evaluations).
     """
@@ -289,7 +289,7 @@ def training_curve(run: Run) -> dict[str, dict[int, Value]]:
 
 
 def curve_of(case: Case, name: str, meter: str) -> dict[int, Value]:
-    """A method's training curve, mean over runs at the epochs that all of them have."""
+    """Return a method's training curve, mean over runs at the epochs that all of them have."""
     trained = [
         run
         for method, own in case.methods.items()
@@ -304,7 +304,7 @@ def curve_of(case: Case, name: str, meter: str) -> dict[int, Value]:
 
 
 def picture(folder: Path, name: str) -> str:
-    """A run's example picture as a data URI; "" where it is gone or is no picture of that run.
+    """Return a run's example picture as a data URI; "" where it is gone or none of its own.
 
     Only a file below the run's own folder, links resolved, that decodes as a picture: whatever else
     robustness.json may name, no other file of the machine ends in the page.
@@ -327,17 +327,17 @@ def picture(folder: Path, name: str) -> str:
 
 
 def recorded(runs: Iterable[Run], key: str) -> list[str]:
-    """What results.json says under a key, each once: device, host, date, ..."""
+    """Return what results.json says under a key, each once: device, host, date, ..."""
     found: set[Any] = {run.results.get(key) for run in runs}
     return sorted(value for value in found if isinstance(value, str) and value)
 
 
 def code_of(runs: Iterable[Run]) -> list[str]:
-    """The versions of the code that made runs, as far as they recorded it."""
+    """Return the versions of the code that made runs, as far as they recorded it."""
     return sorted(filter(None, {code_text(run.results.get("code") or {}) for run in runs}))
 
 
 def code_text(code: dict[str, Any]) -> str:
-    """A version of this code: number, commit, whether it was changed since."""
+    """Return a version of this code: number, commit, whether it was changed since."""
     parts = [code.get("version"), (code.get("commit") or "")[:12], code.get("dirty") and "changed"]
     return " ".join(filter(None, parts))

@@ -28,7 +28,7 @@ Change = tuple[str, Value, Value, Value]
 
 
 def ablations(page: Context) -> Section | None:
-    """Runs with one change to a method, against the whole method."""
+    """Return runs with one change to a method, against the whole method."""
     blocks: list[Block] = []
     charts, said = [], []
     for ablation in page.data.ablations:
@@ -54,7 +54,7 @@ def _whole_first(row: Row) -> tuple[bool, str]:
 
 
 def _ablation_table(ablation: Ablation, title: str) -> tuple[Table, list[Change]]:
-    """The runs' table, the whole method first, with differences to it."""
+    """Return the runs' table, the whole method first, with differences to it."""
     table = make_tables("base2new", place(ablation.runs), split_configs=True)[0]
     whole, *others = sorted(table.rows, key=_whole_first)
     method = replace(whole.method, name=f"{ablation.trainer}, whole")
@@ -114,7 +114,7 @@ def _under_noise(page: Context, ablation: Ablation) -> list[Block]:
 
 
 def classes(page: Context) -> Section | None:
-    """Which classes gained and which lost."""
+    """Return which classes gained and which lost."""
     baseline = next(filter(page.styles.is_baseline, page.names), None)
     others = [name for name in page.names if name != baseline]
     chosen = next(filter(page.styles.is_highlight, others), next(iter(others), None))
@@ -154,7 +154,7 @@ def _classes_say(title: str, method: str, changes: dict[str, Value]) -> Sentence
 
 
 def training(page: Context) -> Section | None:
-    """Loss and accuracy during training."""
+    """Return loss and accuracy during training."""
     charts: list[Chart | None] = []
     said: list[Sentence] = []
     trained: dict[str, None] = {}
@@ -190,7 +190,7 @@ COST = {
 
 
 def cost(page: Context) -> Section | None:
-    """What training and testing took, a table for each protocol and data set."""
+    """Return what training and testing took, a table for each protocol and data set."""
     blocks: list[Block] = []
     said: list[Sentence] = []
     for case in page.data.cases:
@@ -220,7 +220,7 @@ def cost(page: Context) -> Section | None:
 
 
 def _plain(value: Value | None) -> Value | None:
-    """Without a deviation where all runs have the same."""
+    """Return without a deviation where all runs have the same."""
     return value if value is None or value.std else replace(value, by_seed={})
 
 
@@ -248,7 +248,7 @@ def _cost_says(title: str, rows: Sequence[Row]) -> list[Sentence]:
 
 
 def sources(page: Context) -> Section:
-    """Every file that a number comes from."""
+    """Return every file that a number comes from."""
     data = page.data
     rows: list[list[str | Shown]] = []
     for run in data.runs:
@@ -274,7 +274,7 @@ def sources(page: Context) -> Section:
 
 
 def _origins(runs: Iterable[Run]) -> list[str]:
-    """Versions of libraries and of this code, commands, that runs recorded."""
+    """Return versions of libraries and of this code, commands, that runs recorded."""
     versions = {
         ", ".join(f"{name} {version}" for name, version in own.items())
         for run in runs

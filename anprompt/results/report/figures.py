@@ -20,12 +20,12 @@ GROUP_NAMES = {"text": "text noise", "image": "image noise", "both": "text and i
 
 
 def slug(*parts: str) -> str:
-    """A file name and id."""
+    """Return a file name and id."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def source(value: Value) -> str:
-    """A value's source as the CSV files have it."""
+    """Return a value's source as the CSV files have it."""
     return json.dumps(value.source, ensure_ascii=False)
 
 
@@ -40,36 +40,36 @@ class Styles:
         self._number = {name: i for i, name in enumerate(order)}
 
     def place(self, name: str) -> int:
-        """Where a method stands in the fixed order of methods."""
+        """Return where a method stands in the fixed order of methods."""
         return list(self._trainers).index(name)
 
     def number(self, name: str) -> int | None:
-        """Which colour a method has; None for what is none of the methods."""
+        """Return which colour a method has; None for what is none of the methods."""
         return self._number.get(name)
 
     def is_highlight(self, name: str) -> bool:
-        """Whether a method is drawn in front."""
+        """Return whether a method is drawn in front."""
         return self._trainers.get(name) == self._data.highlight
 
     def is_baseline(self, name: str) -> bool:
-        """Whether others are compared with a method."""
+        """Return whether others are compared with a method."""
         return self._trainers.get(name) == self._data.baseline
 
     def colour(self, name: str, theme: Theme) -> str:
-        """A method's colour."""
+        """Return a method's colour."""
         return theme.series(self._number[name])
 
     def line(self, name: str) -> dict:
-        """Marker, dash and weight of a method's line."""
+        """Return marker, dash and weight of a method's line."""
         return series_style(self._number[name], self.is_highlight(name), self.is_baseline(name))
 
     def marker(self, name: str) -> str:
-        """A method's mark."""
+        """Return a method's mark."""
         return MARKERS[self._number[name] % len(MARKERS)]
 
 
 def _rows(lines: dict[str, dict[int, Value]]) -> list[tuple]:
-    """Curves as rows of a CSV file: method, place, mean, deviation, source."""
+    """Return curves as rows of a CSV file: method, place, mean, deviation, source."""
     return [
         (method, x, value.number, value.std, source(value))
         for method, curve in lines.items()
@@ -78,7 +78,7 @@ def _rows(lines: dict[str, dict[int, Value]]) -> list[tuple]:
 
 
 def base_against_new(table: Table, styles: Styles) -> Chart | None:
-    """Each method's mean on base and new classes, over lines of equal harmonic mean."""
+    """Return each method's mean on base and new classes, over lines of equal harmonic mean."""
     points = [
         (row.name, base, new)
         for row in table.rows
@@ -148,7 +148,7 @@ def _equal_hm_lines(
 def accuracy_by_severity(
     comparison: Comparison, styles: Styles, group: str, title: str
 ) -> Chart | None:
-    """Accuracy under one group of noise, from clean (0) to severity 5."""
+    """Return accuracy under one group of noise, from clean (0) to severity 5."""
     rows = sorted(comparison.rows, key=lambda row: styles.place(row.method.name))
     lines = {row.method.name: curve for row in rows if (curve := row.by_severity(group))}
     if not lines:
@@ -201,7 +201,7 @@ def accuracy_by_severity(
 
 
 def training_curves(case: Case, styles: Styles, meter: str) -> Chart | None:
-    """A meter of the logs by share of the training; None without any."""
+    """Return a meter of the logs by share of the training; None without any."""
     lines = {m.name: curve for m in case.methods if (curve := curve_of(case, m.name, meter))}
     if not lines:
         return None
@@ -248,7 +248,7 @@ def _log_axis(axes: Axes) -> None:
 
 
 def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
-    """Accuracy on all classes by images per class; None unless some method has two numbers.
+    """Return accuracy on all classes by images per class; None unless some method has two numbers.
 
     What learns nothing is the same for any number of images.
     """
@@ -289,7 +289,7 @@ def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
 
 
 def class_changes(case: Case, subset: str, method: str, baseline: str) -> Chart | None:
-    """Accuracy of each class: the baseline's and the method's, best gain first."""
+    """Return accuracy of each class: the baseline's and the method's, best gain first."""
     before, after = (per_class(case.of(name, subset)) for name in (baseline, method))
     rows = [(name, before[name], after[name]) for name in before if name in after]
     if not rows:
@@ -339,7 +339,7 @@ def _short(name: str, length: int = 26) -> str:
 def ablation_changes(
     title: str, name: str, rows: Sequence[tuple[str, Value, Value, Value]]
 ) -> Chart:
-    """Differences to the whole method, in percentage points: base, new, harmonic mean."""
+    """Return differences to the whole method, in percentage points: base, new, harmonic mean."""
     names = [row[0] for row in rows]
 
     def draw(axes: Axes, theme: Theme) -> None:

@@ -17,15 +17,16 @@ from anprompt.results.report.blocks import Block, Section, Sentence, Shown, join
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import picture
 from anprompt.results.report.figures import accuracy_by_severity
+from anprompt.results.statistics import standard_error
 from anprompt.results.table import Column, Row, Table
-from anprompt.results.value import Value, count, mean, percent, standard_error
+from anprompt.results.value import Value, count, mean, percent
 from noise.cells import GROUPS
 
 FULL_SHADE = 0.6  # a drop by this share of the clean accuracy has the strongest shade
 
 
 def robustness(page: Context) -> Section | None:
-    """Means, curves over severities, and accuracy by kind of noise."""
+    """Return means, curves over severities, and accuracy by kind of noise."""
     blocks: list[Block] = []
     for comparison in page.data.comparisons:
         title = page.comparison_title(comparison)
@@ -122,13 +123,13 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
 
 
 def _groups(comparison: Comparison, *of: str) -> list[str]:
-    """Groups of noise that were measured, of text, images or both."""
+    """Return groups of noise that were measured, of text, images or both."""
     known = (*comparison.groups, "text", "image", "both")
     return [group for group, found in GROUPS.items() if found.of in of and group in known]
 
 
 def _by_kind(page: Context, comparison: Comparison) -> list[Block]:
-    """Accuracy by kind, with those seen in training, shaded by the drop."""
+    """Return accuracy by kind, with those seen in training, shaded by the drop."""
     members = [e for row in comparison.rows for e in row.evaluations]
     (whole,) = page.data.compare(members, all_kinds=True)
     seen = {*comparison.seen["text_kinds"], *comparison.seen["image_kinds"]}
@@ -159,7 +160,7 @@ def _by_kind(page: Context, comparison: Comparison) -> list[Block]:
 
 
 def pictures(page: Context) -> Section | None:
-    """Test images clean and noisy, with what each model says."""
+    """Return test images clean and noisy, with what each model says."""
     blocks: list[Block] = []
     for comparison in page.data.comparisons:
         speakers = [(row.method.name, row.evaluations[0]) for row in page.in_order(comparison)]
@@ -194,7 +195,7 @@ def _views(evaluation: Evaluation) -> dict[tuple[str, str, int], tuple[str, str,
 
 
 def _pictures_say(speakers: Speakers) -> list[Sentence]:
-    """How many of the noisy pictures that all methods were shown each gets right."""
+    """Return how many of the noisy pictures that all methods were shown each gets right."""
     shown = [
         {key: found for key, found in _views(evaluation).items() if key[1] != "clean"}
         for _, evaluation in speakers
@@ -212,7 +213,7 @@ def _pictures_say(speakers: Speakers) -> list[Sentence]:
 
 
 def _cards(speakers: Speakers) -> list[dict[str, Any]]:
-    """Each picture with its views, as the first method that has it shows them, and the answers."""
+    """Return each picture's views, as the first method that has it shows them, and answers."""
     views = [(name, evaluation, _views(evaluation)) for name, evaluation in speakers]
     cards = []
     for image in dict.fromkeys(key[0] for *_, own in views for key in own):
@@ -245,7 +246,7 @@ def _answer(found: tuple[str, str, dict] | None) -> dict[str, Any] | None:
 
 
 def _prompts(speakers: Speakers) -> list[Block]:
-    """What text noise makes of a prompt, once for each wording."""
+    """Return what text noise makes of a prompt, once for each wording."""
     by_wording: dict[str, list[tuple[str, list[dict]]]] = {}
     for name, evaluation in speakers:
         examples = evaluation.part.get("text_examples")

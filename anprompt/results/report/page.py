@@ -34,7 +34,7 @@ SECTIONS = (
 
 
 def render(data: Data, title: str, made: dict[str, Any]) -> tuple[str, list[Chart]]:
-    """The report as one HTML document without outside references, and its figures.
+    """Return the report as one HTML document without outside references, and its figures.
 
     Args:
         made: by which command and version of this code the page is made (`common.provenance`).
@@ -56,7 +56,7 @@ def render(data: Data, title: str, made: dict[str, Any]) -> tuple[str, list[Char
 
 
 def _environment(page: Context) -> Environment:
-    """The templates' surroundings: text is escaped and has no control characters."""
+    """Return the templates' surroundings: text is escaped and has no control characters."""
 
     def finalize(value: Any) -> Any:
         return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -99,7 +99,7 @@ def _environment(page: Context) -> Environment:
 
 
 def _number_text(number: float, column: Column) -> str:
-    """A number as the page writes it: thousands apart, a true minus."""
+    """Return a number as the page writes it: thousands apart, a true minus."""
     shown = number_text(number, column)
     whole, dot, rest = shown.partition(".")
     sign, digits = (whole[0], whole[1:]) if whole[:1] in ("+", "-") else ("", whole)
@@ -107,7 +107,7 @@ def _number_text(number: float, column: Column) -> str:
 
 
 def _to_json(value: Any) -> str:
-    """Compact JSON; templates escape it."""
+    """Return compact JSON; templates escape it."""
     if isinstance(value, Value):
         value = list(value.by_seed.values())
     return plain(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

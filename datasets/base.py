@@ -27,6 +27,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
 from datasets.splits import Entry, Lists, check_split, halve, missing_images, read_split
+from datasets.verify import Files, copies, undecodable
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Reader:
         val_is_test: validate on the test images (ImageNet has no others).
         test_is_train: there are test images only, which stand in for training images too.
         reading: how image files are read, one of ``common.images.READINGS``.
-        is_own: a user's own images, nobody has looked at them before.
+        is_own: a user's own images, which nobody has looked at before.
 
     Attributes:
         dataset_dir, image_dir, split_path: absolute.
@@ -74,7 +75,7 @@ class Reader:
     val_is_test = False
     test_is_train = False
     reading = "as_seen"
-    is_own = False
+    is_own = True
 
     def __init__(self, root: str | os.PathLike, **options: Any):
         self.options = options
@@ -181,6 +182,7 @@ class FewShotDataset(Reader, DatasetBase):
 
     def __init__(self, cfg: Any):
         Reader.__init__(self, cfg.DATASET.ROOT, **self.options_of(cfg))
+        self._looks_into_images = self.is_own and cfg.DATASET.get("CHECK_IMAGES", True)
         shots, subsample = cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES
         if self.test_is_train and subsample != "all":
             raise UsageError(
@@ -214,6 +216,25 @@ class FewShotDataset(Reader, DatasetBase):
         """What tables call the data set."""
         return self.name
 
+    def verify(self) -> None:
+        """Decode every image that the run reads, unless CHECK_IMAGES is off; warn of copies.
+
+        Raises:
+            DataProblems: naming images that do not decode.
+        """
+        if not self._looks_into_images:
+            return
+        train, val, test = (
+            [(os.path.relpath(item.impath, self.image_dir), item.label, "") for item in items]
+            for items in (self.train_x, self.val or [], self.test or [])
+        )
+        files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])
+        problems = undecodable(files, self.reading)
+        if problems:
+            raise DataProblems(self.name, problems)
+        for line in copies(files, train, test):
+            log.warning("%s: %s", self.name, line)
+
     def _note_shortage(self, train: list[Entry], shots: int) -> None:
         counts = Counter((label, name) for _, label, name in train)
         short = [(name, count) for (_, name), count in counts.items() if count < shots]
@@ -238,3 +259,4 @@ class PublishedDataset(FewShotDataset):
     """A data set that results were published on: its images are read as upstream reads them."""
 
     reading = "upstream"
+    is_own = False

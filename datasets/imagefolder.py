@@ -55,7 +55,7 @@ SETTINGS = {
     ),
     "CHECK_IMAGES": Setting(
         True,
-        "ImageFolder: decode all images before training (each image once, what was found is kept)",
+        "images of your own: decode all before training (each once, what was found is kept)",
         scope="neutral",
     ),
 }
@@ -75,8 +75,6 @@ class ImageFolder(FewShotDataset):
     What is not given is drawn, always the same way: all three splits by TRAIN_PER_CLASS; val as 20%
     of train. Given train and val alone, val is the test set too. Nothing is written to the folder.
     """
-
-    is_own = True
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
@@ -225,25 +223,6 @@ class ImageFolder(FewShotDataset):
     def title(self) -> str:
         """What tables call the data set: TITLE, or the folder's or table's name."""
         return self.options.get("title") or Path(self.csv_path or self.image_dir).stem
-
-    def verify(self) -> None:
-        """Decode every image that the run reads, unless CHECK_IMAGES is off; warn of copies.
-
-        Raises:
-            DataProblems: naming images that do not decode.
-        """
-        if not self.options.get("check_images", True):
-            return
-        train, val, test = (
-            [(os.path.relpath(item.impath, self.image_dir), item.label, "") for item in items]
-            for items in (self.train_x, self.val or [], self.test or [])
-        )
-        files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])
-        problems = undecodable(files, self.reading)
-        if problems:
-            raise DataProblems(self.name, problems)
-        for line in copies(files, train, test):
-            log.warning("%s: %s", self.name, line)
 
 
 @dataclass

@@ -96,6 +96,7 @@ class Shapes(FewShotDataset):
     dataset_dir = "shapes"
     image_folder = "images"
     split_file = "split_zhou_Shapes.json"
+    is_own = False
 
     @classmethod
     def help_line(cls) -> str:

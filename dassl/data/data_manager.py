@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tabulate import tabulate
 from torch.utils.data import DataLoader
 
 from dassl.utils import UsageError
@@ -200,10 +201,7 @@ class DataManager:
             items = getattr(self.dataset, split)
             if items:
                 rows.append((f"# {split}", f"{len(items):,}"))
-        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        rule = "  ".join("-" * width for width in widths)
-        lines = [f"{name:<{widths[0]}}  {value}" for name, value in rows]
-        print("\n".join([rule, *lines, rule]))
+        print(tabulate(rows, disable_numparse=True))
 
 
 def _check(cfg: "Config", dataset: "DatasetBase") -> "Sequence[Datum]":

@@ -120,3 +120,23 @@ def test_a_new_data_set_is_four_lines(tmp_path):
 
     write_split_tree(tmp_path / "mine", "pictures", "split.json", make_split({"a": "A", "b": "B"}))
     assert Mine(make_cfg(Mine, tmp_path, 2)).classnames == ["A", "B"]
+
+
+def test_images_of_a_data_set_of_ones_own_are_decoded_before(tmp_path, monkeypatch):
+    class Mine(FewShotDataset):
+        dataset_dir = "mine"
+        image_folder = "pictures"
+        split_file = "split.json"
+
+    monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path / "cache"))
+    split = make_split({"a": "A", "b": "B"}, (2, 1, 1))
+    write_split_tree(tmp_path / "mine", "pictures", "split.json", split)
+    with pytest.raises(
+        UsageError, match="^Mine: image cannot be decoded: .*empty file.* 5 more"
+    ):
+        Mine(make_cfg(Mine, tmp_path)).verify()
+    cfg = make_cfg(Mine, tmp_path)
+    cfg.DATASET.CHECK_IMAGES = False
+    Mine(cfg).verify()
+    write_eurosat(tmp_path, (3, 1, 2))
+    EuroSAT(make_cfg(EuroSAT, tmp_path)).verify()  # published: nobody waits for that

@@ -131,9 +131,7 @@ def test_images_of_a_data_set_of_ones_own_are_decoded_before(tmp_path, monkeypat
     monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path / "cache"))
     split = make_split({"a": "A", "b": "B"}, (2, 1, 1))
     write_split_tree(tmp_path / "mine", "pictures", "split.json", split)
-    with pytest.raises(
-        UsageError, match="^Mine: image cannot be decoded: .*empty file.* 5 more"
-    ):
+    with pytest.raises(UsageError, match="^Mine: image cannot be decoded: .*empty file.* 5 more"):
         Mine(make_cfg(Mine, tmp_path)).verify()
     cfg = make_cfg(Mine, tmp_path)
     cfg.DATASET.CHECK_IMAGES = False

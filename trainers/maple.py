@@ -72,21 +72,37 @@ class MaPLeCLIP(PromptedCLIP):
     """Prompts in both towers, the image tower's computed from the text tower's."""
 
     def text_features(self) -> Tensor:
+        return F.normalize(self.raw_text_features(), dim=-1)
+
+    def image_features(self, image: Tensor) -> Tensor:
+        return F.normalize(self.raw_image_features(image), dim=-1)
+
+    def raw_text_features(self) -> Tensor:
+        """Return class features (C, E), fp32, not normalised."""
         learner = self.prompt_learner
         text = learner.prompts.shared_text(self.clip, context=learner.ctx)
         edit = ReplaceTokens(learner.text_prompts(), position=1)
-        return self.run_text(text, edit=edit)
+        return text.run(self.clip.transformer, edit=edit).features(self.clip).float()
 
-    def image_features(self, image: Tensor) -> Tensor:
+    def raw_image_features(self, image: Tensor) -> Tensor:
+        """Return image features (B, E), fp32, not normalised."""
         learner, visual = self.prompt_learner, self.clip.visual
         # The first prompts join after the positions were added and go through ln_pre.
         tokens = append_tokens(visual.embed(image.type(self.clip.dtype)), learner.proj(learner.ctx))
         edit = ReplaceTokens(learner.vision_prompts(), position=-len(learner.ctx))
         tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
-        return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
+        return visual.project(tokens[:, 0]).float()
 
     def upstream_key(self, name: str) -> str:
         return f"prompt_learner.{name}"
+
+
+SETTINGS = {
+    "N_CTX": count(2, "prompt tokens per layer"),
+    "CTX_INIT": context_words("a photo of a"),
+    "PREC": precision("fp16"),
+    "PROMPT_DEPTH": count(9, "layers with prompts, the first included"),
+}
 
 
 @TRAINER_REGISTRY.register()
@@ -96,13 +112,7 @@ class MaPLe(PromptTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        settings = {
-            "N_CTX": count(2, "prompt tokens per layer"),
-            "CTX_INIT": context_words("a photo of a"),
-            "PREC": precision("fp16"),
-            "PROMPT_DEPTH": count(9, "layers with prompts, the first included"),
-        }
-        declare_method(cfg, "MAPLE", settings)
+        declare_method(cfg, "MAPLE", SETTINGS)
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:
@@ -111,13 +121,18 @@ class MaPLe(PromptTrainer):
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
-        require_vit(clip_model, "MaPLe")
-        settings = cls.settings_of(cfg)
-        depth = settings.PROMPT_DEPTH
-        layers = min(clip_model.transformer.layers, clip_model.visual.transformer.layers)
+        cls.check_backbone(cfg, clip_model)
+        learner = MultiModalPromptLearner(cls.settings_of(cfg), clip_model, prompts)
+        return MaPLeCLIP(clip_model, learner, prompts)
+
+    @classmethod
+    def check_backbone(cls, cfg: Any, clip_model: clip.model.CLIP) -> None:
+        """Raise UsageError unless the backbone's towers take as many layers of prompts."""
+        require_vit(clip_model, cls.__name__)
+        depth = cls.settings_of(cfg).PROMPT_DEPTH
+        visual: Any = clip_model.visual
+        layers = min(clip_model.transformer.layers, visual.transformer.layers)
         if depth > layers:
             raise UsageError(
-                f"TRAINER.MAPLE.PROMPT_DEPTH {depth}: the backbone has {layers} layers"
+                f"TRAINER.{cls.method}.PROMPT_DEPTH {depth}: the backbone has {layers} layers"
             )
-        learner = MultiModalPromptLearner(settings, clip_model, prompts)
-        return MaPLeCLIP(clip_model, learner, prompts)

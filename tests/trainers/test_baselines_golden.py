@@ -16,6 +16,7 @@ TRAINED = [
     ("prograd", "ProGrad", "logits", "logits"),
     ("tcp", "TCP", "logits", "logits"),
     ("mma", "MMA", "logits", "logits"),
+    ("coprompt", "CoPrompt", "logits", "logits"),
 ]
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model; export it",
     "data": "fetch, unpack and check data sets",
+    "methods": "what each method learns, its paper, licence and protocols",
     "backbones": "which CLIPs run with which methods, and why others do not",
     "pretrain": "how the bundled small CLIP was made",
 }

@@ -119,4 +119,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, "parse_test_res.py"))
+    cli.leave(cli.run(main, "parse_test_res.py"))

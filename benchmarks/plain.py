@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.blocks import Attention, Edit, QuickGELU, ResidualAttentionBlock, Transformer
+from clip.blocks import Attention, Changes, Edit, QuickGELU, ResidualAttentionBlock, Transformer
 from clip.model import CLIP
 from clip.text import SharedText
 from trainers.base import PromptLearner, TokenizedPrompts
@@ -51,13 +51,21 @@ def _transformer(
     stop: int | None = None,
     edit: Edit | None = None,
     keep: slice | None = None,
+    changes: Changes | None = None,
 ) -> Tensor:
-    """(B, L, D) -> (B, L, D), sequence first inside; ``keep`` is taken of what was computed."""
+    """(B, L, D) -> (B, L, D), sequence first inside; ``keep`` is taken of what was computed.
+
+    Blocks with a change run batch first, as here they are written.
+    """
     x = x.transpose(0, 1).contiguous()
     for layer in range(start, self.layers if stop is None else stop):
         if edit is not None:
             x = edit(layer, x.transpose(0, 1)).transpose(0, 1).contiguous()
-        x = _block(self.resblocks[layer], x)
+        change = (changes or {}).get(layer)
+        if change is None:
+            x = _block(self.resblocks[layer], x)
+        else:
+            x = self.resblocks[layer].run(x.transpose(0, 1), change=change).transpose(0, 1)
     x = x.transpose(0, 1)
     return x if keep is None else x[:, keep]
 
@@ -72,17 +80,21 @@ def _run_text(
     start: int = 0,
     stop: int | None = None,
     edit: Edit | None = None,
+    changes: Changes | None = None,
 ) -> SharedText:
-    if start or stop not in (None, transformer.layers):
-        raise ValueError("the plain path runs all layers")
-    classes, padding = self.own.shape[1], CONTEXT - self.prefix.shape[1] - self.own.shape[2]
+    classes, shared = self.own.shape[1], self.prefix.shape[1]
+    padding = max(0, CONTEXT - shared - self.own.shape[2])
     groups = []
     for prefix, own in zip(self.prefix, self.own, strict=True):  # one after the other, as CoCoOp
         whole = torch.cat([prefix.expand(classes, -1, -1), own], dim=1)  # (C, P + S, D)
-        groups.append(transformer.run(F.pad(whole, (0, 0, 0, padding)), edit=edit))
+        whole = F.pad(whole, (0, 0, 0, padding))
+        length = whole.shape[1]
+        groups.append(transformer.run(whole, start, stop, edit=edit, changes=changes))
     x = torch.stack(groups)  # (G, C, 77 and inserted tokens, D)
-    inserted = x.shape[2] - CONTEXT
-    return SharedText(self.prefix[:, :0], x, self.eot + self.prefix.shape[1] + inserted)
+    shared += x.shape[2] - length
+    if stop not in (None, transformer.layers):  # the beginning is the same for all classes
+        return SharedText(x[:, 0, :shared], x[:, :, shared:], self.eot)
+    return SharedText(self.prefix[:, :0], x, self.eot + shared)
 
 
 def _text_features(self: SharedText, clip: CLIP) -> Tensor:

@@ -142,7 +142,7 @@ def rows(names: list[str]) -> list[list[str]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the list."""
-    parser = CommandParser(description=__doc__, prog="python -m anprompt methods")
+    parser = CommandParser(description=__doc__, prog="anprompt methods")
     parser.add_argument("names", nargs="*", metavar="METHOD", help="only these")
     print(tabulate(rows(parser.parse_args(argv).names), HEADERS, tablefmt="simple"))
     return 0

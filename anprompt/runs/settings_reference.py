@@ -61,12 +61,21 @@ def reference() -> str:
         if setting is not None:
             group = name.partition(".")[0] if "." in name else "General"
             groups.setdefault(group, {})[name] = (value, setting)
+    for settings in declared().values():  # what a method uses of Dassl's own
+        for name, setting in (settings or {}).items():
+            if not node_of(name) and setting.scope != "unused" and name in leaves_of(groups):
+                groups[name.partition(".")[0]][name] = (setting.default, setting)
     parts = [INTRODUCTION, "Where a setting matters:\n", SCOPE_NOTES + "\n"]
     parts += [f"## {group}\n\n{_table(rows)}" for group, rows in groups.items()]
     parts.append("## Methods\n")
     for node, (trainers, rows) in _methods().items():
         parts.append(f"### {', '.join(trainers)}: `TRAINER.{node}`\n\n{_table(rows)}")
     return "\n".join(parts)
+
+
+def leaves_of(groups: dict[str, Rows]) -> set[str]:
+    """Return the names of the settings in groups."""
+    return {name for rows in groups.values() for name in rows}
 
 
 def _methods() -> dict[str, tuple[list[str], Rows]]:

@@ -235,7 +235,7 @@ class RepresentationCLIP(PromptedCLIP):
         self.alpha = alpha
         self.inference = inference
         self.rule = inference.choose()
-        self.first = learner.layers[0]
+        self.first = self.frozen_blocks = learner.layers[0]
         with torch.no_grad():
             text = TokenizedPrompts(clip_model, prompts).shared_text(clip_model)
             below = text.run(clip_model.transformer, stop=self.first)
@@ -264,20 +264,25 @@ class RepresentationCLIP(PromptedCLIP):
         Args:
             with_frozen: without, f0 is not computed, and is (0, E).
         """
-        visual, learner = self.clip.visual, self.prompt_learner
-        blocks, frozen = visual.transformer, image.new_zeros(0, visual.output_dim)
+        visual, frozen = self.clip.visual, image.new_zeros(0, self.clip.visual.output_dim)
         with grad_if_image_asks(image):
             below = visual.ln_pre(visual.embed(image.type(self.clip.dtype)))
-            below = blocks.run(below, stop=self.first)
+            below = visual.transformer.run(below, stop=self.first)
             if with_frozen:
-                frozen = blocks.run(below, start=self.first, keep=slice(0, 1))[:, 0]
+                frozen = visual.transformer.run(below, start=self.first, keep=slice(0, 1))[:, 0]
                 frozen = F.normalize(visual.project(frozen).float(), dim=-1)
+        return *self.encode_above(below), frozen
+
+    def encode_above(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        visual, learner = self.clip.visual, self.prompt_learner
         kept = slice(0, 1 + len(learner.tokens))  # class token and the N tokens after it
-        above = blocks.run(below, start=self.first, edit=learner.vision_edit(), keep=kept)
+        above = visual.transformer.run(
+            tokens, start=self.first, edit=learner.vision_edit(), keep=kept
+        )
         f = F.normalize(visual.project(above[:, 0]).float(), dim=-1)
         mean_token = visual.ln_post(above[:, 1:]).float().mean(dim=1)  # (B, Dv)
         r = F.normalize((mean_token @ learner.proj_rep).float(), dim=-1)
-        return f, r, frozen
+        return f, r
 
     def mix(self, z: Tensor, z_rep: Tensor) -> Tensor:
         """Return the mixture of class and representation logits."""

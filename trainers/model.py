@@ -157,6 +157,9 @@ class PromptedCLIP(nn.Module):
 
     rules: tuple[str, ...] = ("class",)
     rule = "class"
+    # How many of the image tower's first blocks compute what frozen CLIP's do; with any,
+    # ``encode_above`` goes on from their output, and models on one CLIP may share it.
+    frozen_blocks = 0
 
     def __init__(
         self, clip_model: clip.model.CLIP, prompt_learner: PromptLearner, prompts: ClassPrompts
@@ -196,6 +199,10 @@ class PromptedCLIP(nn.Module):
     def encode(self, image: Tensor) -> Any:
         """Return what the logits need of images (B, 3, H, W), whatever the classes are."""
         return self.image_features(image)
+
+    def encode_above(self, tokens: Tensor) -> Any:
+        """Return ``encode``'s result from the output (B, L, D) of the first ``frozen_blocks``."""
+        raise NotImplementedError
 
     def class_state(self) -> Any:
         """Return what the logits need of the classes; kept for an evaluation."""

@@ -121,13 +121,6 @@ def main(argv: list[str]) -> int:
     comparisons = noise.compare(
         [found for found in evaluations if found.subset in subsets], args.all_kinds
     )
-    tables = [
-        table
-        for comparison in comparisons
-        for table in (
-            *noise.noise_tables(comparison, args.all_kinds),
-            *noise.imagenet_c_tables(comparison),
-        )
-    ]
+    tables = noise.all_tables(comparisons, args.all_kinds)
     print(render.text(tables, noise.NOISE_NOTES), end="")
     return 0

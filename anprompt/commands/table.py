@@ -22,7 +22,7 @@ from pathlib import Path
 
 from anprompt.protocols.methods import method_of
 from anprompt.results.assign import place
-from anprompt.results.noise import FILE_NAME, NOISE_NOTES, compare, noise_tables, read_below
+from anprompt.results.noise import FILE_NAME, NOISE_NOTES, all_tables, compare, read_below
 from anprompt.results.protocol_tables import (
     MEASURES,
     make_tables,
@@ -147,7 +147,7 @@ def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     if not found:
         raise UsageError(f"{', '.join(map(str, args.folders))}: no {FILE_NAME} there or below")
     comparisons = compare(found, args.all_kinds)
-    return [table for c in comparisons for table in noise_tables(c, args.all_kinds)], NOISE_NOTES
+    return all_tables(comparisons, args.all_kinds), NOISE_NOTES
 
 
 def main(argv: list[str]) -> int:

@@ -517,8 +517,17 @@ def is_attack(group: str) -> bool:
     return group.endswith("/255")
 
 
+def all_tables(comparisons: Iterable[Comparison], all_kinds: bool = False) -> list[Table]:
+    """Return every comparison's tables, ImageNet-C's last."""
+    return [
+        table
+        for comparison in comparisons
+        for table in (*noise_tables(comparison, all_kinds), *imagenet_c_tables(comparison))
+    ]
+
+
 def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:
-    """Return the accuracies of a comparison, the other measures, and ImageNet-C's own table."""
+    """Return the accuracies of a comparison, and the other measures."""
     there = comparison.groups
     attacks = [group for group in there if is_attack(group)]
     plain_groups = [group for group in GROUPS if group in there]

@@ -58,7 +58,6 @@ def attacked(
     *,
     seed: int,
     keys: Sequence[str],
-    surrogate: Classifier | None = None,
 ) -> Tensor:
     """Return pictures changed, within the bound, to mislead this very model.
 
@@ -73,41 +72,33 @@ def attacked(
         labels: (B,) true classes.
         seed: of the starts.
         keys: name the images.
-        surrogate: what kind ``transfer`` attacks instead.
 
     Returns:
         (B, 3, H, W) on the classifier's device.
     """
     attack = ATTACKS[kind]
-    target = classifier
-    if kind == "transfer":
-        if surrogate is None:
-            raise UsageError("--noise transfer: no model to make the images on")
-        target, attack = surrogate, ATTACKS["pgd100"]
-    pictures, labels = pictures.to(target.device), labels.to(target.device)
+    pictures, labels = pictures.to(classifier.device), labels.to(classifier.device)
     with torch.no_grad():
-        state = target.class_state()
-    logits = target.logits(state)
+        state = classifier.class_state()
+    logits = classifier.logits(state)
     if attack.package:
-        number = len(target.classnames)
-        changed = autoattack(logits, kind, pictures, labels, bound / 255, seed, number)
-    else:
-        losses: dict[str, Loss] = {
-            "ce": F.cross_entropy,
-            "unscaled": unscaled_cross_entropy(target.scale),
-            "dlr": dlr,
-        }
-        changed = pgd(
-            logits,
-            pictures,
-            labels,
-            eps=bound / 255,
-            step=pgd_step("pgd100" if kind == "transfer" else kind, bound),
-            steps=attack.steps,
-            start=[torch_generator_for(seed, "pgd", key) for key in keys],
-            loss=losses[attack.loss],
-        )
-    return changed.to(classifier.device)
+        number = len(classifier.classnames)
+        return autoattack(logits, kind, pictures, labels, bound / 255, seed, number)
+    losses: dict[str, Loss] = {
+        "ce": F.cross_entropy,
+        "unscaled": unscaled_cross_entropy(classifier.scale),
+        "dlr": dlr,
+    }
+    return pgd(
+        logits,
+        pictures,
+        labels,
+        eps=bound / 255,
+        step=pgd_step(kind, bound),
+        steps=attack.steps,
+        start=[torch_generator_for(seed, "pgd", key) for key in keys],
+        loss=losses[attack.loss],
+    )
 
 
 class _Function(nn.Module):

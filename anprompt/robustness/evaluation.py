@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ class Task:
         attacked_images: which images attacks are made on.
         outcomes: keeps attacks image by image; None: not kept.
         subset: what ``outcomes`` calls these classes.
-        surrogate: gives the model that transferred attacks are made on.
+        surrogate: the model that transferred attacks are made on.
         clean: answers without noise, once they are there.
         kept: answers under noise that somebody asked to keep.
     """
@@ -51,7 +51,7 @@ class Task:
     attacked_images: np.ndarray
     outcomes: Outcomes | None = None
     subset: str = ""
-    surrogate: Callable[[], Classifier] | None = None
+    surrogate: Classifier | None = None
     clean: Answers | None = None
     kept: dict[Cell, Answers] = field(default_factory=dict)
 
@@ -129,8 +129,7 @@ def evaluate(
             "images": {"used": len(images), "of": len(images), "sha256": ""},
         }
         results = Results(Results.begun(header))
-        own = None if surrogate is None else lambda: surrogate
-        tasks[name] = Task(classifier, results, cells, chosen, surrogate=own)
+        tasks[name] = Task(classifier, results, cells, chosen, surrogate=surrogate)
     measure(list(tasks.values()), images, pools, batch_size, workers)
     return {name: Evaluation.in_memory(name, task.results.content) for name, task in tasks.items()}
 
@@ -174,11 +173,12 @@ def measure(
                 _tokens_pass(noisy, tasks, images, pictures, bar)
             else:
                 _pictures_pass(noisy, tasks, images, pictures, states, bar, keep)
+    transferred: Transferred = {}
     for task in tasks:
         for cell in task.of("worst-text"):
             _worst_text(task, cell, images, batch_size)
         for cell in task.of("adversarial"):
-            _attack(task, cell, images, batch_size, title)
+            _attack(task, cell, images, batch_size, title, transferred)
 
 
 # Text ------------------------------------------------------------------------------------------
@@ -325,12 +325,26 @@ def _tokens_pass(
 # Attacks ---------------------------------------------------------------------------------------
 
 
-def _attack(task: Task, cell: Cell, images: TestImages, batch_size: int, title: str) -> None:
+# Images made on a surrogate (its id), for a cell, by the numbers of the images: they are the
+# same for all models.
+Transferred = dict[tuple[int, Cell, tuple[int, ...]], Tensor]
+
+
+def _attack(
+    task: Task,
+    cell: Cell,
+    images: TestImages,
+    batch_size: int,
+    title: str,
+    transferred: Transferred,
+) -> None:
     """Attack a model's images one batch after the other; each batch is kept once it is done."""
     classifier, chosen = task.classifier, task.attacked_images
-    surrogate = task.surrogate() if cell.kind == "transfer" and task.surrogate else None
-    if cell.kind == "transfer" and surrogate is None:
-        raise UsageError("--noise transfer: no model to make the images on")
+    target = classifier
+    if cell.kind == "transfer":
+        if task.surrogate is None:
+            raise UsageError("--noise transfer: no model to make the images on")
+        target = task.surrogate
     known = task.outcomes.of(task.subset, cell) if task.outcomes else {}
     answers = Answers(images.labels[chosen])
     for place, image in enumerate(chosen):
@@ -345,16 +359,20 @@ def _attack(task: Task, cell: Cell, images: TestImages, batch_size: int, title: 
         for start in range(0, len(left), batch_size):
             places = left[start : start + batch_size]
             indices = [int(chosen[place]) for place in places]
-            changed = attacked(
-                classifier,
-                cell.kind,
-                cell.severity,
-                images.tensors(indices),
-                torch.from_numpy(images.labels[indices]),
-                seed=cell.seed or 0,
-                keys=[images.keys[i] for i in indices],
-                surrogate=surrogate,
-            )
+            made = (id(target), cell, tuple(indices))
+            changed = transferred.get(made)
+            if changed is None:
+                changed = attacked(
+                    target,
+                    cell.kind,
+                    cell.severity,
+                    images.tensors(indices),
+                    torch.from_numpy(images.labels[indices]),
+                    seed=cell.seed or 0,
+                    keys=[images.keys[i] for i in indices],
+                )
+            if cell.kind == "transfer":
+                transferred[made] = changed
             own = Answers(images.labels[indices])
             with torch.no_grad():
                 logits = classifier.classify(classifier.encode(changed, {}), state)

@@ -1,6 +1,8 @@
 """Trained runs as classifiers."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ from yacs.config import CfgNode
 
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
-from anprompt.runs.folder import recorded_config
+from anprompt.runs.folder import CONFIG, flatten, recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
-    fingerprint,
     relative,
     trainer_class,
     training_folder,
 )
+from common.reading import read_yaml
 from noise.cells import Cell
 from trainers.base import ClassPrompts, PromptedCLIP, encode_prompts, prompt_template
 from trainers.zsclip import FixedCLIP
@@ -83,22 +85,54 @@ class TrainedClassifier(Classifier):
     def encode(self, pictures: Tensor, shared: dict[Any, Any]) -> Any:
         """Return what the model needs of pictures.
 
-        Methods that leave the image tower as it is compute its features once between them.
+        Methods that leave the image tower, or its first blocks, as they are compute them once
+        between them. With a gradient nothing is shared.
         """
-        model, kind = self.model, type(self.model)
+        model = self.model
         if ("input", self.device) not in shared:
             prepared = [self.transform(picture) for picture in pictures.to(self.device)]
             shared["input", self.device] = torch.stack(prepared)
         inputs = shared["input", self.device]
-        if (
-            kind.encode is not PromptedCLIP.encode
-            or kind.image_features is not PromptedCLIP.image_features
-        ):
+        if torch.is_grad_enabled():
             return model.encode(inputs)
-        key = ("frozen features", id(model.clip))
+        if model.frozen_blocks:
+            return model.encode_above(self._tokens(inputs, model.frozen_blocks, shared))
+        if not self.is_image_tower_frozen:
+            return model.encode(inputs)
+        key = ("features", id(model.clip))
         if key not in shared:
-            shared[key] = model.encode(inputs)
+            shared[key] = self._features(inputs, shared)
         return shared[key]
+
+    @property
+    def is_image_tower_frozen(self) -> bool:
+        """Whether the image features are frozen CLIP's."""
+        kind = type(self.model)
+        return (
+            kind.encode is PromptedCLIP.encode
+            and kind.image_features is PromptedCLIP.image_features
+        )
+
+    def _tokens(self, inputs: Tensor, stop: int, shared: dict[Any, Any]) -> Tensor:
+        """Return what the first ``stop`` blocks of the frozen tower make of images."""
+        clip_model = self.model.clip
+        known = shared.setdefault(("tokens", id(clip_model)), {})
+        if stop not in known:
+            visual, start = clip_model.visual, max((s for s in known if s < stop), default=0)
+            if not start:
+                known[0] = visual.ln_pre(visual.embed(inputs.type(clip_model.dtype)))
+            known[stop] = visual.transformer.run(known[start], start=start, stop=stop)
+        return known[stop]
+
+    def _features(self, inputs: Tensor, shared: dict[Any, Any]) -> Tensor:
+        """Return frozen CLIP's features, from where another model's blocks left off."""
+        visual = self.model.clip.visual
+        known = shared.get(("tokens", id(self.model.clip)))
+        if not known:
+            return self.model.encode(inputs)
+        start = max(known)
+        last = visual.transformer.run(known[start], start=start, keep=slice(0, 1))[:, 0]
+        return F.normalize(visual.project(last).float(), dim=-1)
 
     def class_state(self) -> Any:
         return self.model.class_state()
@@ -142,6 +176,56 @@ def zero_shot(of: TrainedClassifier) -> TrainedClassifier:
     return TrainedClassifier(trained, of.transform, of.folder, of.classnames)
 
 
+# What decides a model's answers, beside its checkpoint.
+DECISIVE = ("TRAINER.", "MODEL.", "INPUT.", "RUN.WEIGHTS", "DATASET.NAME", "DATASET.TEMPLATE")
+WITHOUT_EFFECT = ("MODEL.CLASSES_AT_ONCE", "MODEL.INIT_WEIGHTS")
+# What earlier versions left out of a fingerprint.
+_PLACES = {
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATASET.SUBSAMPLE_CLASSES"),
+    *("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_IMAGES_MB", "RUN.MODEL_DIR"),
+    *("TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
+}
+
+
+def fingerprint(folder: Path, checkpoint: Path | None) -> str:
+    """Return a name of a run's model: another one after training anew or with other settings that
+    matter, the same after a move and in later versions.
+    """
+    recorded = recorded_config(folder) or {}
+    kept = {
+        key: value
+        for key, value in recorded.items()
+        if key.startswith(DECISIVE) and key not in WITHOUT_EFFECT
+    }
+    return _digest(kept, checkpoint)
+
+
+def earlier_fingerprint(folder: Path, checkpoint: Path | None) -> str:
+    """Return the name that earlier versions gave a run's model; "" for a run of this version.
+
+    They took all settings but those of other methods.
+    """
+    content = read_yaml(folder / CONFIG)
+    recorded = flatten(content) if isinstance(content, dict) else {}
+    methods = recorded.get("RUN.METHODS")
+    if not isinstance(methods, list):
+        return ""
+    kept = {
+        key: value
+        for key, value in recorded.items()
+        if key not in _PLACES
+        and (not key.startswith("TRAINER.") or key.split(".")[1] in ("NAME", *methods))
+    }
+    return _digest(kept, checkpoint)
+
+
+def _digest(settings: dict[str, Any], checkpoint: Path | None) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    if checkpoint is not None:
+        digest.update(checkpoint.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def describe(classifier: TrainedClassifier) -> dict[str, Any]:
     """Return what robustness.json says of a run's model."""
     cfg, folder, path = classifier.trained.cfg, classifier.folder, classifier.trained.path
@@ -158,7 +242,7 @@ def describe(classifier: TrainedClassifier) -> dict[str, Any]:
         "seed": cfg.SEED,
         # Training's folder may be another run's, when this run is an evaluation.
         "checkpoint": "" if path is None else relative(path, folder),
-        "fingerprint": fingerprint(cfg, path),
+        "fingerprint": fingerprint(folder, path),
         "noise_in_training": noise_in_training(cfg),
     }
 

@@ -39,7 +39,7 @@ ATTACKS = {
     "pgd100": Attack("100 steps of PGD", 100),
     "pgd100-unscaled": Attack("the same on logits without scale", 100, "unscaled"),
     "pgd100-dlr": Attack("the same on the difference-of-logits ratio", 100, "dlr"),
-    "transfer": Attack("pgd100 made on zero-shot CLIP"),
+    "transfer": Attack("pgd100, made on zero-shot CLIP", 100),
     "apgd": Attack("AutoAttack's APGD on cross-entropy, then on targeted DLR", package=True),
     "square": Attack("AutoAttack's Square, which needs no gradient", package=True),
     "autoattack": Attack("AutoAttack's standard set", package=True),

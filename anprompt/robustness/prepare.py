@@ -26,6 +26,7 @@ from anprompt.robustness.images import (
 from anprompt.robustness.models import (
     TrainedClassifier,
     describe,
+    earlier_fingerprint,
     trained_subset,
     zero_shot,
 )
@@ -206,6 +207,7 @@ class Preparation:
         self.plan = _what_can_be_had(plan, self.imagenet_c)
         self._backbones: dict[tuple, Any] = {}
         self._stores: dict[Path, Store] = {}
+        self._surrogates: dict[tuple, TrainedClassifier] = {}
 
     def subset(self, name: str) -> Subset:
         """Return the models and images of a subset of the classes.
@@ -228,6 +230,9 @@ class Preparation:
             runs.append((classifier, store))
             tasks.append(self._task(classifier, store, name, tests))
         assert tests is not None
+        # First those that leave others the output of frozen blocks.
+        order = sorted(range(len(runs)), key=lambda i: -runs[i][0].model.frozen_blocks)
+        runs, tasks = [runs[i] for i in order], [tasks[i] for i in order]
         if "description" in self.plan.kinds.get("text", ()):
             for word in runs[0][0].words:
                 find_descriptions(self.pools.descriptions or {}, word)  # refuses one without
@@ -288,7 +293,8 @@ class Preparation:
         folder = classifier.folder
         if folder not in self._stores:
             header = {**describe(classifier), "versions": versions()}
-            self._stores[folder] = Store(folder, header, redo=self.args.redo)
+            earlier = earlier_fingerprint(folder, classifier.trained.path)
+            self._stores[folder] = Store(folder, header, self.args.redo, earlier)
         return self._stores[folder]
 
     def _task(
@@ -321,8 +327,17 @@ class Preparation:
             np.array(attacked),
             outcomes=store.outcomes,
             subset=name,
-            surrogate=lambda: zero_shot(classifier),
+            surrogate=self._surrogate(classifier),
         )
+
+    def _surrogate(self, classifier: TrainedClassifier) -> TrainedClassifier | None:
+        """Return what transferred attacks are made on, one for all models on a backbone."""
+        if "transfer" not in dict(self.plan.attacks):
+            return None
+        key = (id(classifier.model.clip), tuple(classifier.classnames))
+        if key not in self._surrogates:
+            self._surrogates[key] = zero_shot(classifier)
+        return self._surrogates[key]
 
     def _backbone(self, cfg: CfgNode) -> Any:
         """Return the frozen CLIP, loaded once for all runs that share it."""

@@ -94,12 +94,13 @@ class Store:
         folder: the run's.
         header: what describes the model.
         redo: measure anew what is asked for, also where the file cannot be read.
+        earlier: the fingerprint that an earlier version gave this very model.
 
     Raises:
         UsageError: the file is damaged or of another version.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], redo: bool = False):
+    def __init__(self, folder: Path, header: dict[str, Any], redo: bool = False, earlier: str = ""):
         self.path = folder / FILE_NAME
         self._redo = redo
         self.content: dict[str, Any] = {"format": FORMAT, **header, "parts": {}}
@@ -112,7 +113,7 @@ class Store:
             found = None
         if found is None:
             return
-        if found.get("fingerprint") == header["fingerprint"]:
+        if found.get("fingerprint") in (header["fingerprint"], earlier):
             self.content["parts"] = found["parts"]
         else:
             logger.info(f"{self.path}: the model was trained anew; starting over")

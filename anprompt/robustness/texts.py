@@ -178,10 +178,12 @@ def _piece_by_piece(template: str, name: str, cell: Cell, rate: float, place: st
 
 @lru_cache(maxsize=1)  # for all models on one backbone, cell by cell
 def _noisy_vocabulary(clip_model: Any, rate: float, seed: int) -> torch.Tensor:
-    """Every word's embedding with noise, (49408, width)."""
+    """Every word's embedding with noise, (49408, width); start and end token are clean."""
     clean = clip_model.token_embedding.weight.detach()
     generator = torch_generator_for(seed, "vocabulary")
-    return perturb_embeddings(clean.unsqueeze(0), rate, generator)[0]
+    noisy = perturb_embeddings(clean.unsqueeze(0), rate, generator)[0]
+    noisy[0], noisy[-END_TOKENS:] = clean[0], clean[-END_TOKENS:]
+    return noisy
 
 
 @contextlib.contextmanager
@@ -192,16 +194,13 @@ def noisy_words(clip_model: Any, rate: float, seed: int) -> Iterator[None]:
     word and the seed, so it is the same in every class and for every method. Start and end token
     and the padding stay as they are.
     """
-    noisy = _noisy_vocabulary(clip_model, rate, seed)
     weight = clip_model.token_embedding.weight
-    clean = weight.detach().clone()
+    clean = weight.data
+    weight.data = _noisy_vocabulary(clip_model, rate, seed)
     try:
-        with torch.no_grad():
-            weight[1:-END_TOKENS] = noisy[1:-END_TOKENS]
         yield
     finally:
-        with torch.no_grad():
-            weight.copy_(clean)
+        weight.data = clean
 
 
 @contextlib.contextmanager

@@ -5,9 +5,7 @@ names of the classes.
 """
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from yacs.config import CfgNode
 
 from anprompt.runs.config import recorded_cfg, weights_digest
-from anprompt.runs.folder import CONFIG, NEUTRAL, epoch_to_load, flatten, model_dir, recorded_config
+from anprompt.runs.folder import CONFIG, epoch_to_load, model_dir
 from common.reading import read_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
@@ -202,23 +199,6 @@ def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
         epoch = epoch_to_load(str(folder), method.model_name, cfg.OPTIM.MAX_EPOCH)
     file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
     return folder / method.model_name / file
-
-
-def fingerprint(cfg: CfgNode, checkpoint: Path | None) -> str:
-    """Return a name of a model: another one after training anew or with other settings, the same
-    after a move.
-
-    Settings that the run did not know, a newer version's, do not count.
-    """
-    digest = hashlib.sha256()
-    settings = flatten(yaml.safe_load(cfg.dump()))
-    known = recorded_config(cfg.OUTPUT_DIR) or settings
-    places = {*NEUTRAL, "RUN.MODEL_DIR", "DATASET.SUBSAMPLE_CLASSES"}
-    kept = {key: x for key, x in settings.items() if key in known and key not in places}
-    digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-    if checkpoint is not None:
-        digest.update(Path(checkpoint).read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

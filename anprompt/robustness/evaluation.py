@@ -118,6 +118,11 @@ def evaluate(
         plan = noise
     else:
         plan = parse_plan(noise, severities, seeds, eps, pools.descriptions is not None)
+    if "frost" in plan.kinds.get("imagenet-c", ()) and not images.how_imagenet_c().frost:
+        raise UsageError(
+            "kind frost needs its pictures: TestImages(..., imagenet_c=ImageNetC(frost=...)); "
+            "anprompt.robustness.images.frost_pictures() downloads them"
+        )
     chosen = np.array(select(images.keys, images.labels, attack_images))
     tasks = {}
     for name, classifier in named.items():

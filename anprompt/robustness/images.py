@@ -159,7 +159,8 @@ class TestImages(Dataset):
         keys: what their noise is seeded by; by default the paths, or their numbers.
         crop: picture as read -> picture that the model sees.
         readings: how each path is read (`dassl.utils.images`); by default as upstream does.
-        imagenet_c: how ImageNet-C's pictures are had.
+        imagenet_c: how ImageNet-C's pictures are had; by default as the released ones of the
+            pictures' size were.
     """
 
     __test__ = False  # pytest: not a test
@@ -216,8 +217,24 @@ class TestImages(Dataset):
         rng = rng_for(cell.seed or 0, "image", self.keys[index], cell.kind)
         return corrupt(image, cell.kind, cell.severity, rng)
 
+    def how_imagenet_c(self) -> ImageNetC:
+        """Return how ImageNet-C's pictures are had.
+
+        Raises:
+            UsageError: nobody said how, and the pictures have a size without parameters.
+        """
+        if self.imagenet_c is None:
+            width, height = self.picture(0).size
+            if width != height or width not in imagenet_c.SIZES:
+                raise UsageError(
+                    "ImageNet-C has parameters for square pictures of 224, 64 and 32 pixels, these "
+                    f"are {width} x {height}; say which to take: imagenet_c=ImageNetC(side, size)"
+                )
+            self.imagenet_c = ImageNetC(width, width)
+        return self.imagenet_c
+
     def _of_imagenet_c(self, index: int, cell: Cell) -> Image.Image:
-        how = self.imagenet_c or ImageNetC()
+        how = self.how_imagenet_c()
         if cell.group == "imagenet-c-disk":
             return self.crop(read_image(how.released_file(cell, str(self.images[index]))))
         rng = rng_for(cell.seed or 0, "imagenet-c", self.keys[index], cell.kind)

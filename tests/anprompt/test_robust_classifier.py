@@ -2,6 +2,8 @@
 
 import doctest
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +67,15 @@ def wordy():
 def test_the_example_in_the_docstring_is_true():
     result = doctest.testmod(evaluation)
     assert result.attempted > 5 and result.failed == 0
+
+
+def test_the_example_in_the_docs_runs(capsys):
+    text = (Path(__file__).parents[2] / "docs/ROBUSTNESS.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(example, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines][-1] == "adversarial/pgd/4/1"
+    assert any(line.startswith("imagenet-c/fog/1/") for line in lines)
 
 
 # Figures ---------------------------------------------------------------------------------------
@@ -259,6 +270,16 @@ def test_imagenet_c_is_made_from_its_own_crop(module):
         "imagenet-c/shot_noise/3/2",
         "imagenet-c-val/saturate/3/-",
     ]
+
+
+def test_sizes_without_parameters_and_missing_frost_are_refused(module):
+    odd = TestImages([image.resize((48, 48)) for image in pictures(3)], [0, 1, 2])
+    with pytest.raises(UsageError, match="these are 48 x 48; say which to take"):
+        odd.picture(0, Cell("imagenet-c", "fog", 1, 1))
+    images = TestImages(pictures(3), [0, 1, 2])
+    assert images.how_imagenet_c().size == SIDE
+    with pytest.raises(UsageError, match="frost needs its pictures"):
+        evaluate(Classifier(module, NAMES), images, "imagenet-c", severities="1")
 
 
 def test_crops_are_those_of_the_released_code():

@@ -26,7 +26,7 @@ from common.settings import declare_added
 from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
-from datasets.splits import Entry, Lists, check_split, halve, missing_images, read_split
+from datasets.splits import Entry, Lists, check_split, halve, missing_images, notes_on, read_split
 from datasets.verify import Files, copies, undecodable
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,8 @@ class Reader:
         lists = self.read_data()
         check_split(lists, self.name)
         self.check_images(*lists)
+        if self.is_own:
+            self.notes += notes_on(lists)
         return lists
 
     def draw_split(self) -> Lists:

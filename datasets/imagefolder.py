@@ -23,7 +23,7 @@ from datasets.splits import (
     draw_val,
     missing_images,
     name_problem,
-    shared_images,
+    notes_on,
 )
 from datasets.tables import read_table
 from datasets.verify import Files, copies, undecodable
@@ -142,9 +142,7 @@ class ImageFolder(FewShotDataset):
             split: [(path, label[key], names[key]) for path, key in items]
             for split, items in found.splits.items()
         }
-        lists = self._complete(splits, list(names.values()))
-        self._note_classes(lists, list(names.values()))
-        return lists
+        return self._complete(splits, list(names.values()))
 
     def _names_by_key(self, keys: set[str], found: Found) -> dict[str, str]:
         """Return {key: class name} in label order: the names file's, or the keys, sorted."""
@@ -202,19 +200,6 @@ class ImageFolder(FewShotDataset):
             test = val
         return train, val, test
 
-    def _note_classes(self, lists: Lists, classnames: list[str]) -> None:
-        """Note classes without test images, and training images that validate too."""
-        train, val, test = lists
-        tested = {label for _, label, _ in test}
-        untested = [name for label, name in enumerate(classnames) if label not in tested]
-        if untested:
-            self.notes.append(f"no test images of {shown(untested)}")
-        shared = shared_images(train, val)
-        if shared:
-            self.notes.append(
-                f"{len(shared):,} validation images are training images too, such as {shared[0]}"
-            )
-
     def __init__(self, cfg: Any):
         super().__init__(cfg)
         log.info("Classes: %s", shown(self.classnames))
@@ -266,6 +251,7 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
     found.notes = reader.notes
     if found.problems:
         return found
+    found.notes += notes_on(lists)
     found.lists = dict(zip(SPLITS, lists, strict=True))
     if len(found.classnames) < 2:
         found.problems.append("one class; a classifier needs two or more")

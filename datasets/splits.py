@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,6 +37,10 @@ def is_confined(path: str) -> bool:
     """Whether a relative path stays inside the folder it is joined to, on any operating system."""
     if not path or len(path) > MAX_PATH or "\0" in path or re.match(r"[A-Za-z]:", path):
         return False
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:  # half a character, which no file's name holds
+        return False
     names = re.split(r"[\\/]", path)
     return names[0] != "" and ".." not in names
 
@@ -46,6 +51,8 @@ def name_problem(name: str) -> str:
         return f"class name {name!r:.80} has {len(name):,} letters"
     if any(ord(character) < 32 or ord(character) == 127 for character in name):
         return f"class name {name!r:.80} holds a control character"
+    if any(0xD800 <= ord(character) < 0xE000 for character in name):
+        return f"class name {name!r:.80} is not UTF-8 text; rename it"
     return ""
 
 
@@ -146,6 +153,31 @@ def check_split(lists: Lists, where: str) -> list[str]:
                 f"{shared[0]}; list each in one of them"
             )
     return names
+
+
+def notes_on(lists: Lists) -> list[str]:
+    """Return lines on what is unusual in lists that are in order.
+
+    Classes without test images, validation images that are training images, and images that are
+    listed twice.
+    """
+    train, val, test = lists
+    notes = []
+    tested = {label for _, label, _ in test}
+    untested = {label: name for _, label, name in train if label not in tested}
+    if untested:
+        some = ", ".join(f"{name:.80}" for name in list(untested.values())[:5])
+        more = f" and {len(untested) - 5:,} more classes" if len(untested) > 5 else ""
+        notes.append(f"no test images of {some}{more}")
+    shared = [] if train is test else shared_images(train, val)
+    if shared:
+        notes.append(f"{len(shared):,} validation images train, too, such as {shared[0]}")
+    for split, entries in zip(SPLITS, lists, strict=True):
+        counts = Counter(path for path, _, _ in entries)
+        if len(counts) < len(entries):
+            (path, count), *_ = counts.most_common(1)
+            notes.append(f"{split} lists {path} {count} times")
+    return notes
 
 
 def shared_images(some: list[Entry], others: list[Entry]) -> list[str]:

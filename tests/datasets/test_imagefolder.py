@@ -191,6 +191,17 @@ def test_two_classes_of_one_name_are_refused(tmp_path, folders):
         build(tmp_path, IMAGE_DIR="x")
 
 
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path):
+    """As folders of an archive that was packed on another system."""
+    touch(tmp_path, [f"x/{c}/{k}.png" for c in "ab" for k in "1234"])
+    try:
+        os.rename(tmp_path / "x" / "b", os.fsencode(tmp_path / "x") + b"/\xc4\xd6")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    with pytest.raises(UsageError, match="is not UTF-8 text; rename it"):
+        build(tmp_path, IMAGE_DIR="x")
+
+
 def test_so_many_for_training_and_the_rest_for_testing(tree):
     dataset = build(tree, IMAGE_DIR="pets", TRAIN_PER_CLASS=7)
     assert sizes(dataset) == [21, 0, 9]

@@ -38,7 +38,11 @@ def test_reads_what_was_written(tmp_path):
         (["a.jpg", -1, "a"], "label -1"),
         (["a.jpg", "0", "a"], "label '0'"),
         (["a.jpg", True, "a"], "label True"),
+        (["\ud800/a.jpg", 0, "a"], "leaves the image folder"),
         (["a.jpg", 0, " "], "no class name"),
+        (["a.jpg", 0, "a\nb"], "control character"),
+        (["a.jpg", 0, "\udcc4"], "not UTF-8 text"),
+        (["a.jpg", 0, "a" * 301], "has 301 letters"),
         (["a.jpg", 0], "expected"),
         ("a.jpg", "expected"),
     ],
@@ -107,6 +111,18 @@ def test_labels_must_agree(train, test, complaint):
     with pytest.raises(UsageError) as raised:
         splits.check_labels((train, [], test), "X")
     assert complaint in str(raised.value)
+
+
+def test_what_is_unusual_is_noted():
+    train = [("1", 0, "a"), ("2", 1, "b"), ("1", 0, "a")]
+    lists = (train, [("1", 0, "a")], [("3", 0, "a")])
+    assert splits.notes_on(lists) == [
+        "no test images of b",
+        "1 validation images train, too, such as 1",
+        "train lists 1 2 times",
+    ]
+    test = [("3", 0, "a"), ("4", 1, "b")]
+    assert splits.notes_on((test, [], test)) == []
 
 
 def test_missing_images_keep_their_order(tmp_path):

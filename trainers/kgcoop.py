@@ -36,12 +36,11 @@ from .settings import declare_method
 OWN_TEMPLATES = {"DescribableTextures": "a photo of a {}, a type of texture."}
 
 
-class KnowledgeGuidedCLIP(CoOpCLIP):
-    """CoOp's model, tied to the features of hand-written prompts in training.
+class GuidedCLIP(CoOpCLIP):
+    """CoOp's model, with features of hand-written prompts to compare with in training.
 
     Args:
         template: the hand-written prompt, ``{}`` for the class name.
-        weight: W, of the tie.
     """
 
     frozen_text_features: Tensor  # (C, E), once training is prepared
@@ -53,16 +52,26 @@ class KnowledgeGuidedCLIP(CoOpCLIP):
         prompts: ClassPrompts,
         *,
         template: str,
-        weight: float,
     ):
         super().__init__(clip_model, learner, prompts)
         self.template = template
-        self.weight = weight
         self.register_buffer("frozen_text_features", None, persistent=False)
 
     def prepare_training(self) -> None:
         hand_written = ClassPrompts(self.template, self.prompts.classnames)
         self.frozen_text_features = F.normalize(encode_prompts(self.clip, hand_written), dim=-1)
+
+
+class KnowledgeGuidedCLIP(GuidedCLIP):
+    """CoOp's model, tied to the features of hand-written prompts in training.
+
+    Args:
+        weight: W, of the tie.
+    """
+
+    def __init__(self, *args: Any, weight: float, **named: Any):
+        super().__init__(*args, **named)
+        self.weight = weight
 
     def loss(self, batch: TrainingBatch) -> Loss:
         text_features = self.text_features()

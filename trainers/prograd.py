@@ -30,10 +30,10 @@ from .base import (
     Loss,
     PromptedCLIP,
     TrainingBatch,
-    encode_prompts,
     prompt_template,
 )
-from .coop import CoOp, CoOpCLIP, CoOpPromptLearner, initial_context
+from .coop import CoOp, CoOpPromptLearner, initial_context
+from .kgcoop import GuidedCLIP
 
 # Where the hand-written prompt is another than the zero-shot trainer's.
 OWN_TEMPLATES = {
@@ -93,33 +93,16 @@ class AlignedPromptLearner(CoOpPromptLearner):
         )
 
 
-class AlignedCLIP(CoOpCLIP):
+class AlignedCLIP(GuidedCLIP):
     """CoOp's model, compared with zero-shot CLIP in training.
 
     Args:
-        template: zero-shot CLIP's prompt, ``{}`` for the class name.
         temperature: T, both predictions' in their comparison.
     """
 
-    frozen_text_features: Tensor  # (C, E), once training is prepared
-
-    def __init__(
-        self,
-        clip_model: clip.model.CLIP,
-        learner: CoOpPromptLearner,
-        prompts: ClassPrompts,
-        *,
-        template: str,
-        temperature: float,
-    ):
-        super().__init__(clip_model, learner, prompts)
-        self.template = template
+    def __init__(self, *args: Any, temperature: float, **named: Any):
+        super().__init__(*args, **named)
         self.temperature = temperature
-        self.register_buffer("frozen_text_features", None, persistent=False)
-
-    def prepare_training(self) -> None:
-        plain = ClassPrompts(self.template, self.prompts.classnames)
-        self.frozen_text_features = F.normalize(encode_prompts(self.clip, plain), dim=-1)
 
     def loss(self, batch: TrainingBatch) -> Loss:
         image_features, t = self.image_features(batch.image), self.temperature

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from anprompt.commands import report, sweep, table
 from anprompt.commands.data import check_own
+from anprompt.protocols.environment import numbers
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -116,8 +117,8 @@ def settings_for(images: Path, image_root: str, title: str, shots: str) -> list[
     else:
         data = ["DATASET.CSV", str(images)]
         data += ["DATASET.IMAGE_DIR", str(Path(image_root).resolve())] if image_root else []
-    per_class = shots if shots.isdecimal() else str(max(map(int, re.findall(r"\d+", shots))))
-    return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", per_class]
+    per_class = max(numbers("--shots", shots, least=1))
+    return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", str(per_class)]
 
 
 def _say(text: str) -> None:

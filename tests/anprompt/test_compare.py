@@ -38,6 +38,11 @@ def test_folder_that_is_not_there():
         compare.main(["/nowhere/at/all"])
 
 
+def test_shots_that_are_no_number(images):
+    with pytest.raises(UsageError, match="--shots"):
+        compare.main([str(images), "--shots", "many"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("base2new", [False, True])
 def test_table_and_report(images, tmp_path, monkeypatch, capsys, base2new):

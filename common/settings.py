@@ -250,6 +250,11 @@ def declare(cfg: CfgNode, node: str, settings: Mapping[str, Setting]) -> None:
         _DESCRIPTIONS[name] = setting
 
 
+def describe_as(settings: Mapping[str, Setting]) -> None:
+    """Keep these descriptions, by dotted name, in place of any declared since."""
+    _DESCRIPTIONS.update(settings)
+
+
 def describe(name: str) -> Setting | None:
     """Return the description of a setting, or of the table that it is an entry of."""
     found = _DESCRIPTIONS.get(name)

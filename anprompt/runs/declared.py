@@ -125,19 +125,21 @@ def _is_own(cls: type) -> bool:
 def _ask_all() -> dict[str, Settings]:
     registry = _registry()
     classes = {name: registry.get(name) for name in registry.registered_names()}
-    return {name: _changes(extend_cfgs_of(cls)) for name, cls in classes.items() if _is_own(cls)}
+    found = {name: _changes(extend_cfgs_of(cls)) for name, cls in classes.items() if _is_own(cls)}
+    get_cfg_default()  # describes Dassl's own settings as Dassl does, again
+    return found
 
 
 def _changes(extend_cfgs: list[Callable[[Any], None]]) -> Settings:
-    """Return the settings that functions add to the default configuration, or change there."""
+    """Return the settings that functions add to the default configuration or describe anew."""
     cfg = get_cfg_default()
-    before = dict(leaves(cfg))
+    before = {name: (value, describe(name)) for name, value in leaves(cfg)}
     for extend_cfg in extend_cfgs:
         extend_cfg(cfg)
     found: dict[str, Setting] = {}
     for name, value in leaves(cfg):
         setting = describe(name)
-        if name in before and before[name] == value:
+        if before.get(name) == (value, setting):
             continue
         if setting is None:
             return None

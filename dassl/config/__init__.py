@@ -1,6 +1,6 @@
 """The default configuration, its limits, and the node type that it is made of."""
 
-from .defaults import _C, check_config
+from .defaults import check_config, fresh_config
 from .node import Config
 
 __all__ = ["Config", "check_config", "get_cfg_default"]
@@ -8,4 +8,4 @@ __all__ = ["Config", "check_config", "get_cfg_default"]
 
 def get_cfg_default() -> Config:
     """A fresh copy of the default configuration, free to change."""
-    return _C.clone()
+    return fresh_config()

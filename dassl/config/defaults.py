@@ -8,7 +8,15 @@ descriptions.
 from collections.abc import Mapping
 
 from common.errors import UsageError
-from common.settings import Setting, check_settings, declare, declare_added
+from common.settings import (
+    Setting,
+    check_settings,
+    declare,
+    declare_added,
+    describe_as,
+    described,
+    leaves,
+)
 
 from .node import Config, Methods
 
@@ -291,6 +299,16 @@ def _make_defaults() -> Config:
 
 
 _C = _make_defaults()
+_DESCRIPTIONS = {name: described()[name] for name, _ in leaves(_C)}
+
+
+def fresh_config() -> Config:
+    """Return a copy of the default configuration, and describe its settings as they are here.
+
+    A method may declare some of them anew, which lasts until the next configuration is made.
+    """
+    describe_as(_DESCRIPTIONS)
+    return _C.clone()
 
 
 def check_config(cfg: Mapping) -> None:

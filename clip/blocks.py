@@ -104,10 +104,15 @@ class Attention(nn.Module):
         causal: bool = False,
         keep: slice | None = None,
         change: BlockChange | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend within ``x`` (B, L, D); with ``keep``, only those positions ask (all answer)."""
+        """Attend within ``x`` (B, L, D); with ``keep``, only those positions ask (all answer).
+
+        mask: (L, L), True where the row's token attends to the column's; not with ``keep`` or
+            ``causal``.
+        """
         if keep is None:
-            return self.forward_prefix(x, causal, change)[0]
+            return self.forward_prefix(x, causal, change, mask)[0]
         if causal:
             raise ValueError("keep= is for bidirectional attention")
         q, kv = self._q_kv(x, keep, change)
@@ -117,11 +122,15 @@ class Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def forward_prefix(
-        self, x: Tensor, causal: bool = True, change: BlockChange | None = None
+        self,
+        x: Tensor,
+        causal: bool = True,
+        change: BlockChange | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attend within ``x`` (B, L, D); also keys and values, each (B, heads, L, D / heads)."""
         q, k, v = map(self._heads_first, self._qkv(x, change).chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2)), (k, v)
 
     def forward_own(

@@ -77,11 +77,30 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
     def embed(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) -> class and patch tokens with positions (B, 1 + patches, width)."""
-        patches = self.conv1(image).flatten(2).transpose(1, 2)
+        """Image (B, 3, H, W) -> class and patch tokens with positions (B, 1 + patches, width).
+
+        Of an image of another size than the tower was trained on, the positions are interpolated.
+        """
+        patches = self.conv1(image)
+        positions = self.positions((patches.shape[2], patches.shape[3]))
+        patches = patches.flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         tokens = torch.cat([class_token, patches], dim=1)
-        return tokens + self.positional_embedding.to(tokens.dtype)
+        return tokens + positions.to(tokens.dtype)
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Positions (1 + rows * columns, width) of the class token and a grid (rows, columns).
+
+        A grid other than the tower's own gets its positions bicubically interpolated with
+        antialiasing, as open_clip does it.
+        """
+        own = round((len(self.positional_embedding) - 1) ** 0.5)
+        if grid == (own, own):
+            return self.positional_embedding
+        first, rest = self.positional_embedding.float().split([1, own * own])
+        rest = rest.unflatten(0, (1, own, own)).permute(0, 3, 1, 2)
+        rest = F.interpolate(rest, grid, mode="bicubic", antialias=True, align_corners=False)
+        return torch.cat([first, rest[0].flatten(1).t()])
 
     def project(self, token: Tensor) -> Tensor:
         """Output token (..., width) -> joint space (..., output_dim), not normalised."""

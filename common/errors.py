@@ -18,7 +18,18 @@ class UsageError(ValueError):
             # torch re-raises a worker's exception with the whole traceback as its message; the
             # original line is the last one.
             message = message.rstrip().rsplit("UsageError: ", 1)[-1]
-        super().__init__(" ".join(message.split()))
+        super().__init__(_one_line(message))
+
+
+def _one_line(message: str) -> str:
+    """Return a message in one line; of a word or a list that is endless, the two ends."""
+    words = (_ends(word, 400) for word in message.split())
+    return _ends(" ".join(words), 2000)
+
+
+def _ends(text: str, limit: int) -> str:
+    half = limit // 2 - 2
+    return text if len(text) <= limit else f"{text[:half]}...{text[-half:]}"
 
 
 def one_line(error: BaseException) -> str:
@@ -32,4 +43,4 @@ def one_line(error: BaseException) -> str:
         message = ": ".join([" -> ".join(names), error.strerror] if names else [error.strerror])
     else:
         message = str(error)
-    return " ".join(message.split()) or type(error).__name__
+    return _one_line(message) or type(error).__name__

@@ -45,6 +45,9 @@ def test_the_status_is_the_commands(capsys):
         (NotADirectoryError(20, "Not a directory", "a/b"), "tool: error: a/b: Not a directory\n"),
         (OSError(errno.ENOSPC, "No space left on device", "x"),
          "tool: error: x: No space left on device\n"),
+        (UsageError(f"no class {'y' * 5000}"),
+         f"tool: error: no class {'y' * 198}...{'y' * 198}\n"),
+        (UsageError("y " * 5000), f"tool: error: {('y ' * 499)}...{' y' * 499}\n"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(error, line, capsys, monkeypatch):

@@ -3,23 +3,19 @@
 Reads image files, writes checkpoints and results, as ``train.py`` does. The plain run keeps no
 decoded images and encodes as upstream does; both runs see the same images in the same order.
 
-    python benchmarks/end_to_end.py --trainer MaPLe --backbone small --classes 20 --shots 4
+    python -m benchmarks.end_to_end --trainer MaPLe --backbone small --classes 20 --shots 4
 """
 
 import contextlib
 import io
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
 
-import torch  # noqa: E402
-
-from benchmarks import clock, measure, synthetic, workload  # noqa: E402
-from dassl.engine import build_trainer  # noqa: E402
+from benchmarks import clock, measure, synthetic, workload
+from dassl.engine import build_trainer
 
 
 def run(

@@ -3,20 +3,16 @@
 Batches of images in memory, class features included: this project encodes the texts once per
 evaluation, upstream (MMRL apart) once per batch. The paths take turns, one evaluation each.
 
-    python benchmarks/eval_throughput.py --trainer CoOp --classes 500 --batch 100 --batches 4
+    python -m benchmarks.eval_throughput --trainer CoOp --classes 500 --batch 100 --batches 4
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import torch
 
-import torch  # noqa: E402
-
-from benchmarks import clock, measure, workload  # noqa: E402
-from benchmarks.upstream import UpstreamSteps  # noqa: E402
+from benchmarks import clock, measure, workload
+from benchmarks.upstream import UpstreamSteps
 
 
 @torch.no_grad()

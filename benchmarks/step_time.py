@@ -4,8 +4,8 @@ The steps take turns in one run on one set of parameters, so ratios mean somethi
 not; before that, losses and gradients of the first two are compared. Peak memory is a process of
 its own per path.
 
-    python benchmarks/step_time.py --trainer CoOp --classes 50 --batch 4 --rounds 5
-    python benchmarks/step_time.py --trainer MMRL --classes 50 --upstream PATH/TO/MMRL
+    python -m benchmarks.step_time --trainer CoOp --classes 50 --batch 4 --rounds 5
+    python -m benchmarks.step_time --trainer MMRL --classes 50 --upstream PATH/TO/MMRL
 """
 
 import sys
@@ -13,11 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-if str(Path(__file__).resolve().parent.parent) not in sys.path:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks import clock, measure, workload  # noqa: E402
-from benchmarks.upstream import UpstreamSteps  # noqa: E402
+from benchmarks import clock, measure, workload
+from benchmarks.upstream import UpstreamSteps
 
 
 def step_seconds(trainer: Any, batch: dict, path: str, work: workload.Workload) -> float:

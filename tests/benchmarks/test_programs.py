@@ -63,7 +63,10 @@ def test_scaling_draws_what_it_measured(scratch, tmp_path, capsys):
     scaling.main([*TOY, *scratch, *options, "--plot", str(plot)])
     assert capsys.readouterr().out.count("| CoOp |") == 3  # plain at 3 classes only
     drawing = xml.etree.ElementTree.parse(plot).getroot()
-    assert len(drawing.findall("{http://www.w3.org/2000/svg}circle")) == 3
+    svg = "{http://www.w3.org/2000/svg}"
+    lines = {path: drawing.find(f".//{svg}g[@id='{path}']") for path in ("fast", "plain")}
+    markers = {path: len(line.findall(f".//{svg}use")) for path, line in lines.items()}
+    assert markers == {"fast": 2, "plain": 1}
 
 
 def test_class_names_differ_and_keep_to_their_lengths():

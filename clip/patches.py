@@ -1,4 +1,4 @@
-"""Features of an image's patches: tokens of chosen layers, and local features in CLIP's joint space.
+"""Features of an image's patches: tokens of chosen layers, and local features in CLIP's space.
 
 CLIP's own attention mixes a patch with the whole image. A second path beside it keeps each patch
 local: it adds up, block by block, what patches exchange when the values are queries and keys, too

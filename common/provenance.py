@@ -7,9 +7,15 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+from .errors import UsageError
 from .paths import ROOT
+from .reading import read_json
+
+RECORD = "commit.json"
+"""In a copy of the code without git: what `code` says of it."""
 
 
 def provenance(command: str | None = None) -> dict[str, Any]:
@@ -39,13 +45,35 @@ def code() -> dict[str, Any]:
     """Return this code's ``version``, ``commit`` and whether it is ``dirty``.
 
     Commit and dirty are None where the code is in no git checkout of its own, or git is missing.
+    A copy that a sweep has made (`RECORD`) knows what it was copied from.
     """
     commit, dirty = None, None
+    if (ROOT / RECORD).is_file():
+        try:
+            recorded = read_json(ROOT / RECORD)
+            return {key: recorded[key] for key in ("version", "commit", "dirty")}
+        except (UsageError, KeyError, TypeError):
+            pass
     if (ROOT / ".git").exists():
         commit = _git("rev-parse", "HEAD")
         changes = _git("status", "--porcelain", "--untracked-files=no")
         dirty = None if changes is None else bool(changes)
     return {"version": _version(), "commit": commit, "dirty": dirty}
+
+
+def changes(names: Sequence[str]) -> list[str] | None:
+    """Return which of the repository's files differ from the commit or are in none.
+
+    Args:
+        names: the files and folders that are looked at.
+
+    Returns:
+        None where the code is in no git checkout of its own, or git is missing.
+    """
+    if not (ROOT / ".git").exists():
+        return None
+    lines = _git("status", "--porcelain", "--untracked-files=all", "--", *names)
+    return None if lines is None else [line[2:].strip() for line in lines.splitlines()]
 
 
 def _version() -> str | None:

@@ -13,6 +13,10 @@ starts, settings, data sets, weights and the disk are checked, and all problems 
 environment means what it means to the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG, PLUGIN,
 LOADEP; with DRY_RUN=1 nothing runs, and what would is printed.
 
+With --cluster slurm runs are packed into shards of about an hour and submitted, with a copy of the
+code as it is committed; --status says how they do, and the same command later submits what is
+missing and neither waits nor runs. docs/SCALING.md says more.
+
 Every visible GPU (CUDA_VISIBLE_DEVICES) takes a run at a time; on several, the longest runs go
 first. Without a GPU, runs go side by side on one thread each (unless OMP_NUM_THREADS says
 otherwise): results do not depend on --jobs.
@@ -33,12 +37,13 @@ from typing import Any
 from anprompt.protocols.environment import Environment, numbers
 from anprompt.protocols.methods import Method, all_methods, plugin_method
 from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, plan
+from anprompt.sweeps import cluster, slurm, snapshot
 from anprompt.sweeps.checks import problems
 from anprompt.sweeps.costs import Costs, learn_from_folder
 from anprompt.sweeps.devices import slots
 from anprompt.sweeps.finished import find_finished
 from anprompt.sweeps.processes import about_locks
-from anprompt.sweeps.scheduler import Slot, Sweep
+from anprompt.sweeps.scheduler import Sweep
 from anprompt.sweeps.shards import command_lines, shard
 from anprompt.sweeps.status import status_lines
 from common.cli import CommandParser
@@ -89,7 +94,8 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, metavar="N",
-        help="runs side by side, at most (default: what the GPUs take; else one a core, at most 4)",
+        help="runs side by side, at most; of a cluster shards (default: what the GPUs take; else "
+        "one a core, at most 4)",
     )  # fmt: skip
     parser.add_argument(
         "--gpus", metavar="0-3,6",
@@ -102,6 +108,22 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     parser.add_argument(
         "--shard", metavar="I/N",
         help="run the I-th of N parts of equal length, one on each machine that shares OUTPUT",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cluster", choices=["slurm"], help="submit to a cluster rather than run here"
+    )
+    parser.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE",
+        help="a flag of sbatch, as partition=gpu, mem=32G, time=4:00:00, gpus_per_node=1 (the "
+        "default with a torch for GPUs); or setup=COMMAND to run before (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shard-minutes", type=float, default=60, metavar="M",
+        help="how long a shard of a cluster is expected to take (default: 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-dirty", action="store_true",
+        help="submit the files as they are, though they are not committed",
     )  # fmt: skip
     shows = parser.add_mutually_exclusive_group()
     shows.add_argument(
@@ -206,7 +228,7 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     finished = find_finished(runs, environment, options)
     missing = [run for run in runs if run not in finished]
     if args.status:
-        print("\n".join(status_lines(runs, finished, environment)))
+        print("\n".join(status_lines(runs, finished, environment, _known(missing, environment))))
         return 0
     if args.print_commands:
         print("\n".join(command_lines(missing, environment, options)))
@@ -214,17 +236,62 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     if environment.is_dry_run:
         _show(runs, finished, environment, options)
         return 0
+    if args.cluster:
+        with cluster.lock(environment):
+            return _submit(args, options, runs, missing)
     places, about = slots(args.jobs, args.gpus, args.per_gpu)
     is_gpu = bool(places[0].name)
     costs = Costs("gpu" if is_gpu else "cpu", options)
     print(f"{len(runs)} runs, {about}; logs in {environment.output}/logs", flush=True)
     if missing:
-        _prepare(missing, environment, options, costs, places)
+        _prepare(missing, environment, options, costs, len(places))
     sweep = Sweep(
         runs, environment, options,
         finished=finished, slots=places, costs=costs, longest_first=is_gpu and len(places) > 1,
     )  # fmt: skip
     return sweep.go()
+
+
+def _known(runs: Sequence[RunSpec], environment: Environment) -> dict[RunSpec, cluster.Standing]:
+    """Return where runs stand with a cluster, as far as that can be told here."""
+    try:
+        return cluster.standings(runs, environment)
+    except UsageError as error:
+        print(f"no word from a cluster: {error}", file=sys.stderr)
+        return {}
+
+
+def _submit(
+    args: argparse.Namespace,
+    options: Sequence[str],
+    runs: Sequence[RunSpec],
+    missing: Sequence[RunSpec],
+) -> int:
+    """Give a cluster what it does not have yet."""
+    environment: Environment = args.environment
+    asked = slurm.Options.read(args.slurm)
+    if args.gpus is not None:
+        raise UsageError("--gpus chooses among this machine's; for SLURM: --slurm gpus_per_node=N")
+    if not 0.1 <= args.shard_minutes <= 100_000:
+        raise UsageError(f"--shard-minutes {args.shard_minutes:g}: expected 0.1 to 100000")
+    slurm.check_there()
+    code = snapshot.check_committed(args.allow_dirty)
+    known = cluster.standings(missing, environment, slurm.settled_tasks)
+    new, held = cluster.unsubmitted(missing, known)
+    n_alive = sum(standing.is_alive for standing in known.values())
+    print(f"{len(runs)} runs: {len(runs) - len(missing)} finished, {n_alive} in the queue, "
+          f"{len(new) + held} to submit", flush=True)  # fmt: skip
+    if held:
+        print(f"{held} tests wait for a training in the queue: give this command again after it")
+    if new:
+        costs = Costs("gpu" if asked.n_gpus else "cpu", options)
+        _prepare(new, environment, options, costs, args.jobs)
+        print(cluster.submit(
+            new, environment, options,
+            options=asked, costs=costs, shard_minutes=args.shard_minutes, jobs=args.jobs,
+            per_gpu=args.per_gpu, code=code,
+        ))  # fmt: skip
+    return 0
 
 
 def _show(
@@ -248,9 +315,12 @@ def _prepare(
     environment: Environment,
     options: Sequence[str],
     costs: Costs,
-    places: Sequence[Slot],
+    n_places: int | None,
 ) -> None:
     """Check what the missing runs need, and say what they are expected to take.
+
+    Args:
+        n_places: where they go side by side; None where that is not known.
 
     Raises:
         UsageError: something is not there; each problem is printed before.
@@ -262,9 +332,10 @@ def _prepare(
     if found:
         raise UsageError(found[0])
     learn_from_folder(costs, environment.output)
-    hours = costs.total(missing, len(places)) / 3600
-    memory = f", {costs.gigabytes(missing):.0f} GB of a GPU" if places[0].name else ""
+    hours = costs.total(missing, n_places or 1) / 3600
+    memory = f", {costs.gigabytes(missing):.0f} GB of a GPU" if costs.device == "gpu" else ""
     took = f"{hours:.1f} h" if hours >= 1 else f"{max(hours * 60, 1):.0f} min"
+    took += "" if n_places else " one after another"
     print(f"{len(missing)} to run: about {took}{memory} ({costs.about()})", flush=True)
     if warning := about_locks():
         print(warning, flush=True)

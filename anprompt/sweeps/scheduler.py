@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Sweep:
         slots: where runs go side by side.
         costs: what runs are expected to take; those that end are noted there.
         longest_first: whether long runs start before short ones, rather than in the order given.
+        note: told when a run starts (status None) and ends, and what its status is; why says more.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Sweep:
         slots: Sequence[Slot] = (Slot(),),
         costs: Costs | None = None,
         longest_first: bool = False,
+        note: Callable[[RunSpec, int | None, str], None] = lambda run, status, why: None,
     ):
         self.runs, self.environment, self.options = list(runs), environment, list(options)
         self.finished = finished or {}
         self.costs = costs or Costs(options=options)
+        self.note = note
         missing = [run for run in self.runs if run not in self.finished]
         self.waiting = WorkQueue(missing, self.costs.seconds if longest_first else None)
         self.free = list(reversed(slots))
@@ -117,6 +120,7 @@ class Sweep:
                 self._note_elsewhere(run)
                 continue
             self.running[process] = self.free.pop(), version
+            self.note(run, None, "")
             threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         return blocked
 
@@ -138,7 +142,7 @@ class Sweep:
         slot, version = self.running.pop(process)
         self.free.append(slot)
         if status:
-            self._note_failure(run, f"status {status}, see {process.log}")
+            self._note_failure(run, status, f"status {status}, see {process.log}")
             lines = process.printed().strip().splitlines()[-5:]
             print("\n".join(f"    {line}" for line in lines), flush=True)
             return
@@ -154,6 +158,7 @@ class Sweep:
             duration = minutes(took)
             self.costs.learn(run, took)
         self.waiting.done(run)
+        self.note(run, 0, "")
         self._note_done(run, f"{result}  {duration:>7}")
 
     def _results_version(self, run: RunSpec) -> object:
@@ -180,11 +185,12 @@ class Sweep:
         ]
         return side_by_side(seconds, self.n_slots)
 
-    def _note_failure(self, run: RunSpec, reason: str) -> None:
+    def _note_failure(self, run: RunSpec, status: int, reason: str) -> None:
         self.failed[run] = reason
+        self.note(run, status, reason)
         self._line(run, f"failed: {reason}")
         for test in self.waiting.failed(run):
-            self._note_failure(test, "its training failed")
+            self._note_failure(test, status, "its training failed")
 
     def _note_elsewhere(self, run: RunSpec) -> None:
         if run not in self.elsewhere:

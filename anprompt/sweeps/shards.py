@@ -1,6 +1,7 @@
 """Parts of a sweep: for several machines that share a disk, and for schedulers of other kinds."""
 
 import heapq
+import math
 import os
 import re
 import shlex
@@ -39,15 +40,34 @@ def shard(
     number, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= count:
         raise UsageError(f"--shard {which}: expected I/N, from 1/N to N/N")
-    parts = [(0.0, place) for place in range(count)]
-    chosen: set[RunSpec] = set()
+    chosen = set(_parts(runs, count, seconds)[number - 1])
+    return [run for run in runs if run in chosen]
+
+
+def pack(
+    runs: Sequence[RunSpec], seconds: Callable[[RunSpec], float], limit: float
+) -> list[list[RunSpec]]:
+    """Return shards of about ``limit`` seconds, the longest first; a test follows its training.
+
+    Few are much longer: those whose training alone is.
+    """
+    total = sum(map(seconds, runs))
+    shards = [part for part in _parts(runs, max(math.ceil(total / limit), 1), seconds) if part]
+    return sorted(shards, key=lambda shard: -sum(map(seconds, shard)))
+
+
+def _parts(
+    runs: Sequence[RunSpec], count: int, seconds: Callable[[RunSpec], float]
+) -> list[list[RunSpec]]:
+    """Divide runs into parts of about equal length: the longest groups first, to the shortest."""
+    lengths = [(0.0, place) for place in range(count)]
+    parts: list[list[RunSpec]] = [[] for _ in range(count)]
     weighed = [(sum(map(seconds, group)), group) for group in groups(runs)]
     for total, group in sorted(weighed, key=lambda item: -item[0]):
-        length, place = heapq.heappop(parts)
-        heapq.heappush(parts, (length + total, place))
-        if place == number - 1:
-            chosen.update(group)
-    return [run for run in runs if run in chosen]
+        length, place = heapq.heappop(lengths)
+        heapq.heappush(lengths, (length + total, place))
+        parts[place] += group
+    return parts
 
 
 def command_lines(

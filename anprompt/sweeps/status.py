@@ -1,35 +1,66 @@
 """What has become of a sweep's runs, from what they left: results, locks and logs."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
+from anprompt.sweeps.cluster import Standing
 from anprompt.sweeps.processes import is_held, tail
 from anprompt.sweeps.scheduler import epoch_in, log_file
 
 LAST_LINES = 3
+ALWAYS = ("finished", "running", "stopped", "waiting")
 
 
 def status_lines(
-    runs: Sequence[RunSpec], finished: Collection[RunSpec], environment: Environment
+    runs: Sequence[RunSpec],
+    finished: Collection[RunSpec],
+    environment: Environment,
+    submitted: Mapping[RunSpec, Standing] | None = None,
 ) -> list[str]:
-    """Return a line on every run that runs or has stopped (with its last words), then the sums."""
+    """Return a line on every run that runs or has stopped (with its last words), then the sums.
+
+    Args:
+        submitted: where those stand that were given to a cluster.
+    """
     lines: list[str] = []
     states: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for run in runs:
         log = log_file(run, environment)
+        has_log = log.is_file()
+        standing = (submitted or {}).get(run, Standing(""))
         if run in finished:
-            states["finished"] += 1
-        elif not log.is_file():
-            states["waiting"] += 1
-        elif is_held(log):
-            states["running"] += 1
-            lines.append(f"running  {run}  {epoch_in(tail(log))}".rstrip())
+            state = "finished"
+        elif standing.state == "queued":
+            state = "queued"
+            reasons[standing.about] += 1
+        elif standing.state == "running" or has_log and is_held(log):
+            state = "running"
+            epoch = epoch_in(tail(log)) if has_log else ""
+            lines.append(f"running  {run}  {epoch}{standing.about}".rstrip())
+        elif standing.state in ("failed", "stopped"):
+            state = standing.state
+            file = log if has_log else standing.complaints
+            see = f", see {file}" if file and str(file) not in standing.about else ""
+            lines += [f"{state}  {run}: {standing.about}{see}", *_last_lines(file)]
+        elif has_log:
+            state = "stopped"
+            lines += [f"stopped  {run}, see {log}", *_last_lines(log)]
         else:
-            states["stopped"] += 1
-            lines.append(f"stopped  {run}, see {log}")
-            lines += [f"    {line}" for line in tail(log).strip().splitlines()[-LAST_LINES:]]
-    order = ("finished", "running", "stopped", "waiting")
-    counts = ", ".join(f"{states[state]} {state}" for state in order)
+            state = "waiting"
+        states[state] += 1
+    if reasons:
+        listed = ", ".join(f"{count} ({reason})" for reason, count in reasons.most_common())
+        lines.append(f"queued   {listed}")
+    order = (*ALWAYS[:2], "queued", "failed", *ALWAYS[2:])
+    counts = ", ".join(f"{states[key]} {key}" for key in order if states[key] or key in ALWAYS)
     return [*lines, f"{len(runs)} runs: {counts}"]
+
+
+def _last_lines(file: Path | None) -> list[str]:
+    if file is None:
+        return []
+    return [f"    {line}" for line in tail(file).strip().splitlines()[-LAST_LINES:]]

@@ -134,15 +134,14 @@ def submit(
     # Expectations may be wrong by half; a shard that is cut off goes on all the same.
     limit = round(2 * max(longest, shard_minutes))
     try:
-        numbers = slurm.submit(batch, options, jobs, max(limit, 10))
+        numbers = slurm.submit(batch, options, jobs, max(limit, 15))
     except UsageError as error:
         if "submitted before" not in str(error):
             shutil.rmtree(batch.folder, ignore_errors=True)
         raise
-    plural = "s" if len(shards) > 1 else ""
     return (
-        f"{len(runs)} runs submitted in {len(shards)} shard{plural} of {longest:.0f} min at most, "
-        f"job {', '.join(numbers)}, commit {str(code['commit'])[:9]}"
+        f"submitted: runs {len(runs)}, shards {len(shards)} of {max(longest, 1):.0f} min at most, "
+        f"job {', '.join(numbers)}; commit {str(code['commit'])[:9]}"
         f"{' and changes' if code['dirty'] else ''}; files in {batch.folder}"
     )
 

@@ -83,8 +83,8 @@ def _digest(folder: Path) -> str:
 def files_outside(runs: Iterable[RunSpec], environment: Environment) -> dict[str, str]:
     """Return digests of the files of one's own that runs read, by path.
 
-    Those are configurations and plugins, and what a plugin that this process has loaded imports
-    from beside itself.
+    Those are configurations (with those they start from) and plugins, and what a plugin that this
+    process has loaded imports from beside itself. They are read where they are, not copied.
     """
     found = [Path(plugin).expanduser().resolve() for plugin in environment.plugins]
     beside = {file.parent for file in found}
@@ -96,13 +96,7 @@ def files_outside(runs: Iterable[RunSpec], environment: Environment) -> dict[str
     named |= {run.dataset_file for run in runs if is_path(run.dataset)}
     for config in named:
         found += [config, *(Path(source) for _, source in read_settings(config).values())]
-    inside = paths.ROOT.resolve()
-    resolved = {file.resolve() for file in found}
-    return {
-        str(file): file_digest(file)
-        for file in sorted(resolved)
-        if not any(file.is_relative_to(inside / name) for name in CODE)
-    }
+    return {str(file): file_digest(file) for file in sorted({file.resolve() for file in found})}
 
 
 def changed(files: Mapping[str, str]) -> list[str]:

@@ -112,15 +112,18 @@ def main(argv: list[str]) -> int:
     """Run ``anprompt robustness``; returns the exit status."""
     args = make_parser().parse_args(argv)
     # After parsing: --help and misspelt flags need no torch.
-    from anprompt.results import noise, render
+    from anprompt.results import render
+    from anprompt.results.noise.compare import compare
+    from anprompt.results.noise.files import read_evaluations
+    from anprompt.results.noise.tables import NOISE_NOTES, all_tables
     from anprompt.robustness.prepare import evaluate_runs
 
     with shown_messages("anprompt.robustness"):
         folders, subsets = evaluate_runs(args)
-    evaluations = [found for folder in folders for found in noise.read_evaluations(folder)]
-    comparisons = noise.compare(
+    evaluations = [found for folder in folders for found in read_evaluations(folder)]
+    comparisons = compare(
         [found for found in evaluations if found.subset in subsets], args.all_kinds
     )
-    tables = noise.all_tables(comparisons, args.all_kinds)
-    print(render.text(tables, noise.NOISE_NOTES), end="")
+    tables = all_tables(comparisons, args.all_kinds)
+    print(render.text(tables, NOISE_NOTES), end="")
     return 0

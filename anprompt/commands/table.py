@@ -22,7 +22,9 @@ from pathlib import Path
 
 from anprompt.protocols.methods import method_of
 from anprompt.results.assign import place
-from anprompt.results.noise import FILE_NAME, NOISE_NOTES, all_tables, compare, read_below
+from anprompt.results.noise.compare import compare
+from anprompt.results.noise.files import FILE_NAME, read_below
+from anprompt.results.noise.tables import NOISE_NOTES, all_tables
 from anprompt.results.protocol_tables import (
     MEASURES,
     make_tables,

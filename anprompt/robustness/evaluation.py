@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from anprompt.results.noise import Evaluation
+from anprompt.results.noise.files import Evaluation
 from anprompt.robustness.answers import Answers
 from anprompt.robustness.attacks import attacked, check_attack
 from anprompt.robustness.classifier import Classifier

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from anprompt.results.noise import FILE_NAME, FORMAT, read_content, summary_for_people
+from anprompt.results.noise.files import FILE_NAME, FORMAT, read_content, summary_for_people
 from anprompt.robustness.answers import Figures
 from common.errors import UsageError
 from common.files import atomic_write, write_json

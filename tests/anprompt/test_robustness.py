@@ -13,15 +13,14 @@ import torch
 from runs_of_tests import ROOT, run_folder
 
 from anprompt.__main__ import main
-from anprompt.results.noise import (
+from anprompt.results.noise.cells import (
     by_group,
-    common_keys,
-    compare,
     mean_over_cells,
-    read_evaluations,
     seen_by_any,
     unseen_in_training,
 )
+from anprompt.results.noise.compare import common_keys, compare
+from anprompt.results.noise.files import read_evaluations
 from anprompt.robustness.attacks import autoattack, parts_of_autoattack
 from anprompt.robustness.images import image_key, select, split_transform
 from anprompt.robustness.models import fingerprint

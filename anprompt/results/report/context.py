@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from anprompt.results.noise import Comparison, NoiseRow
+from anprompt.results.noise.compare import Comparison, NoiseRow
 from anprompt.results.report.blocks import Block, Sentence, Shown, joined, words
 from anprompt.results.report.charts import Chart
 from anprompt.results.report.data import Data

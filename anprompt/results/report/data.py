@@ -16,7 +16,8 @@ from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.assign import place
 from anprompt.results.logs import read_lines
 from anprompt.results.method import Method
-from anprompt.results.noise import Comparison, Evaluation, compare, read_below
+from anprompt.results.noise.compare import Comparison, compare
+from anprompt.results.noise.files import Evaluation, read_below
 from anprompt.results.protocol_tables import make_tables, protocols_with_runs
 from anprompt.results.run import Run, find_runs, without_backbone
 from anprompt.results.table import Table

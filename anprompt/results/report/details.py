@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from anprompt.results.assign import place
-from anprompt.results.noise import noise_table
+from anprompt.results.noise.tables import noise_table
 from anprompt.results.protocol_tables import make_tables
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed
 from anprompt.results.report.charts import Chart

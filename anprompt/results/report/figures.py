@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
 
-from anprompt.results.noise import Comparison
+from anprompt.results.noise.compare import Comparison
 from anprompt.results.report.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
 from anprompt.results.report.data import Case, Data, curve_of, per_class
 from anprompt.results.table import Table

@@ -4,15 +4,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from anprompt.results.noise import (
-    Comparison,
-    Evaluation,
-    imagenet_c_tables,
-    masking_notes,
-    meaning_notes,
-    noise_seen,
-    noise_tables,
-)
+from anprompt.results.noise.compare import Comparison
+from anprompt.results.noise.files import Evaluation
+from anprompt.results.noise.imagenet_c import imagenet_c_tables
+from anprompt.results.noise.tables import masking_notes, meaning_notes, noise_seen, noise_tables
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import picture

@@ -1,0 +1,199 @@
+"""Evaluations that can be compared, and their figures by method."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from anprompt.results.method import Method, with_names
+from anprompt.results.noise.cells import (
+    Choice,
+    Measured,
+    by_group,
+    everything,
+    is_attack,
+    kinds_of,
+    of_severity,
+    seen_by_any,
+    unseen_in_training,
+)
+from anprompt.results.noise.files import Evaluation
+from anprompt.results.value import Value, count, minus, over, over_seeds, percent
+from common.errors import UsageError
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """A method's evaluations, with the cells that are compared, by group of noise."""
+
+    method: Method
+    evaluations: tuple[Evaluation, ...]
+    cells: tuple[dict[str, list[Measured]], ...]
+
+    @property
+    def rule(self) -> str:
+        """Return the inference rules that decide."""
+        return "/".join(dict.fromkeys(e.headline_rule for e in self.evaluations))
+
+    def value(
+        self, group: str, measure: str = "accuracy", choose: Choice = everything
+    ) -> Value | None:
+        """Return a figure under a group of noise ("": clean), over the method's runs.
+
+        None where a run lacks the group. Measure "drop" is clean minus noisy accuracy, "kept" the
+        share of the clean accuracy that is left (relative robustness).
+        """
+        found: dict[int, Value | None] = {}
+        for evaluation, groups in zip(self.evaluations, self.cells, strict=True):
+            seed = evaluation.header["seed"]
+            chosen = [cell for cell in groups.get(group, ()) if choose(cell)]
+            clean = evaluation.clean(attacked=is_attack(group))
+            if not group:
+                found[seed] = evaluation.clean(measure)
+            elif not chosen:
+                return None
+            elif measure == "drop":
+                found[seed] = minus(clean, evaluation.under(chosen))
+            elif measure == "kept":
+                share = over(evaluation.under(chosen), clean)
+                found[seed] = share and percent(share)
+            else:
+                found[seed] = evaluation.under(chosen, measure)
+        return over_seeds(found)
+
+    def of_kind(self, group: str, kind: str) -> Value | None:
+        """Return accuracy under one kind of noise, mean over severities."""
+        return self.value(group, choose=lambda cell: cell.kind == kind)
+
+    def by_severity(self, group: str) -> dict[int, Value]:
+        """Return accuracy by severity, clean at 0; nothing where a run lacks the group."""
+        found = [{cell.severity for cell in groups.get(group, ())} for groups in self.cells]
+        curve: dict[int, Value | None] = {0: self.value("")}
+        for severity in sorted(set.intersection(*found)):
+            curve[severity] = self.value(group, choose=of_severity(severity))
+        return {s: value for s, value in curve.items() if value} if len(curve) > 1 else {}
+
+    def is_ragged(self, group: str) -> bool:
+        """Return whether kinds of noise were measured at different severities."""
+        for groups in self.cells:
+            severities: dict[str, set[int]] = {}
+            for cell in groups.get(group, ()):
+                severities.setdefault(cell.kind, set()).add(cell.severity)
+            if len(set(map(frozenset, severities.values()))) > 1:
+                return True
+        return False
+
+    def kinds(self, group: str) -> list[str]:
+        """Return kinds of noise that went into the group's mean."""
+        return kinds_of(cell for groups in self.cells for cell in groups.get(group, ()))
+
+    @property
+    def count(self) -> Value:
+        """Return how many runs."""
+        return count([f"{evaluation.path.as_posix()}#seed" for evaluation in self.evaluations])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows that can be compared: same data set, subset, images, backbone; over the same cells.
+
+    Attributes:
+        images: how many test images.
+        seen: kinds and seeds of noise that some compared model met in training.
+        left_out: how many cells some, but not all, of the runs have.
+    """
+
+    dataset: str
+    subset: str
+    backbone: str
+    images: int
+    rows: list[NoiseRow]
+    seen: dict[str, list]
+    left_out: int
+
+    @property
+    def shots(self) -> int | None:
+        """Return with how many images a class the models were trained."""
+        known = [e.method.shots for row in self.rows for e in row.evaluations]
+        return next((shots for shots in known if shots is not None), None)
+
+    @property
+    def groups(self) -> list[str]:
+        """Return groups of noise that some row has."""
+        return list(dict.fromkeys(g for row in self.rows for groups in row.cells for g in groups))
+
+    def kinds(self, group: str) -> list[str]:
+        """Return kinds of noise that went into the rows' means."""
+        return list(dict.fromkeys(kind for row in self.rows for kind in row.kinds(group)))
+
+
+def compare(
+    evaluations: Iterable[Evaluation],
+    all_kinds: bool = False,
+    method_of: Callable[[Evaluation], Method] | None = None,
+) -> list[Comparison]:
+    """Group evaluations into what can be compared, and sum them up.
+
+    Args:
+        all_kinds: means over all kinds of noise, not only over those unseen in training.
+        method_of: whose an evaluation is, with its name; by default as the file says.
+
+    Raises:
+        UsageError: two evaluations of one method have the same seed.
+    """
+    found: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        header, part = evaluation.header, evaluation.part
+        names, images = tuple(part["classnames"]), part["images"]["sha256"]
+        key = (header["dataset"], evaluation.subset, header["backbone"], names, images)
+        found.setdefault(key, []).append(evaluation)
+    comparisons = []
+    for (dataset, subset, backbone, *_), members in found.items():
+        common = common_keys(members)
+        union = set().union(*(member.part["cells"] for member in members))
+        seen = seen_by_any(member.header for member in members)
+        choose = everything if all_kinds else unseen_in_training(seen)
+        rows = [
+            NoiseRow(
+                method,
+                tuple(own),
+                tuple(by_group([c for c in e.cells() if c.key in common], choose) for e in own),
+            )
+            for method, own in _by_method(members, method_of).items()
+        ]
+        images = members[0].part["images"]["used"]
+        left_out = len(union) - len(common)
+        comparisons.append(Comparison(dataset, subset, backbone, images, rows, seen, left_out))
+    return comparisons
+
+
+def _by_method(
+    members: Sequence[Evaluation], method_of: Callable[[Evaluation], Method] | None
+) -> dict[Method, list[Evaluation]]:
+    named = with_names(member.method for member in members)
+    methods: dict[Method, list[Evaluation]] = {}
+    for member in members:
+        method = method_of(member) if method_of else named[member.method]
+        own = methods.setdefault(method, [])
+        for other in own:
+            if other.header["seed"] == member.header["seed"]:
+                raise UsageError(
+                    f"{other.path.parent} and {member.path.parent} are the same method, data set "
+                    "and seed; name only the folder of one"
+                )
+        own.append(member)
+    return methods
+
+
+def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:
+    """Return the cells to compare: those that all evaluations with any of their group have.
+
+    A group that a model cannot have (noise on tokens where none are learned) says nothing about the
+    others.
+    """
+    common: dict[str, set[str]] = {}
+    for evaluation in evaluations:
+        own: dict[str, set[str]] = {}
+        for key in evaluation.part["cells"]:
+            own.setdefault(key.partition("/")[0], set()).add(key)
+        for group, keys in own.items():
+            common[group] = common.get(group, keys) & keys
+    return set().union(*common.values())

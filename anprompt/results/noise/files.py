@@ -1,0 +1,243 @@
+"""What robustness.json files hold."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anprompt.results.method import Method
+from anprompt.results.noise.cells import (
+    SEEN,
+    Choice,
+    Measured,
+    by_group,
+    everything,
+    kinds_of,
+    mean_over_cells,
+    measured,
+    unseen_in_training,
+)
+from anprompt.results.value import Value, cell_patterns
+from common.errors import UsageError
+from common.reading import read_json
+from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
+from common.text import plain
+from noise.cells import Cell
+
+FILE_NAME = "robustness.json"
+FORMAT = 2
+# Measures of a cell; those after the first three are missing in files of earlier versions.
+MEASURES = ("accuracy", "consistency", "ece", "adaptive_ece", "max_ce", "brier")
+
+_CLEAN = {
+    "accuracy": PERCENT,
+    "ece": PERCENT,
+    "adaptive_ece?": PERCENT,
+    "max_ce?": PERCENT,
+    "brier?": Number(0, 2 + 1e-6),
+}
+_VIEW = {
+    "kind": str,
+    "severity": COUNT,
+    "picture": str,
+    "answer": str,
+    "probability": Number(0, 1 + 1e-6),
+}
+_PART = {
+    "headline_rule": str,
+    "classnames": [str],
+    "images": {"used": Number(1, 1e9, whole=True), "sha256": str},
+    "clean": Each(_CLEAN),
+    "cells": Each(Each({**_CLEAN, "consistency": PERCENT})),
+    "examples?": [{"image": str, "class": str, "views": [_VIEW]}],
+    "text_examples?": [{"kind": str, "prompts": [str]}],
+    "template?": str,
+    "meaning_kept?": Each(PERCENT),
+    "attacked?": {"used": Number(1, 1e9, whole=True), "sha256": str, "clean?": Each(_CLEAN)},
+    "imagenet_c?": {"size": COUNT, "as_jpeg": bool},
+}
+_SEEN = {"text_kinds": [str], "image_kinds": [str], "seeds": [WHOLE]}
+_FILE = {
+    "trainer": str,
+    "config": str,
+    "backbone": str,
+    "dataset": str,
+    "trained_on?": str,
+    "shots": WHOLE,
+    "seed": WHOLE,
+    "checkpoint?": str,
+    "noise_in_training": _SEEN,
+    "parts": Each(_PART),
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one subset of the classes, as its robustness.json has it."""
+
+    path: Path
+    header: dict[str, Any]  # of the model: trainer, backbone, seed, ...
+    subset: str
+    part: dict[str, Any]
+
+    @staticmethod
+    def in_memory(name: str, part: dict[str, Any]) -> "Evaluation":
+        """Return what was measured without a run; ``name`` is the model's."""
+        header = {
+            "trainer": name,
+            "config": "",
+            "backbone": "",
+            "dataset": "",
+            "shots": 0,
+            "seed": 0,
+            "noise_in_training": {name: [] for name in SEEN},
+        }
+        return Evaluation(Path(name), header, "all", part)
+
+    @property
+    def headline_rule(self) -> str:
+        """Return the inference rule that the method's protocol prescribes."""
+        return self.part["headline_rule"]
+
+    @property
+    def source(self) -> str:
+        """Return where its entries stand: "FILE#parts/SUBSET"."""
+        return f"{self.path.as_posix()}#parts/{self.subset}"
+
+    @property
+    def method(self) -> Method:
+        """Return whose it is. The classes trained on matter only where something is learned."""
+        header = self.header
+        learns = bool(header.get("checkpoint"))
+        subset = header.get("trained_on") if learns else ""
+        return Method(
+            trainer=header["trainer"],
+            config=header["config"],
+            backbone=header["backbone"],
+            shots=header["shots"] if learns else None,
+            note=f"trained on {subset} classes" if subset else "",
+            learns=learns,
+        )
+
+    def clean(self, measure: str = "accuracy", attacked: bool = False) -> Value | None:
+        """Return a figure without noise; None where it was not measured.
+
+        Args:
+            attacked: of the images that attacks were made on, where those are not all.
+        """
+        place, figures = "clean", self.part["clean"]
+        if attacked and (self.part.get("attacked") or {}).get("clean"):
+            place, figures = "attacked/clean", self.part["attacked"]["clean"]
+        figure = figures[self.headline_rule].get(measure)
+        if figure is None:
+            return None
+        return Value(figure, f"{self.source}/{place}/{self.headline_rule}/{measure}")
+
+    def under(self, cells: Sequence[Measured], measure: str = "accuracy") -> Value | None:
+        """Return the mean over cells; None where some lack the measure."""
+        if any(measure not in cell.figures for cell in cells):
+            return None
+        end = f"/{self.headline_rule}/{measure}"
+        patterns = cell_patterns(cell.key for cell in cells)
+        source = ["noisy", *(f"{self.source}/cells/{pattern}{end}" for pattern in patterns)]
+        return Value(mean_over_cells(cells, measure), source)
+
+    def cells(self) -> list[Measured]:
+        """Return all cells, under the headline rule."""
+        return measured(self.part, self.headline_rule)
+
+
+def read_content(path: Path) -> dict[str, Any] | None:
+    """Read a robustness.json; None where there is none.
+
+    Raises:
+        UsageError: the file cannot be read, or is not what it should be.
+    """
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f"{path}: not written by this version; evaluate again with --redo")
+    problem = mismatch(content, _FILE) or next(
+        filter(None, (_problem(name, part) for name, part in content["parts"].items())), ""
+    )
+    if problem:
+        raise UsageError(
+            f"{path}: not the results of an evaluation ({problem}); remove it, or evaluate again "
+            "with --redo"
+        )
+    return content
+
+
+def read_evaluations(folder: Path) -> list[Evaluation]:
+    """Return what robustness.json in a run's folder holds; nothing where there is none.
+
+    Raises:
+        UsageError: as `read_content`.
+    """
+    path = folder / FILE_NAME
+    content = read_content(path)
+    if content is None:
+        return []
+    header = {
+        key: plain(value) if isinstance(value, str) else value
+        for key, value in content.items()
+        if key != "parts"
+    }
+    return [
+        Evaluation(path, header, name, part)
+        for name, part in content["parts"].items()
+        if part["clean"]
+    ]
+
+
+def _problem(name: str, part: dict[str, Any]) -> str:
+    """Return what is wrong with the entries of a part, taken together."""
+    rules = part["clean"].keys()
+    if rules and part["headline_rule"] not in rules:
+        return f"parts/{name}/clean lacks rule {part['headline_rule']!r}"
+    for key, figures in part["cells"].items():
+        try:
+            Cell.from_key(key)
+        except UsageError as error:
+            return f"parts/{name}/cells: {error}"
+        if not rules <= figures.keys():
+            return f"parts/{name}/cells/{key} lacks a rule"
+    return ""
+
+
+def read_below(roots: Iterable[Path]) -> list[Evaluation]:
+    """Return all evaluations below some folders.
+
+    Raises:
+        UsageError: as `read_evaluations`.
+    """
+    folders = sorted({path.parent for root in roots for path in root.rglob(FILE_NAME)})
+    return [found for folder in folders for found in read_evaluations(folder)]
+
+
+def summary_for_people(part: dict[str, Any], seen: dict[str, list]) -> dict[str, Any]:
+    """Return robustness.json's summary: by the headline rule, of unseen and of all kinds."""
+    rule = part["headline_rule"]
+    clean = part["clean"][rule]["accuracy"]
+    cells = measured(part, rule)
+
+    def figures(choose: Choice) -> dict[str, Any]:
+        found = {}
+        for group, own in by_group(cells, choose).items():
+            accuracy = mean_over_cells(own, "accuracy")
+            found[group] = {
+                "mean_corruption_accuracy": accuracy,
+                "drop": clean - accuracy,
+                "consistency": mean_over_cells(own, "consistency"),
+                "ece": mean_over_cells(own, "ece"),
+                "kinds": kinds_of(own),
+            }
+        return found
+
+    return {
+        "rule": rule,
+        "clean": part["clean"][rule],
+        "unseen_in_training": figures(unseen_in_training(seen)),
+        "all": figures(everything),
+    }

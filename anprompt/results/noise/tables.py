@@ -1,0 +1,164 @@
+"""Tables of figures under noise, and what is to be said about them."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from anprompt.results.noise.cells import is_attack
+from anprompt.results.noise.compare import Comparison
+from anprompt.results.noise.imagenet_c import imagenet_c_tables
+from anprompt.results.table import Column, Row, Table
+from noise.cells import GROUPS, Cell
+from noise.masking import Check, masking_checks
+
+NOISE_NOTES = [
+    "Accuracy in %: mean over kinds, severities and noise seeds; +- over a method's runs.",
+    "learned: noise on learned tokens. drop: clean minus noisy accuracy. same: share of",
+    "answers that noise leaves as they are. ECE: calibration error. Every cell is in",
+    "robustness.json.",
+]
+
+CALIBRATION = {"adaptive_ece": "A-ECE", "max_ce": "M-CE", "brier": "Brier"}
+BEST = {
+    **dict.fromkeys(("accuracy", "consistency", "kept"), "highest"),
+    **dict.fromkeys(("drop", "ece", *CALIBRATION), "lowest"),
+}
+
+
+def all_tables(comparisons: Iterable[Comparison], all_kinds: bool = False) -> list[Table]:
+    """Return every comparison's tables, ImageNet-C's last."""
+    return [
+        table
+        for comparison in comparisons
+        for table in (*noise_tables(comparison, all_kinds), *imagenet_c_tables(comparison))
+    ]
+
+
+def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:
+    """Return the accuracies of a comparison, and the other measures."""
+    there = comparison.groups
+    attacks = [group for group in there if is_attack(group)]
+    plain_groups = [group for group in GROUPS if group in there]
+    accuracies = {"clean": ("", "accuracy")}
+    accuracies |= {group: (group, "accuracy") for group in (*plain_groups, *attacks)}
+    main = [group for group in ("text", "image") if group in there]
+    others: dict[str, tuple[str, str]] = {
+        f"{name}, {group}": (group, measure)
+        for measure, name in (("drop", "drop"), ("consistency", "same"))
+        for group in main
+    }
+    others["ECE, clean"] = ("", "ece")
+    others |= {f"ECE, {group}": (group, "ece") for group in main}
+    title = (
+        f"{comparison.dataset}, {comparison.subset} classes, {comparison.images:,} images, "
+        f"backbone {comparison.backbone}"
+    )
+    tables = [
+        noise_table(comparison, accuracies, title, "Mean accuracy under noise, in %"),
+        noise_table(comparison, others, "", "Drop in points; same answers and ECE in %"),
+    ]
+    # Files of earlier versions lack the other measures of calibration.
+    if any(row.value("", "brier") for row in comparison.rows):
+        more: dict[str, tuple[str, str]] = {
+            f"kept, {group}": (group, "kept") for group in (*plain_groups, *attacks)
+        }
+        told = "Relative robustness (kept): share of the clean accuracy, in %"
+        tables.append(noise_table(comparison, more, "", told))
+        finer = {
+            f"{name}, {group or 'clean'}": (group, measure)
+            for measure, name in CALIBRATION.items()
+            for group in ("", *main)
+        }
+        told = "Adaptive (A) and maximal (M) calibration error in %; Brier score"
+        tables.append(noise_table(comparison, finer, "", told))
+    tables[-1].notes += _notes(comparison, all_kinds)
+    return tables
+
+
+def noise_table(
+    comparison: Comparison, columns: dict[str, tuple[str, str]], title: str, measure: str
+) -> Table:
+    """Return a table with columns of (group of noise, measure), without those no row has."""
+    read = {name: [row.value(*what) for row in comparison.rows] for name, what in columns.items()}
+    read = {name: values for name, values in read.items() if any(values)}
+    return Table(
+        protocol="noise",
+        title=title,
+        columns=[
+            Column(name, 3 if columns[name][1] == "brier" else 1, BEST[columns[name][1]])
+            for name in read
+        ],
+        rows=[
+            Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
+            for i, row in enumerate(comparison.rows)
+        ],
+        subject=f"{comparison.dataset}, {comparison.subset} classes",
+        measure=measure,
+        counted="runs",
+        has_rules=True,
+    )
+
+
+def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
+    notes = [
+        f"{group}: {', '.join(kinds)}"
+        for group in ("text", "image")
+        if (kinds := comparison.kinds(group))
+    ]
+    seen = noise_seen(comparison.seen)
+    if seen:
+        verb = "counted although" if all_kinds else "left out because"
+        notes.append(f"{verb} some model met it in training: {seen}")
+    if comparison.left_out:
+        notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
+    return notes + meaning_notes(comparison) + masking_notes(comparison)
+
+
+def meaning_notes(comparison: Comparison) -> list[str]:
+    """Return how many noisy prompts still mean the same to the text encoder, by kind."""
+    shares: dict[str, list[float]] = {}
+    for row in comparison.rows:
+        for evaluation in row.evaluations:
+            for key, share in (evaluation.part.get("meaning_kept") or {}).items():
+                shares.setdefault(Cell.from_key(key).kind, []).append(share)
+    if not shares:
+        return []
+    listed = ", ".join(f"{kind} {statistics.fmean(own):.0f}%" for kind, own in shares.items())
+    return [f"prompts within a cosine of 0.9 of the clean one, as frozen CLIP sees them: {listed}"]
+
+
+def masking_notes(comparison: Comparison) -> list[str]:
+    """Return for every row with attacks, the signs of masked gradients."""
+    notes = []
+    for row in comparison.rows:
+        accuracy: dict[tuple[str, int], float] = {}
+        for group in comparison.groups:
+            value = row.value(group) if is_attack(group) else None
+            if value is not None:
+                kind, _, bound = group.partition(" ")
+                accuracy[kind, int(bound.removesuffix("/255"))] = value.number
+        if accuracy:
+            checks = masking_checks(accuracy)
+            notes.append(f"masked gradients, {row.method.name}: {_told(checks)}")
+    return notes
+
+
+def _told(checks: Sequence[Check]) -> str:
+    """Return the checks in words; those that failed first, with their figures."""
+    failed = [f"{c.name}: FAILED ({c.detail})" for c in checks if c.passed is False]
+    passed = [c.name for c in checks if c.passed]
+    unknown = [c.name for c in checks if c.passed is None]
+    parts = failed
+    if passed:
+        parts = [*parts, f"no sign in {', '.join(passed)}"]
+    if unknown:
+        parts = [*parts, f"not checked (--noise masking): {', '.join(unknown)}"]
+    return "; ".join(parts)
+
+
+def noise_seen(seen: dict[str, list]) -> str:
+    """Return kinds and seeds met in training, in words; empty for none."""
+    kinds = [*seen["text_kinds"], *seen["image_kinds"]]
+    if not kinds:
+        return ""
+    seeds = ", ".join(map(str, seen["seeds"]))
+    return f"{', '.join(kinds)}" + (f" (noise seed {seeds})" if seeds else "")

@@ -28,7 +28,7 @@ def pgd(
     eps: float,
     step: float,
     steps: int,
-    start: torch.Generator | Sequence[torch.Generator] | None = None,
+    start: torch.Generator | Sequence[torch.Generator] | Tensor | None = None,
     loss: Loss = F.cross_entropy,
 ) -> Tensor:
     """Return images within ``eps`` (L-infinity) of the given ones for which the loss is high.
@@ -47,7 +47,8 @@ def pgd(
         step: size of a step, e.g. eps / 4.
         steps: number of steps; 0 gives the start.
         start: draws it uniformly in the eps-ball: one for the batch, or B of them so that an
-            image's start does not depend on those beside it. None: start at the images.
+            image's start does not depend on those beside it. None: start at the images; a tensor:
+            at the images with it added.
         loss: (logits, labels) -> scalar, the mean over the batch of what is to grow.
 
     Returns:
@@ -66,7 +67,8 @@ def pgd(
 
     adversarial = images.clone()
     if start is not None:
-        change = _uniform(images, eps, start).to(images.device)
+        drawn = start if isinstance(start, Tensor) else _uniform(images, eps, start)
+        change = drawn.to(images.device, images.dtype)
         adversarial = torch.clamp(images + change, min=0, max=1)
     for _ in range(steps):
         with torch.enable_grad():

@@ -10,7 +10,6 @@ import copy
 import logging
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,8 +28,21 @@ from .base import (
 )
 from .coop import phrase_context, rest_of_phrase
 from .settings import context_words, count, declare_method, precision
+from .vpt import random_prompts
 
 logger = logging.getLogger(__name__)
+
+
+def equal_maps(number: int, inputs: int, outputs: int, device: Any) -> nn.ModuleList:
+    """Return linear maps that all start equal, as upstream's copies of one layer do."""
+    layer = nn.Linear(inputs, outputs, device=device)
+    return nn.ModuleList(copy.deepcopy(layer) for _ in range(number))
+
+
+def mapped(prompts: nn.ParameterList, maps: nn.ModuleList) -> dict[int, Tensor]:
+    """Return {0-based block: prompt through its map}, from the second block on."""
+    pairs = zip(maps, prompts, strict=True)
+    return dict(enumerate((project(prompt) for project, prompt in pairs), start=1))
 
 
 class MultiModalPromptLearner(PromptLearner):
@@ -46,17 +58,14 @@ class MultiModalPromptLearner(PromptLearner):
         ctx, words = phrase_context(clip_model, settings.CTX_INIT, n_ctx, "TRAINER.MAPLE.CTX_INIT")
         self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(text_width, vision_width, device=device)
-        self.compound_prompts_text = nn.ParameterList(
-            nn.Parameter(torch.empty(n_ctx, text_width, device=device).normal_(std=0.02))
-            for _ in range(depth - 1)
-        )
-        # All deeper maps start equal, as upstream's copies of one layer do.
-        layer = nn.Linear(text_width, vision_width, device=device)
-        self.compound_prompt_projections = nn.ModuleList(
-            copy.deepcopy(layer) for _ in range(depth - 1)
-        )
+        self.compound_prompts_text = random_prompts(depth - 1, n_ctx, text_width, device)
+        self.compound_prompt_projections = equal_maps(depth - 1, text_width, vision_width, device)
         logger.info(f'Initial context: "{words}", {n_ctx} tokens learned, depth {depth}')
         self.prompts = TokenizedPrompts(clip_model, prompts.between(words))
+
+    def first_vision_prompt(self) -> Tensor:
+        """Return what block 0 of the image tower gets, (n, Dv)."""
+        return self.proj(self.ctx)
 
     def text_prompts(self) -> dict[int, Tensor]:
         """Return {0-based block: (n, Dt)}, from the second block on."""
@@ -64,8 +73,7 @@ class MultiModalPromptLearner(PromptLearner):
 
     def vision_prompts(self) -> dict[int, Tensor]:
         """Return {0-based block: (n, Dv)}, from the second block on."""
-        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
-        return dict(enumerate((project(prompt) for project, prompt in pairs), start=1))
+        return mapped(self.compound_prompts_text, self.compound_prompt_projections)
 
 
 class MaPLeCLIP(PromptedCLIP):
@@ -88,7 +96,8 @@ class MaPLeCLIP(PromptedCLIP):
         """Return image features (B, E), fp32, not normalised."""
         learner, visual = self.prompt_learner, self.clip.visual
         # The first prompts join after the positions were added and go through ln_pre.
-        tokens = append_tokens(visual.embed(image.type(self.clip.dtype)), learner.proj(learner.ctx))
+        first = learner.first_vision_prompt()
+        tokens = append_tokens(visual.embed(image.type(self.clip.dtype)), first)
         edit = ReplaceTokens(learner.vision_prompts(), position=-len(learner.ctx))
         tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
         return visual.project(tokens[:, 0]).float()

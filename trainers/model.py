@@ -53,6 +53,7 @@ class TrainingBatch:
         epoch: from 0.
         views: further views of the images, each (B, 3, H, W); with DATALOADER.K_TRANSFORMS k there
             are k - 1.
+        class_state: what `PromptedCLIP.class_state` gave, where this step has asked for it already.
     """
 
     image: Tensor
@@ -60,6 +61,7 @@ class TrainingBatch:
     index: Tensor | None = None
     epoch: int = 0
     views: tuple[Tensor, ...] = ()
+    class_state: Any = None
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ class PromptedCLIP(nn.Module):
 
     def loss(self, batch: TrainingBatch) -> Loss:
         """Return the training loss of a batch, by default cross-entropy."""
-        logits = self(batch.image)
+        state = self.class_state() if batch.class_state is None else batch.class_state
+        logits = self.classify(self.encode(batch.image), state)[self.rule]
         return Loss.of(logits, ce=F.cross_entropy(logits, batch.label))
 
     # Checkpoints

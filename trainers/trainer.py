@@ -216,7 +216,7 @@ class PromptTrainer(TrainerX):
         """Take one step; return the loss, its terms and the accuracy (%) for the log."""
         given = self.training_batch(batch)
         with self.autocast():
-            loss = self.model.loss(given)
+            loss = self.loss(given)
         self.detect_anomaly(loss.total)
         self.model_zero_grad()
         self.backward(loss)
@@ -236,6 +236,10 @@ class PromptTrainer(TrainerX):
         if (self.batch_idx + 1) == self.num_batches:
             self.update_lr()
         return summary
+
+    def loss(self, batch: TrainingBatch) -> Loss:
+        """Return the loss of a batch. Override it where that takes more than the model."""
+        return self.model.loss(batch)
 
     def backward(self, loss: Loss) -> None:
         """Compute gradients. Override it to change them, say by projecting one term's on another's.

@@ -1,0 +1,15 @@
+"""AdvIVLP: IVLP, trained adversarially; see trainers/adversarial.py.
+
+References:
+    [0] https://github.com/xinwong/Multimodal-Adversarial-Prompt-Tuning (MIT)
+"""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .adversarial import AdversarialTraining
+from .ivlp import IVLP
+
+
+@TRAINER_REGISTRY.register()
+class AdvIVLP(AdversarialTraining, IVLP):
+    pass

@@ -1,0 +1,15 @@
+"""AdvMaPLe: MaPLe, trained adversarially; see trainers/adversarial.py.
+
+References:
+    [0] https://github.com/xinwong/Multimodal-Adversarial-Prompt-Tuning (MIT)
+"""
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .adversarial import AdversarialTraining
+from .maple import MaPLe
+
+
+@TRAINER_REGISTRY.register()
+class AdvMaPLe(AdversarialTraining, MaPLe):
+    pass

@@ -117,6 +117,25 @@ FACTS = {
         "https://arxiv.org/abs/2508.04677",
         "not recorded",
     ),
+    **dict.fromkeys(
+        ("AdvCoOp", "AdvVPT", "AdvIVLP", "AdvMaPLe"),
+        Facts(
+            "as the method without Adv, on images attacked in training",
+            "https://github.com/xinwong/Multimodal-Adversarial-Prompt-Tuning",
+            "MIT",
+        ),
+    ),
+    "AdvANPrompt": Facts("as ANPrompt, on images attacked in training", "this project's own", "-"),
+    "FAP": Facts(
+        "image tokens, and maps that make text tokens of them, on attacked images",
+        "Zhou et al. 2024, https://arxiv.org/abs/2403.14774",
+        "MIT",
+    ),
+    "NAPTuning": Facts(
+        "as MaPLe, with networks that refine tokens, on attacked images; reconstructed",
+        "Zhang et al. 2025, https://arxiv.org/abs/2506.12706",
+        "not recorded",
+    ),
 }
 
 

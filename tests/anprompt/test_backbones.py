@@ -19,7 +19,16 @@ from anprompt.runs.predictor import Predictor
 from clip.weights import hub
 from common.errors import UsageError
 
-TEXT_ONLY = ["CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TCP", "ZeroshotCLIP", "ZeroshotCLIP2"]
+TEXT_ONLY = [
+    "AdvCoOp",
+    "CoCoOp",
+    "CoOp",
+    "KgCoOp",
+    "ProGrad",
+    "TCP",
+    "ZeroshotCLIP",
+    "ZeroshotCLIP2",
+]
 SIZE, MEAN, STD = 64, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
 
 

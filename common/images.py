@@ -12,14 +12,18 @@ Of an animation both take the first frame. Colour profiles are not applied.
 
 import os
 import stat
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from common.errors import UsageError, one_line
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
-__all__ = ["READINGS", "UPSTREAM", "AS_SEEN", "as_seen", "read_image"]
+Found = TypeVar("Found")
+
+__all__ = ["READINGS", "UPSTREAM", "AS_SEEN", "as_seen", "read_image", "read_mask"]
 
 UPSTREAM, AS_SEEN = READINGS = ("upstream", "as_seen")
 
@@ -35,6 +39,33 @@ def read_image(path: str | os.PathLike, reading: str = UPSTREAM) -> "Image.Image
         UsageError: no such file, or one that Pillow cannot decode, or whose values have no agreed
             range (``as_seen``); names the path.
     """
+    return _read(path, lambda image: convert(image, reading))
+
+
+def read_mask(path: str | os.PathLike) -> "np.ndarray":
+    """Return which pixels of a mask are marked: (height, width) booleans.
+
+    Marked is what is not black, of whatever depth; in a JPEG, whose edges are blurred, what is
+    brighter than 127. Transparency says nothing.
+
+    Raises:
+        UsageError: no such file, or one that Pillow cannot decode; names the path.
+    """
+    return _read(path, _marked)
+
+
+def _marked(image: "Image.Image") -> "np.ndarray":
+    import numpy as np
+
+    least = 127 if image.format == "JPEG" else 0
+    image = _upright(image)
+    if image.mode in ("P", "LA", "La", "RGBA", "RGBa", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
+        image = image.convert("RGB")
+    values = np.asarray(image)
+    return (values.reshape(*values.shape[:2], -1) > least).any(axis=-1)
+
+
+def _read(path: str | os.PathLike, decode: "Callable[[Image.Image], Found]") -> "Found":
     from PIL import Image
 
     try:
@@ -46,7 +77,7 @@ def read_image(path: str | os.PathLike, reading: str = UPSTREAM) -> "Image.Image
             if not status.st_size:
                 raise UsageError("an empty file")
             with Image.open(file) as image:
-                return convert(image, reading)
+                return decode(image)
     except FileNotFoundError:
         raise UsageError(f"image not found: {path}") from None
     except Exception as error:  # Pillow raises half a dozen unrelated types for damaged files

@@ -107,7 +107,7 @@ def _wobble(points: np.ndarray, amount: float, rng) -> np.ndarray:
     return moved
 
 
-def _smooth_noise(size: int, cells_x: int, cells_y: int, rng) -> np.ndarray:
+def smooth_noise(size: int, cells_x: int, cells_y: int, rng) -> np.ndarray:
     """(size, size) noise of the given coarseness, about -1 .. 1."""
     coarse = rng.randint(0, 256, (cells_y, cells_x)).astype(np.uint8)
     smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
@@ -118,7 +118,7 @@ def _paper(full: int, rng) -> np.ndarray:
     """Sheet with fibres, sometimes ruled or squared: (full, full, 3)."""
     sheet = np.array(PAPERS[rng.randint(len(PAPERS))]) + rng.uniform(-12, 12, 3)
     canvas = np.full((full, full, 3), sheet, dtype=np.float32)
-    fibres = 9 * _smooth_noise(full, 6, 6, rng) + 8 * _smooth_noise(full, full // 2, full // 8, rng)
+    fibres = 9 * smooth_noise(full, 6, 6, rng) + 8 * smooth_noise(full, full // 2, full // 8, rng)
     canvas += (fibres + rng.normal(0, 6, (full, full)).astype(np.float32))[..., None]
     ruling = rng.randint(4)
     if ruling:
@@ -213,7 +213,7 @@ def draw(colour: str, pattern: str, shape: str, rng: np.random.RandomState) -> I
     tones = COLOURS[colour]
     crayon: np.ndarray = np.array(tones[rng.randint(len(tones))]) + rng.uniform(-10, 10, 3)
     crayon = crayon.astype(np.float32)
-    hatch = _smooth_noise(full, *((10, 48) if rng.randint(2) else (48, 10)), rng)[..., None]
+    hatch = smooth_noise(full, *((10, 48) if rng.randint(2) else (48, 10)), rng)[..., None]
     cover = np.clip(rng.uniform(0.8, 0.97) + 0.16 * hatch, 0, 1)  # paper shows through
     canvas = canvas + mask * cover * (crayon + 10 * hatch - canvas)
     if pattern:

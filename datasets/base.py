@@ -59,6 +59,7 @@ class Reader:
         test_is_train: there are test images only, which stand in for training images too.
         reading: how image files are read, one of ``common.images.READINGS``.
         is_own: a user's own images, which nobody has looked at before.
+        task: classification or anomaly; trainers of the other refuse it.
 
     Attributes:
         dataset_dir, image_dir, split_path: absolute.
@@ -76,6 +77,7 @@ class Reader:
     test_is_train = False
     reading = "as_seen"
     is_own = True
+    task = "classification"
 
     def __init__(self, root: str | os.PathLike, **options: Any):
         self.options = options

@@ -19,7 +19,6 @@ from common.errors import UsageError
 from common.files import temporary_folder, write_json
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.archives import inner_archives, unpack, unpack_inner
-from datasets.base import Reader
 from datasets.splits import (
     SPLITS,
     Lists,
@@ -33,6 +32,7 @@ from datasets.splits import (
 CATALOGUE = Path(__file__).with_name("catalogue.json")
 UNPACKING = ".unpacking-"  # hidden, so that no reader takes it for a class
 GB = 10**9
+GROUPS = ("classes", "categories")  # figures that count no images
 
 Entry = dict[str, Any]  # a data set's in the catalogue
 Item = dict[str, Any]  # one of its files
@@ -259,7 +259,7 @@ UNPACKERS: dict[str, Callable[[Path, Item, Path], Path]] = {
 }
 
 
-def open_dataset(entry: Entry, root: Path) -> Reader:
+def open_dataset(entry: Entry, root: Path) -> Any:
     """Return the data set's reader, placed on its folder.
 
     Raises:
@@ -294,17 +294,15 @@ def check(entry: Entry, root: Path) -> tuple[dict[str, int], list[str]]:
     """
     try:
         dataset = open_dataset(entry, root)
+        if dataset.task == "anomaly":
+            figures, problems = dataset.examine(decode=False)
+            return figures, [*_unexpected(figures, entry), *problems]
         lists = dataset.read_data()
         check_labels(lists, dataset.name)
     except (OSError, UsageError) as error:
         return {}, [str(error)]
-    problems = []
     figures = count(lists)
-    for name, expected in entry["figures"].items():
-        if figures[name] != expected:
-            kind = "reduced" if figures[name] < expected else "too many"
-            unit = "classes" if name == "classes" else "images"
-            problems.append(f"{name}: {figures[name]:,} {unit}, expected {expected:,} ({kind})")
+    problems = _unexpected(figures, entry)
     for split, entries in zip(SPLITS, lists, strict=True):
         missing = missing_images(dataset.image_dir, (path for path, _, _ in entries))
         if missing:
@@ -319,6 +317,17 @@ def check(entry: Entry, root: Path) -> tuple[dict[str, int], list[str]]:
         if shared:
             problems.append(f"{len(shared):,} test images are training images, such as {shared[0]}")
     return figures, problems
+
+
+def _unexpected(figures: dict[str, int], entry: Entry) -> list[str]:
+    """Return a line for each figure that is not the published one."""
+    problems = []
+    for name, expected in entry["figures"].items():
+        if figures[name] != expected:
+            kind = "reduced" if figures[name] < expected else "too many"
+            unit = name if name in GROUPS else "images"
+            problems.append(f"{name}: {figures[name]:,} {unit}, expected {expected:,} ({kind})")
+    return problems
 
 
 def make_split(entry: Entry, root: Path) -> str:

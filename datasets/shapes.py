@@ -9,14 +9,12 @@ uneven light. The bundled small CLIP was pretrained on shapes of another style, 
 (``anprompt/pretraining/world.py``), so its zero-shot accuracy here leaves room to learn.
 """
 
-import contextlib
 import json
 import os
 from pathlib import Path
 
-from common.errors import UsageError
-from common.files import temporary_folder
 from dassl.data.datasets import DATASET_REGISTRY
+from datasets._drawing import draw_once
 from datasets.base import FewShotDataset
 from datasets.fewshot import user_cache
 
@@ -32,61 +30,31 @@ def default_root() -> Path:
 def ensure_drawn(root: str | os.PathLike) -> Path:
     """Draw the data set to ``root/shapes`` unless it is there; returns that folder.
 
-    Everything is written to a folder beside it and renamed at the end, so that a killed run leaves
-    nothing half done and two runs at once do not disturb each other.
-
     Raises:
         UsageError: the folder cannot be written, or holds something else.
     """
-    target = Path(root) / "shapes"
-    stamp = f"{DRAWING_VERSION}\n"
-    marker = target / "drawing_version.txt"
+    return draw_once(root, "shapes", "Shapes", DRAWING_VERSION, _draw)
 
-    def is_drawn() -> bool:
-        return marker.is_file() and marker.read_text(encoding="utf-8") == stamp
 
-    if is_drawn():
-        return target
-    if target.exists() and not marker.is_file():
-        raise UsageError(
-            f"Shapes: {target} is not this data set; move it, or name another data folder"
-        )
+def _draw(folder: Path) -> None:
     # Here, because a folder that is drawn already needs none of them.
     from tqdm import tqdm
 
     from datasets._shapes_pictures import CLASSNAMES, picture_of
 
-    try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        with temporary_folder(root, ".shapes-") as work:
-            temporary = work / "shapes"
-            lists: dict[str, list] = {split: [] for split in IMAGES_PER_CLASS}
-            for label, name in enumerate(
-                tqdm(CLASSNAMES, desc="drawing Shapes", unit="class", disable=None)
-            ):
-                folder = name.replace(" ", "_")
-                (temporary / "images" / folder).mkdir(parents=True)
-                for split, count in IMAGES_PER_CLASS.items():
-                    for number in range(count):
-                        path = f"{folder}/{split}_{number:03d}.jpg"
-                        picture = picture_of(split, label, number)
-                        picture.save(temporary / "images" / path, quality=85)
-                        lists[split].append([path, label, name])
-            text = json.dumps(lists, indent=1)
-            (temporary / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
-            (temporary / marker.name).write_text(stamp, encoding="utf-8")
-            if target.is_dir() and not is_drawn():  # an older drawing
-                with contextlib.suppress(FileNotFoundError):  # somebody else moved it
-                    os.replace(target, work / "old")
-            os.rename(temporary, target)
-    except OSError as error:
-        # Somebody else may have finished first; theirs is the same.
-        if not is_drawn():
-            raise UsageError(
-                f"Shapes: cannot be drawn to {target} ({error.strerror}); name a folder that can "
-                "be written to"
-            ) from error
-    return target
+    lists: dict[str, list] = {split: [] for split in IMAGES_PER_CLASS}
+    for label, name in enumerate(
+        tqdm(CLASSNAMES, desc="drawing Shapes", unit="class", disable=None)
+    ):
+        own = name.replace(" ", "_")
+        (folder / "images" / own).mkdir(parents=True)
+        for split, count in IMAGES_PER_CLASS.items():
+            for number in range(count):
+                path = f"{own}/{split}_{number:03d}.jpg"
+                picture_of(split, label, number).save(folder / "images" / path, quality=85)
+                lists[split].append([path, label, name])
+    text = json.dumps(lists, indent=1)
+    (folder / "split_zhou_Shapes.json").write_text(text, encoding="utf-8")
 
 
 @DATASET_REGISTRY.register()

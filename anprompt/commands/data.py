@@ -9,7 +9,9 @@ Names are those of configs/datasets. What is present is left alone, a download t
 on where it stopped, and nothing half unpacked takes a finished folder's name. Archives that you put
 into a data set's folder yourself are taken, ImageNet's and Stanford Cars' too. --check compares
 class and image counts, base and new halves and the split itself with the published ones. `check`
-reads a folder or table as training would, decodes every image, and names all problems at once.
+reads a folder or table as training would, decodes every image, and names all problems at once; a
+folder with train/good and test/good in it, or categories that have them, is read for anomaly
+detection.
 The table of addresses and figures is datasets/catalogue.json; the layouts are in docs/DATASETS.md.
 
 Exit status: 0 complete, 2 something is missing or differs (each named).
@@ -24,6 +26,10 @@ from common.errors import UsageError
 
 NOTHING_TO_PREPARE = {
     "shapes": "Shapes draws its images on first use",
+    "defect_tiles": "DefectTiles draws its images on first use",
+    "defecttiles": "DefectTiles draws its images on first use",
+    "anomaly_folder": "AnomalyFolder reads your own images: anprompt data check FOLDER",
+    "anomalyfolder": "AnomalyFolder reads your own images: anprompt data check FOLDER",
     "imagefolder": "ImageFolder reads your own images: anprompt data check FOLDER",
 }
 CHECK = "check"
@@ -42,7 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         "names",
         nargs="+",
         metavar="NAME",
-        help=f"all, or any of: {names}; or the word check and folders or tables of your own",
+        help="all (of classification), anomaly (all for anomaly detection), or any of: "
+        f"{names}; or the word check and folders or tables of your own",
     )
     parser.add_argument(
         "--root", default=os.environ.get("DATA"), help="folder that holds the data sets ($DATA)"
@@ -75,8 +82,12 @@ def main(argv: list[str]) -> int:
 
 def check_own(path: str, images: str, classnames: str) -> int:
     """Check a folder or a table as training would read it; returns the exit status."""
+    from datasets.anomaly import AnomalyFolder, is_category
     from datasets.imagefolder import examine
 
+    place = Path(os.path.expanduser(path)).absolute()
+    if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
+        return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
     found = examine(os.path.abspath(os.path.expanduser(path)), images, classnames)
     for problem in found.problems:
         print(f"{path}: {problem}")
@@ -89,6 +100,15 @@ def check_own(path: str, images: str, classnames: str) -> int:
     print(f"{path}: complete, {len(found.classnames):,} classes, {sizes} images")
     print(f"  classes: {', '.join(found.classnames)}")
     return 0
+
+
+def say_examined(path: str, figures: dict[str, int], problems: list[str]) -> int:
+    """Print what was found in images for anomaly detection; returns the exit status."""
+    for problem in problems:
+        print(f"{path}: {problem}")
+    sizes = ", ".join(f"{count:,} {name}" for name, count in figures.items())
+    print(f"{path}: {f'{len(problems):,} problem(s)' if problems else 'complete'}; {sizes}")
+    return 2 if problems else 0
 
 
 def prepare_published(args: argparse.Namespace) -> int:
@@ -121,8 +141,10 @@ def prepare_published(args: argparse.Namespace) -> int:
             print("\n  ".join([f"{key}: not as expected", *problems]))
             continue
         complete += 1
-        sizes = ", ".join(f"{figures[split]:,} {split}" for split in ("train", "val", "test"))
-        print(f"{key}: complete, {figures['classes']:,} classes, {sizes} images")
+        groups = next(name for name in prepare.GROUPS if name in figures)
+        splits = [name for name in ("train", "val", "test", "anomalous") if name in figures]
+        sizes = ", ".join(f"{figures[split]:,} {split}" for split in splits)
+        print(f"{key}: complete, {figures[groups]:,} {groups}, {sizes} images")
         has_split = any(item.get("file", "").startswith("split_") for item in entry["files"])
         if has_split and "split_sha256" not in entry:
             print("  the figures are as published; no checksum of the published split is known")
@@ -175,7 +197,9 @@ def choose(names: list[str], catalogue: dict[str, dict]) -> list[str]:
     from common.names import nearest
 
     if "all" in names:
-        return list(catalogue)
+        return [key for key, entry in catalogue.items() if "task" not in entry]
+    if "anomaly" in names:
+        return [key for key, entry in catalogue.items() if entry.get("task") == "anomaly"]
     key_of = {entry["name"]: key for key, entry in catalogue.items()}
     keys = []
     for name in names:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests" / "datasets"))
 
 import fake_trees  # noqa: E402
 
-CATALOGUE = prepare.read_catalogue()
+CATALOGUE = {key: entry for key, entry in prepare.read_catalogue().items() if "task" not in entry}
 KEY_OF = {entry["name"]: key for key, entry in CATALOGUE.items()}
 
 

@@ -19,10 +19,18 @@ def test_table_agrees_with_the_catalogue():
         if re.fullmatch(r"`\w+`", cells[0]):
             rows[cells[0].strip("`")] = cells[1:]
     catalogue = prepare.read_catalogue()
-    assert set(rows) == {*catalogue, "shapes", "imagefolder"}
+    drawn_or_own = {"shapes", "imagefolder", "defect_tiles", "anomaly_folder"}
+    assert set(rows) == {*catalogue, *drawn_or_own}
     for key, entry in catalogue.items():
         name, folder, images, classes, counts = rows[key]
         figures = entry["figures"]
+        if entry.get("task") == "anomaly":
+            assert (name, folder) == (entry["name"], f"`{entry['folder']}/`")
+            numbers = [
+                int(n.replace(",", "")) for n in re.findall(r"[\d,]+", f"{classes} {counts}")
+            ]
+            assert numbers == [figures[part] for part in ("categories", "train", "test")]
+            continue
         assert (name, folder) == (entry["name"], f"`{entry['folder']}/`")
         assert int(classes) == figures["classes"]
         numbers = [int(number.replace(",", "")) for number in re.findall(r"[\d,]+", counts)]

@@ -48,6 +48,7 @@ class DatasetBase:
     """
 
     dataset_dir = ""  # folder of the data set below DATASET.ROOT
+    task = "classification"  # ours: what trainers it is for; the other is anomaly
     is_checked = False  # ours: labels are consistent and images there, the subclass has seen to it
 
     def __init__(

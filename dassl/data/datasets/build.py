@@ -39,3 +39,10 @@ def reading_of(name: str) -> str:
     if name not in DATASET_REGISTRY:
         return AS_SEEN
     return getattr(DATASET_REGISTRY.get(name), "reading", UPSTREAM)
+
+
+def task_of(name: str) -> str:
+    """Return what a data set is for: classification or anomaly; "" for one that is not known."""
+    if name not in DATASET_REGISTRY:
+        return ""
+    return getattr(DATASET_REGISTRY.get(name), "task", "classification")

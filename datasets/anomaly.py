@@ -1,0 +1,431 @@
+"""Data sets for anomaly detection: normal images to learn from, normal and anomalous ones to test.
+
+One category (one kind of object or texture) is one run. `MVTecAD`, folders of one's own in its
+layout (`AnomalyFolder`) and, in their own files, `VisA` and the drawn `DefectTiles` share what is
+here: the draw of normal images, masks, and what is checked.
+
+References:
+    [0] Bergmann et al., MVTec AD - A Comprehensive Real-World Dataset for Unsupervised Anomaly
+        Detection, 2019
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import UsageError, one_line
+from common.names import nearest
+from common.reading import MissingFile, read_text
+from common.settings import Setting, declare
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from datasets.base import DataProblems, Reader
+from datasets.splits import Entry, list_folder, split_digest
+from datasets.verify import Files, undecodable
+
+log = logging.getLogger(__name__)
+
+NORMAL, ANOMALOUS = CLASSNAMES = ("normal", "anomalous")
+GOOD = "good"
+
+SETTINGS = {
+    "CATEGORY": Setting(
+        "",
+        "anomaly detection: the category that is learned and tested; empty where there is only one",
+        scope="data",
+    ),
+    "OBJECT_NAME": Setting(
+        "object",
+        'anomaly detection: what prompts call the object, "" for the category\'s own name',
+    ),
+    "SHOTS_FROM": Setting(
+        "",
+        'anomaly detection: file with a line "#K: i j ..." for K shots, positions from 0 among the '
+        "sorted normal images (PromptAD's selected_samples_per_run.txt); below ROOT or absolute; "
+        "empty: drawn with SEED",
+        scope="data",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image to test on.
+
+    Attributes:
+        path: below the data set's image folder, as ``mask``.
+        defect: its kind; "" for a normal image.
+        mask: "" where there is none.
+    """
+
+    path: str
+    defect: str = ""
+    mask: str = ""
+
+
+@dataclass
+class Category:
+    """What one category has.
+
+    Attributes:
+        train: normal images to learn from, sorted.
+        problems: why it cannot be used, one line each.
+    """
+
+    train: list[str] = field(default_factory=list)
+    test: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Add what no training or test can do without to the problems."""
+        kinds = {bool(sample.defect) for sample in self.test}
+        if not self.train:
+            self.problems.append("no normal images to learn from (train/good)")
+        if kinds != {True, False}:
+            missing = "anomalous" if kinds == {False} else "normal" if kinds else "any"
+            self.problems.append(
+                f"the test set has no {missing} images, and no AUROC is defined on it; it takes "
+                f"test/{GOOD} and a folder of test/ for each kind of defect"
+            )
+        overlap = set(self.train) & {sample.path for sample in self.test}
+        if overlap:
+            self.problems.append(f"{min(overlap)} is to be learned from and tested on")
+        anomalous = [sample for sample in self.test if sample.defect]
+        bare = [sample.path for sample in anomalous if not sample.mask]
+        if bare and len(bare) < len(anomalous):
+            self.problems.append(
+                f"{len(bare)} of {len(anomalous)} anomalous images have no mask, such as "
+                f"{bare[0]}; give all of them one (an empty one for no anomalous pixel) or none"
+            )
+
+
+def read_mvtec(image_dir: str, folder: str) -> Category:
+    """Read a category in MVTec's layout.
+
+    ``train/good/*``, ``test/good/*``, ``test/DEFECT/*`` and, optional, masks
+    ``ground_truth/DEFECT/NAME_mask.png`` (or ``NAME.png``).
+
+    Args:
+        folder: of the category, below ``image_dir``; "" for itself.
+    """
+    found = Category()
+    found.train = _images(image_dir, folder, "train", GOOD)
+    base = os.path.join(image_dir, folder)
+    for defect in _folders(base, "test"):
+        images = _images(image_dir, folder, "test", defect)
+        if defect == GOOD:
+            found.test += [Sample(path) for path in images]
+            continue
+        masks = {
+            _stem(path).removesuffix("_mask"): path
+            for path in _images(image_dir, folder, "ground_truth", defect)
+        }
+        found.test += [Sample(path, defect, masks.get(_stem(path), "")) for path in images]
+        for name in sorted(masks.keys() - set(map(_stem, images))):
+            found.problems.append(f"mask {masks[name]} has no image in test/{defect}")
+    for defect in sorted(set(_folders(base, "ground_truth")) - set(_folders(base, "test"))):
+        if _images(image_dir, folder, "ground_truth", defect):
+            found.problems.append(f"ground_truth/{defect} has masks, test/{defect} is not there")
+    found.check()
+    return found
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]
+
+
+def _folders(*parts: str) -> list[str]:
+    place = os.path.join(*parts)
+    return list_folder(place, folders=True) if os.path.isdir(place) else []
+
+
+def _images(image_dir: str, *parts: str) -> list[str]:
+    below = "/".join(filter(None, parts))
+    place = os.path.join(image_dir, below)
+    return [f"{below}/{name}" for name in list_folder(place)] if os.path.isdir(place) else []
+
+
+def is_category(folder: str | os.PathLike) -> bool:
+    """Return whether a folder looks like a category in MVTec's layout."""
+    return all(os.path.isdir(os.path.join(folder, part, GOOD)) for part in ("train", "test"))
+
+
+def categories_in(folder: str) -> list[str]:
+    """Return the categories in a folder: sub-folders in MVTec's layout; [""] for itself."""
+    if is_category(folder) or os.path.isdir(os.path.join(folder, "train", GOOD)):
+        return [""]
+    return [name for name in _folders(folder) if os.path.isdir(os.path.join(folder, name, "train"))]
+
+
+class AnomalyDataset(Reader, DatasetBase):
+    """One category, with K normal images to learn from.
+
+    Reads ``cfg.DATASET.{ROOT, CATEGORY, NUM_SHOTS, SHOTS_FROM}`` and ``cfg.SEED``. With NUM_SHOTS
+    K >= 1 the sorted normal images are shuffled by a generator seeded with SEED and the first K
+    taken, so that fewer shots of a seed are among its more. NUM_SHOTS < 1 takes all.
+
+    Attributes:
+        samples: what is tested, in the order of ``test``.
+        masks: whether anomalous images have masks.
+    """
+
+    task = "anomaly"
+    is_checked = True
+    is_own = False
+    category = ""
+
+    @staticmethod
+    def extend_cfg(cfg: Any) -> None:
+        """Declare the settings that data sets for anomaly detection read."""
+        declare(cfg, "DATASET", SETTINGS)
+
+    @classmethod
+    def reader(cls, root: str | os.PathLike, **options: Any) -> AnomalyDataset:
+        """Return the data set placed on its folder; no category is read yet."""
+        reader = cls.__new__(cls)
+        Reader.__init__(reader, root, **options)
+        return reader
+
+    def __init__(self, cfg: Any):
+        Reader.__init__(self, cfg.DATASET.ROOT, **self.options_of(cfg))
+        self._looks_into_images = self.is_own and cfg.DATASET.get("CHECK_IMAGES", True)
+        self.category = self.choose(cfg.DATASET.CATEGORY)
+        found = self.read_category(self.category)
+        if found.problems:
+            raise DataProblems(self._name_in_messages(), found.problems)
+        self._normal, self.samples = found.train, found.test
+        self.masks = any(sample.mask for sample in self.samples)
+        self.seed = cfg.SEED
+        self._drawn = self.draw(cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.SHOTS_FROM, cfg)
+        how = {"reading": self.reading}
+        test = [
+            Datum(os.path.join(self.image_dir, s.path), label, 0, CLASSNAMES[label], **how)
+            for s in self.samples
+            for label in (int(bool(s.defect)),)
+        ]
+        train = [
+            Datum(os.path.join(self.image_dir, path), 0, 0, NORMAL, **how) for path in self._drawn
+        ]
+        DatasetBase.__init__(self, train_x=train, val=[], test=test)
+        self._num_classes = len(CLASSNAMES)
+        self._lab2cname, self._classnames = dict(enumerate(CLASSNAMES)), list(CLASSNAMES)
+
+    # Categories
+
+    def categories(self) -> list[str]:
+        """Return the names of the categories, [""] where the folder itself is one."""
+        return categories_in(self.image_dir)
+
+    def read_category(self, name: str) -> Category:
+        """Return what a category has, and what is wrong with it."""
+        return read_mvtec(self.image_dir, name)
+
+    def choose(self, name: str) -> str:
+        """Return the category of a name.
+
+        Raises:
+            UsageError: there is none of that name, or several and none is named.
+        """
+        known = self.categories()
+        if not known:
+            raise UsageError(
+                f"{self.name}: {self.image_dir} has no category in it (a folder with train/good "
+                f"and test/). {self.help_line()}"
+            )
+        if name in known or (not name and len(known) == 1):
+            return name or known[0]
+        if known == [""]:
+            raise UsageError(
+                f"{self.name}: DATASET.CATEGORY {name!r:.80}: {self.image_dir} is a category "
+                "itself; leave DATASET.CATEGORY empty"
+            )
+        near = nearest(name, known) if name else []
+        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+        what = f"no category {name!r:.80}" if name else "name one with DATASET.CATEGORY"
+        raise UsageError(f"{self.name}: {what}; {hint}")
+
+    @property
+    def title(self) -> str:
+        """What tables call the data set."""
+        return self.name
+
+    def _name_in_messages(self) -> str:
+        return f"{self.name} {self.category}".strip()
+
+    # The draw
+
+    def draw(self, shots: int, seed: int, shots_from: str, cfg: Any) -> list[str]:
+        """Return the normal images to learn from.
+
+        Raises:
+            UsageError: SHOTS_FROM cannot be read or has no such line or image.
+        """
+        if shots < 1:
+            if shots_from:
+                raise UsageError("DATASET.SHOTS_FROM needs DATASET.NUM_SHOTS, which line to take")
+            return list(self._normal)
+        if shots_from:
+            path = os.path.join(os.path.expanduser(cfg.DATASET.ROOT), shots_from)
+            return [self._normal[i] for i in read_indices(path, shots, len(self._normal))]
+        if len(self._normal) < shots:
+            log.warning(
+                "%s: only %d of the %d normal images asked for",
+                self._name_in_messages(), len(self._normal), shots,
+            )  # fmt: skip
+        order = list(self._normal)
+        random.Random(seed if seed >= 0 else None).shuffle(order)
+        return order[:shots]
+
+    # Checks
+
+    def verify(self) -> None:
+        """Look at the sizes of masks, and decode images of one's own unless CHECK_IMAGES is off.
+
+        Raises:
+            DataProblems: naming what does not decode or fit.
+        """
+        problems = self.look_into(self._drawn, self.samples, self._looks_into_images)
+        if problems:
+            raise DataProblems(self._name_in_messages(), problems)
+
+    def look_into(
+        self, train: Iterable[str], samples: Iterable[Sample], decode: bool = True
+    ) -> list[str]:
+        """Return a line for each image or mask that does not decode, or does not fit."""
+        samples = list(samples)
+        paths = [*train, *(sample.path for sample in samples)]
+        if decode:
+            found = undecodable(Files(self.image_dir, paths), self.reading)
+        else:
+            places = (os.path.join(self.image_dir, path) for path in paths)
+            found = [f"{place} is not there" for place in places if not os.path.isfile(place)]
+        if found:
+            return found
+        return list(filter(None, (self._mask_problem(s) for s in samples if s.mask)))
+
+    def _mask_problem(self, sample: Sample) -> str:
+        image, mask = (os.path.join(self.image_dir, p) for p in (sample.path, sample.mask))
+        try:
+            sizes = [_size(image), _size(mask)]
+        except Exception as error:  # Pillow raises half a dozen types for damaged files
+            return f"mask {mask} or its image cannot be read ({one_line(error)})"
+        if sizes[0] != sizes[1]:
+            (w, h), (w2, h2) = sizes
+            return f"mask {mask} has {w2}x{h2} pixels, its image {w}x{h}; they must be alike"
+        return ""
+
+    def digests(self) -> dict[str, str]:
+        """Return digests of the data, with the keys of `datasets.identity`."""
+        normal: list[Entry] = [(path, 0, NORMAL) for path in self._normal]
+        test: list[Entry] = [(s.path, int(bool(s.defect)), f"{s.defect} {s.mask}")
+                             for s in self.samples]  # fmt: skip
+        masks = [sample.mask for sample in self.samples if sample.mask]
+        found = {
+            "train": split_digest([normal]),
+            "val": split_digest([[]]),
+            "test": split_digest([test]),
+            "test_files": Files(self.image_dir, [*(s.path for s in self.samples), *masks]).digest(),
+        }
+        if self.seed >= 0 or self._drawn == self._normal:
+            drawn: list[Entry] = [(path, 0, NORMAL) for path in self._drawn]
+            found["few_shot"] = split_digest([drawn])
+            found["train_files"] = Files(self.image_dir, self._drawn).digest()
+        return found
+
+    def examine(self, decode: bool = True) -> tuple[dict[str, int], list[str]]:
+        """Look at all categories.
+
+        Returns:
+            numbers of categories and images, and a line for everything that is wrong.
+        """
+        figures = dict.fromkeys(("categories", "train", "test", "anomalous"), 0)
+        problems: list[str] = []
+        names = self.categories()
+        for name in names:
+            found = self.read_category(name)
+            figures["categories"] += 1
+            figures["train"] += len(found.train)
+            figures["test"] += len(found.test)
+            figures["anomalous"] += sum(bool(sample.defect) for sample in found.test)
+            lines = found.problems or self.look_into(found.train, found.test, decode)
+            problems += [f"{name}: {line}" if name else line for line in lines]
+        if not names:
+            problems.append(f"{self.image_dir}: no category (a folder with train/good and test/)")
+        return figures, problems
+
+
+def _size(path: str) -> tuple[int, int]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        turned = image.getexif().get(274, 1) >= 5  # orientations on their side
+        return (image.height, image.width) if turned else image.size
+
+
+def read_indices(path: str | Path, shots: int, count: int) -> list[int]:
+    """Return the positions on a line ``#K: i j ...`` of a file, K being ``shots``.
+
+    Args:
+        count: of images; positions are below it.
+
+    Raises:
+        UsageError: the file cannot be read, has no such line, or names what is not there.
+    """
+    start = f"#{shots}:"
+    lines = [line.strip() for line in read_text(Path(path)).splitlines()]
+    line = next((line for line in lines if line.startswith(start)), None)
+    if line is None:
+        raise UsageError(f"{path}: no line {start!r} for {shots} shots")
+    words = line[len(start) :].split()
+    wrong = [word for word in words if not (word.isdecimal() and int(word[:12]) < count)]
+    if wrong or len(set(map(int, words))) != shots:
+        what = f"{wrong[0]!r:.40}" if wrong else f"{len(words)} positions"
+        raise UsageError(
+            f"{path}: {start} {what}; it takes {shots} different positions from 0 to {count - 1}"
+        )
+    return [int(word) for word in words]
+
+
+@DATASET_REGISTRY.register()
+class MVTecAD(AnomalyDataset):
+    """MVTec AD: fifteen categories."""
+
+    dataset_dir = "mvtec"
+
+
+@DATASET_REGISTRY.register()
+class AnomalyFolder(AnomalyDataset):
+    """Images of one's own in MVTec's layout, at ``cfg.DATASET.IMAGE_DIR``; masks are optional.
+
+    The folder is a category itself (``train/good``, ``test/good``, ``test/DEFECT``), or holds one
+    folder for each.
+    """
+
+    is_own = True
+
+    @classmethod
+    def options_of(cls, cfg: Any) -> dict[str, Any]:
+        return {"image_dir": cfg.DATASET.IMAGE_DIR, "title": cfg.DATASET.get("TITLE", "")}
+
+    def locate(self, root: str) -> None:
+        folder = self.options.get("image_dir", "")
+        if not folder:
+            raise UsageError(f"{self.name}: name your images with DATASET.IMAGE_DIR FOLDER")
+        root = os.path.abspath(os.path.expanduser(root))
+        self.dataset_dir = self.image_dir = os.path.join(root, os.path.expanduser(folder))
+        if not os.path.isdir(self.image_dir):
+            raise MissingFile(f"{self.name}: no folder {self.image_dir} (DATASET.IMAGE_DIR)")
+
+    @classmethod
+    def help_line(cls) -> str:
+        return "Check DATASET.IMAGE_DIR"
+
+    @property
+    def title(self) -> str:
+        """What tables call the data set: TITLE, or the folder's name."""
+        return self.options.get("title") or Path(self.image_dir).name

@@ -4,6 +4,8 @@
     python -m anprompt table output/base2new -o table.md
     python -m anprompt table --protocol crossdata --methods zsclip,coop,anprompt -o table.tex
     python -m anprompt table --protocol noise -o noise.csv        what robustness has measured
+    python -m anprompt table --paired --against CoOp              which differences are real
+    python -m anprompt table --grid --columns base,new,HM --against CoOp -o grid.tex
     python -m anprompt table ~/CoOp/output           runs of upstream's code, from their log.txt
 
 Figures come from results.json, and for runs of upstream's code from log.txt, which prints one
@@ -18,19 +20,19 @@ exit status: 0 done, 2 bad input (one line says what).
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from anprompt.protocols.methods import method_of
 from anprompt.results.assign import place
+from anprompt.results.evidence import Evidence
+from anprompt.results.matrix import make_matrices, with_difference
+from anprompt.results.measures import MEASURES
 from anprompt.results.noise.compare import compare
 from anprompt.results.noise.files import FILE_NAME, read_below
 from anprompt.results.noise.tables import NOISE_NOTES, all_tables
-from anprompt.results.protocol_tables import (
-    MEASURES,
-    make_tables,
-    notes_on,
-    protocols_with_runs,
-)
+from anprompt.results.paired import NOTES, paired_tables
+from anprompt.results.protocol_tables import make_tables, notes_on, protocols_with_runs
 from anprompt.results.published import add_published
 from anprompt.results.render import FORMAT_OF_SUFFIX, RENDERERS
 from anprompt.results.run import find_runs
@@ -60,6 +62,27 @@ def _make_parser() -> argparse.ArgumentParser:
         "--split-configs",
         action="store_true",
         help="a row for each configuration of a trainer, also where no data set has two of them",
+    )
+    add(
+        "--paired",
+        action="store_true",
+        help="differences to --against instead: 95%% intervals by paired bootstrap over test "
+        "images and seeds, and McNemar's p, from the predictions that runs kept",
+    )
+    add(
+        "--grid",
+        action="store_true",
+        help="methods by data sets, a part for each column; in LaTeX one table",
+    )
+    add("--columns", default="", help="grid: columns, in this order: base,new,HM or '16 shots'")
+    add("--order", default="", help="grid: data sets, in this order: average,ImageNet,EuroSAT")
+    add("--deviations", action="store_true", help="grid: with deviations over seeds")
+    add(
+        "--against",
+        default="",
+        metavar="NAME",
+        help="paired: the method that others are compared with (default: ZeroshotCLIP); grid: adds "
+        "the last row less this one",
     )
     add("--metric", choices=list(MEASURES), default="accuracy", help="what the numbers are")
     add(
@@ -129,9 +152,36 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
             f"{', '.join(map(str, args.folders))}: no finished run{what} there or below"
             + (f" ({'; '.join(more)})" if more else "")
         )
-    if args.published is not False and args.metric == "accuracy":
+    evidence = Evidence(runs)
+    for table in tables:
+        table.evidence = evidence if args.metric == "accuracy" else None
+    if args.paired:
+        if args.metric != "accuracy":
+            raise UsageError("--paired compares accuracies; leave --metric out")
+        against = args.against or "ZeroshotCLIP"
+        notes = notes_on(tables, placed, unfinished)
+        return paired_tables(tables, evidence, against), [*notes, *NOTES]
+    if args.grid:
+        tables = _grid(tables, args)
+    if args.published is not False and not args.grid and args.metric == "accuracy":
         tables = add_published(tables, always=bool(args.published))
     return tables, notes_on(tables, placed, unfinished)
+
+
+def _grid(tables: list[Table], args: argparse.Namespace) -> list[Table]:
+    """Return each protocol's tables as methods by data sets."""
+    columns, order = (
+        re.split(r"\s*,\s*", text) if text else [] for text in (args.columns, args.order)
+    )
+    found = []
+    for protocol in dict.fromkeys(table.protocol for table in tables):
+        own = [table for table in tables if table.protocol == protocol]
+        found += make_matrices(own, columns, order)
+    if args.against:
+        found = [with_difference(table, args.against) for table in found]
+    for table in found:
+        table.columns = [replace(c, has_deviation=args.deviations) for c in table.columns]
+    return found
 
 
 def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anprompt.results.measures import measured
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
@@ -136,7 +137,11 @@ def _rows(method: Method, cells: Cells, all_rules: bool, metric: str) -> list[Gr
     for rule in [HEADLINE, *(sorted(rules) if all_rules else [])]:
         found = {
             cell: over_seeds(
-                {seed: value for seed, run in seeds.items() if (value := run.value(metric, rule))}
+                {
+                    seed: value
+                    for seed, run in seeds.items()
+                    if (value := measured(run, metric, rule))
+                }
             )
             for cell, seeds in cells.items()
         }

@@ -66,12 +66,13 @@ class Answers:
 
 
 def read_predictions(
-    folder: str | Path, results: Mapping[str, Any] | None = None
+    folder: str | Path, results: Mapping[str, Any] | None = None, whole: bool = True
 ) -> dict[str, Answers]:
     """Read a run's kept predictions by inference rule, the reported rule first.
 
     Args:
         results: the run's results.json, where it was read already.
+        whole: with the probabilities of all classes, which take most of the time.
 
     Returns:
         Empty where the run kept none.
@@ -92,7 +93,8 @@ def read_predictions(
         raise UsageError(f"{path}: not the file that results.json speaks of; test again")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            names = [n for n in file.files if whole or not n.startswith("log_probabilities")]
+            arrays = {name: file[name] for name in names}
         return _checked(arrays)
     except (
         KeyError, ValueError, TypeError, IndexError, OSError, EOFError, zipfile.BadZipFile,

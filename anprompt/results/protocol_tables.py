@@ -6,13 +6,13 @@ from pathlib import Path
 
 from anprompt.results.aggregate import Cell, Grid, GridRow, average, common_datasets, make_grid
 from anprompt.results.assign import Placed
+from anprompt.results.measures import MEASURES, Measure
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
 from anprompt.results.value import Value, count, harmonic, over_seeds, seed_by_seed
 
 HALVES = ("base", "new")
 BASE2NEW_COLUMNS = [Column(name) for name in ("base", "new", "HM of means", "mean of HMs")]
-MEASURES = {"accuracy": "Accuracy in %", "macro_f1": "Macro F1 in %"}
 
 
 def protocols_with_runs(placed: Placed) -> list[str]:
@@ -46,7 +46,7 @@ def make_tables(
         all_rules: also a row for each inference rule used for everything.
         split_configs: rows of their own for a trainer's configurations, always.
         methods: trainers, in the order to show them.
-        metric: accuracy or macro_f1.
+        metric: one of `anprompt.results.measures`.
 
     Raises:
         UsageError: runs that cannot stand in one row (see ``make_grid``).
@@ -74,7 +74,22 @@ def make_tables(
             )
             for source, runs in _by_source(protocol, placed).items()
         ]
-    return [replace(table, measure=MEASURES[metric]) for table in tables]
+    return [_of_measure(table, MEASURES[metric]) for table in tables]
+
+
+def _of_measure(table: Table, measure: Measure) -> Table:
+    """Return a table for its measure; of what is best when low there is no harmonic mean."""
+    kept = [
+        j
+        for j, column in enumerate(table.columns)
+        if measure.best == "highest" or column not in BASE2NEW_COLUMNS[2:]
+    ]
+    return replace(
+        table,
+        measure=measure.title,
+        columns=[replace(table.columns[j], digits=measure.digits, best=measure.best) for j in kept],
+        rows=[replace(row, values=tuple(row.values[j] for j in kept)) for row in table.rows],
+    )
 
 
 def _row(
@@ -255,7 +270,7 @@ def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> lis
     """Return what is to be said about all tables together."""
     rows = [row for table in tables for row in table.rows]
     values = [value for row in rows for value in row.values]
-    backbones = sorted({row.method.backbone for row in rows if not row.published})
+    backbones = sorted({row.method.backbone for row in rows if row.runs})
     shots = sorted({row.method.shots for row in rows if row.method.shots})
     of_shots = f"; {', '.join(map(str, shots))} shots" if shots else ""
     measure = tables[0].measure

@@ -6,13 +6,16 @@ a command or a formula in it, and none has control characters.
 
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
-from anprompt.results.table import Column, Row, Table, best_values
+from anprompt.results.marks import marks
+from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
 from common.text import plain
 
@@ -29,11 +32,16 @@ def number_text(number: float, column: Column) -> str:
 
 
 def value_text(value: Value | None, column: Column, sign: str = "+-") -> str:
-    """Return a value with its deviation."""
+    """Return a value with its deviation, a difference with its interval and its mark."""
     if value is None:
         return MISSING
     text = number_text(value.number, column)
-    return text if value.std is None else f"{text} {sign} {value.std:.{column.digits}f}"
+    if value.interval:
+        low, high = (number_text(bound, column) for bound in value.interval)
+        return f"{text} [{low}, {high}]{'*' if value.is_separated else ''}"
+    if value.std is None or not column.has_deviation:
+        return text
+    return f"{text} {sign} {value.std:.{column.digits}f}"
 
 
 def has_rules(tables: Sequence[Table]) -> bool:
@@ -53,8 +61,17 @@ def _start(row: Row, rules: bool) -> list[str]:
 
 
 def _cells(table: Table, row: Row, rules: bool, sign: str) -> list[str]:
-    pairs = zip(row.values, table.columns, strict=True)
-    return [*_start(row, rules), *(value_text(value, column, sign) for value, column in pairs)]
+    shown = [
+        value_text(v, c, sign) for v, c in zip(row.values, columns_of(table, row), strict=True)
+    ]
+    return [*_start(row, rules), *shown]
+
+
+def columns_of(table: Table, row: Row) -> list[Column]:
+    """Return how a row's numbers are written: those of a difference with their sign."""
+    if not row.is_difference:
+        return table.columns
+    return [replace(column, signed=True) for column in table.columns]
 
 
 def _references(tables: Sequence[Table]) -> list[str]:
@@ -133,12 +150,14 @@ def to_csv(tables: list[Table], notes: list[str]) -> str:
     """Return CSV: one line a number, unrounded, empty where missing; without notes."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    values = [value for table in tables for row in table.rows for value in row.values]
+    has_intervals = any(value and value.interval for value in values)
     writer.writerow(
         ["protocol", "table", "method", "rule", "backbone", "column", "mean", "std", "seeds"]
-        + ["source"]
+        + ["source", *(["low", "high"] if has_intervals else [])]
     )
     for table in tables:
-        subject = table.subject or table.title.partition(": ")[2]
+        subject = (not table.panel and table.subject) or table.title.partition(": ")[2]
         for row in table.rows:
             start = [table.protocol, subject, row.name, row.rule, row.method.backbone]
             for column, value in zip(table.columns, row.values, strict=True):
@@ -147,7 +166,10 @@ def to_csv(tables: list[Table], notes: list[str]) -> str:
                     std = "" if value.std is None else value.std
                     figures = [value.number, std, "" if row.published else value.n]
                 names = [escape_cell(name) for name in (*start, column.name)]
-                writer.writerow([*names, *figures, escape_cell(row.published)])
+                bounds: list[object] = []
+                if has_intervals:
+                    bounds = list((value and value.interval) or ("", ""))
+                writer.writerow([*names, *figures, escape_cell(row.published), *bounds])
     return out.getvalue()
 
 
@@ -167,54 +189,91 @@ def escape_latex(words: object) -> str:
 
 
 def latex(tables: list[Table], notes: list[str]) -> str:
-    r"""Return a LaTeX table each, for ``\usepackage{booktabs}``; bold: best of like rows."""
-    rules = has_rules(tables)
+    r"""Return LaTeX for ``\usepackage{booktabs}``: a table each, and one grid of all panels.
+
+    Bold is what `anprompt.results.marks` says. Grids underline the second as well.
+    """
     comments = [r"% needs \usepackage{booktabs}", *(f"% {plain(note)}" for note in notes)]
     blocks = ["\n".join(comments)]
     title = ""
-    for table in tables:
-        title = table.title or f"{title} ({table.measure})"
-        header = _header(table, rules)
-        best = best_values(table)
-        rows = []
-        for i, row in enumerate(table.rows):
-            pairs = enumerate(zip(row.values, table.columns, strict=True))
-            values = [_math(value, column, (i, j) in best) for j, (value, column) in pairs]
-            rows.append(" & ".join([*map(escape_latex, _start(row, rules)), *values]) + r" \\")
-        caption = [f"{escape_latex(title)}.", f"{escape_latex(table.measure)}."]
-        if any(value and value.std is not None for row in table.rows for value in row.values):
-            caption.append(f"$\\pm$: standard deviation over {table.counted}.")
-        if best:
-            caption.append("Bold: best of the rows with the same backbone, shots and seeds.")
-        caption += [escape_latex(note) for note in (*table.notes, *table.references)]
-        label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-        blocks.append(
-            "\n".join(
-                [
-                    r"\begin{table}[t]",
-                    r"\centering",
-                    rf"\caption{{{' '.join(caption)}}}",
-                    rf"\label{{tab:{label}}}",
-                    rf"\begin{{tabular}}{{{'l' * (1 + rules)}{'r' * (len(header) - 1 - rules)}}}",
-                    r"\toprule",
-                    " & ".join(map(escape_latex, header)) + r" \\",
-                    r"\midrule",
-                    *rows,
-                    r"\bottomrule",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
+    for key, own in itertools.groupby(tables, lambda t: (t.protocol, bool(t.panel), t.subject)):
+        panels = list(own)
+        if key[1]:
+            blocks.append(_latex_table(panels, f"{panels[0].title.partition(':')[0]}"))
+            continue
+        for table in panels:
+            title = table.title or f"{title} ({table.measure})"
+            blocks.append(_latex_table([table], title))
     return "\n\n".join(blocks) + "\n"
 
 
-def _math(value: Value | None, column: Column, is_best: bool) -> str:
+def _latex_table(panels: Sequence[Table], title: str) -> str:
+    """Return one LaTeX table of tables with the same columns, each under its name."""
+    first = panels[0]
+    rules = has_rules(panels)
+    is_grid = bool(first.panel)
+    header = _header(first, rules)
+    lines: list[str] = []
+    said: dict[str, None] = {}
+    for table in panels:
+        found = marks(table)
+        said |= dict.fromkeys(filter(None, [found.rule]))
+        if len(panels) > 1:
+            lines += [r"\midrule"] if lines else []
+            heading = rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{escape_latex(table.panel)}}}}}"
+            lines += [rf"{heading} \\"]
+        for i, row in enumerate(table.rows):
+            lines += [r"\midrule"] if row.is_difference and is_grid else []
+            values = [
+                _math(value, column, (i, j) in found.best, is_grid and (i, j) in found.second)
+                for j, (value, column) in enumerate(
+                    zip(row.values, columns_of(table, row), strict=True)
+                )
+            ]
+            lines.append(" & ".join([*map(escape_latex, _start(row, rules)), *values]) + r" \\")
+    values = [value for table in panels for row in table.rows for value in row.values if value]
+    caption = [f"{escape_latex(title)}.", f"{escape_latex(first.measure)}."]
+    has_deviation = first.columns[0].has_deviation
+    if has_deviation and any(value.std is not None and not value.interval for value in values):
+        caption.append(f"$\\pm$: standard deviation over {first.counted}.")
+    caption += map(escape_latex, said)
+    if said and is_grid:
+        caption.append("Underlined: second, or the first where it is not bold.")
+    listed = [note for table in panels for note in (*table.notes, *table.references)]
+    caption += [escape_latex(note) for note in dict.fromkeys(listed)]
+    label = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    environment = "table*" if is_grid else "table"
+    return "\n".join(
+        [
+            rf"\begin{{{environment}}}[t]",
+            r"\centering",
+            *([r"\setlength{\tabcolsep}{3pt}\footnotesize"] if is_grid else []),
+            rf"\caption{{{' '.join(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{'l' * (1 + rules)}{'r' * (len(header) - 1 - rules)}}}",
+            r"\toprule",
+            " & ".join(map(escape_latex, header)) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\end{{{environment}}}",
+        ]
+    )
+
+
+def _math(value: Value | None, column: Column, is_best: bool, is_second: bool = False) -> str:
     if value is None:
         return MISSING
     number = number_text(value.number, column)
     shown = rf"\mathbf{{{number}}}" if is_best else number
-    return f"${shown}$" if value.std is None else rf"${shown} \pm {value.std:.{column.digits}f}$"
+    shown = rf"\underline{{{shown}}}" if is_second else shown
+    if value.interval:
+        low, high = (number_text(bound, column) for bound in value.interval)
+        return rf"${shown}$ \,[${low}$, ${high}$]{'*' if value.is_separated else ''}"
+    if value.std is None or not column.has_deviation:
+        return f"${shown}$"
+    return rf"${shown} \pm {value.std:.{column.digits}f}$"
 
 
 def to_json(tables: list[Table], notes: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Tables of numbers, whatever they are written as."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from anprompt.results.method import Method
 from anprompt.results.run import Run
@@ -28,6 +28,21 @@ def in_order(datasets: set[str]) -> list[str]:
     return sorted(datasets, key=lambda name: (place.get(name, len(place)), name))
 
 
+# How the papers shorten names where columns are data sets.
+SHORT = {
+    "OxfordPets": "Pets", "StanfordCars": "Cars", "OxfordFlowers": "Flowers",
+    "FGVCAircraft": "Aircraft", "DescribableTextures": "DTD", "ImageNetV2": "-V2",
+    "ImageNetSketch": "-Sketch", "ImageNetA": "-A", "ImageNetR": "-R",
+}  # fmt: skip
+
+
+class Evidence(Protocol):
+    """What `anprompt.results.evidence` knows of differences."""
+
+    def interval(self, first: Value, second: Value) -> tuple[float, float] | None:
+        """Return the 95% interval of the first less the second; None where it is not known."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of numbers.
@@ -35,12 +50,14 @@ class Column:
     Attributes:
         best: "highest" or "lowest"; "" where no number is better than another.
         signed: positive numbers have a plus.
+        has_deviation: deviations over seeds are shown.
     """
 
     name: str
     digits: int = 2
     best: str = "highest"
     signed: bool = False
+    has_deviation: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Row:
 
     Attributes:
         rule: which logits decide, of methods with several inference rules.
+        is_difference: between two rows of the table; takes part in no comparison.
         counts: how many seeds stand behind the row: one number, or two where columns differ.
         between: what stands between two counts.
         is_protocol: the method's own inference rules, not one rule used for everything.
@@ -63,6 +81,7 @@ class Row:
     between: str = "-"
     is_protocol: bool = True
     published: str = ""
+    is_difference: bool = False
     runs: tuple[Run, ...] = field(default=(), repr=False)
 
     @property
@@ -89,6 +108,8 @@ class Table:
         measure: what the numbers are.
         counted: what ``Row.counts`` are of.
         has_rules: whether rules have a column; None: where some row of the tables shown has one.
+        evidence: what tells whether numbers are separated.
+        panel: of a grid of tables with the same columns, what the table's part of it is called.
     """
 
     protocol: str
@@ -102,6 +123,8 @@ class Table:
     measure: str = "Accuracy in %"
     counted: str = "seeds"
     has_rules: bool | None = None
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    panel: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, every number with its source."""
@@ -126,34 +149,3 @@ class Table:
                 for row in self.rows
             ],
         }
-
-
-def best_values(table: Table) -> set[tuple[int, int]]:
-    """Return the places (row, column) of the best numbers of each column, as printed, with ties.
-
-    Only among rows of ours that share backbone, shots and seeds, where there are two at least. A
-    method that learns nothing is the same for all shots and seeds.
-    """
-    best = set()
-    for j, column in enumerate(table.columns):
-        ours = [
-            (i, row.method, value)
-            for i, row in enumerate(table.rows)
-            if not row.published and (value := row.values[j]) is not None and column.best
-        ]
-        learners = {_alike(method, value) for _, method, value in ours if method.learns}
-        for key in learners or {(method.backbone,) for _, method, _ in ours}:
-            members = [
-                (i, round(value.number, column.digits))
-                for i, method, value in ours
-                if method.backbone == key[0] and (not method.learns or _alike(method, value) == key)
-            ]
-            if len(members) > 1:
-                numbers = [number for _, number in members]
-                top = max(numbers) if column.best == "highest" else min(numbers)
-                best |= {(i, j) for i, number in members if number == top}
-    return best
-
-
-def _alike(method: Method, value: Value) -> tuple:
-    return method.backbone, method.shots, value.seeds or frozenset(value.by_seed)

@@ -7,6 +7,7 @@ program can compute it again:
   ``count`` (how many operands), ``percent`` (100 times);
 - ``mce``, ``relative_mce``, ``er``: what `noise.metrics` makes of ImageNet-C's cells and of the
   clean accuracy;
+- ``mcnemar``: p of McNemar's test on the answers behind two accuracies;
 - ``noisy``: the mean over kinds of the means over severities of the means over seeds of cells of
   robustness.json, whose keys are "group/kind/severity/seed"; ``{a,b}`` stands for a and b.
 """
@@ -26,12 +27,19 @@ class Value:
     Attributes:
         by_seed: of a mean over seeds what it is the mean of, in the order of the source's operands.
         seeds: that stand behind the number, of those that are no mean over seeds.
+        interval: of a difference, its 95% bounds (`anprompt.results.evidence`).
     """
 
     number: float
     source: Source
     by_seed: Mapping[int, float] = field(default_factory=dict)
     seeds: frozenset[int] = frozenset()
+    interval: tuple[float, float] | None = None
+
+    @property
+    def is_separated(self) -> bool:
+        """Whether it is a difference whose interval leaves out zero."""
+        return bool(self.interval and (self.interval[0] > 0 or self.interval[1] < 0))
 
     @property
     def std(self) -> float | None:
@@ -54,9 +62,17 @@ class Value:
             "value": self.number,
             "std": self.std,
             "n": self.n,
+            **({"interval": self.interval} if self.interval else {}),
             "by_seed": {str(seed): number for seed, number in self.by_seed.items()},
             "source": self.source,
         }
+
+
+def leaves(source: Source) -> list[str]:
+    """Return the entries of files that an expression is computed from, in order."""
+    if isinstance(source, str):
+        return [source]
+    return [entry for part in source[1:] for entry in leaves(part)]
 
 
 def mean(values: Iterable[Value | None]) -> Value | None:

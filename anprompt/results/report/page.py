@@ -7,13 +7,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from anprompt.results.marks import marks
 from anprompt.results.render import number_text
 from anprompt.results.report import accuracy, details, noise
 from anprompt.results.report.blocks import Section
 from anprompt.results.report.charts import DASH_ARRAYS, MARKER_PATHS, Chart, to_svg
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import Data, code_of, code_text, recorded
-from anprompt.results.table import Column, Row, best_values
+from anprompt.results.table import Column, Row
 from anprompt.results.value import Value
 from common.text import plain
 
@@ -85,7 +86,7 @@ def _environment(page: Context) -> Environment:
         }
 
     environment.globals.update(
-        best=best_values,
+        best=lambda table: marks(table).best,
         is_highlight=styles.is_highlight,
         links=links,
         mark=mark,

@@ -1,0 +1,171 @@
+"""How sure a difference is: numbers computed anew for drawn images and seeds.
+
+A number knows what it is computed from (`anprompt.results.value`). Where those runs kept their
+answers, it can be computed again for test images and seeds drawn with replacement. All methods get
+the same draws, so that differences between them are paired.
+
+References:
+    [0] Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from tqdm import tqdm
+
+from anprompt.results.predictions import FILE_NAME, read_predictions
+from anprompt.results.run import Run
+from anprompt.results.statistics import mcnemar
+from anprompt.results.value import Source, Value, leaves
+from common.errors import UsageError
+
+SAMPLES = 2000
+_CHUNK = 100  # draws at a time: 100 times the number of images in memory
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """Which images of a test (``images``: a digest of their list) a run got right, (N,)."""
+
+    images: str
+    is_correct: np.ndarray
+
+
+class Evidence:
+    """Draws of images and seeds, the same for every number.
+
+    Args:
+        runs: those that numbers are computed from. Their predictions are read when the first number
+            needs them.
+        samples: how often images and seeds are drawn.
+    """
+
+    def __init__(self, runs: Iterable[Run], samples: int = SAMPLES):
+        self._runs = {run.file: run for run in runs}
+        self._samples = samples
+
+    def interval(self, first: Value, second: Value) -> tuple[float, float] | None:
+        """Return the 95% interval of the first less the second; None without predictions."""
+        one, two = self._drawn(first.source), self._drawn(second.source)
+        if one is None or two is None:
+            return None
+        low, high = np.quantile(one - two, (0.025, 0.975))
+        return float(low), float(high)
+
+    def p_value(self, first: Value, second: Value) -> float | None:
+        """Return McNemar's exact p over all pairs of answers; None unless both are accuracies.
+
+        What learns nothing has one answer to an image, which is paired with that of every seed.
+        """
+        one, two = (self._answers(value.source) for value in (first, second))
+        if not one or not two or (len(one) != len(two) and 1 not in (len(one), len(two))):
+            return None
+        only_first = only_second = 0
+        for i in range(max(len(one), len(two))):
+            a, b = one[i % len(one)], two[i % len(two)]
+            if a.images != b.images:
+                return None
+            only_first += int((a.is_correct & ~b.is_correct).sum())
+            only_second += int((b.is_correct & ~a.is_correct).sum())
+        return mcnemar(only_first, only_second)
+
+    @property
+    def has_any(self) -> bool:
+        """Return whether some run kept its predictions."""
+        return bool(self._answered)
+
+    @cached_property
+    def _answered(self) -> dict[str, _Answered]:
+        """Return kept answers by the entry of results.json that is their accuracy.
+
+        Raises:
+            UsageError: predictions are damaged, or do not give the accuracy that results.json says.
+        """
+        found: dict[str, _Answered] = {}
+        runs = [run for run in self._runs.values() if (run.folder / FILE_NAME).is_file()]
+        for run in tqdm(runs, "predictions", delay=3, leave=False):
+            answers = read_predictions(run.folder, run.results, whole=False)
+            for number, (rule, own) in enumerate(answers.items()):
+                content = "\n".join([*own.paths.tolist(), *map(str, own.labels.tolist())])
+                images = hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+                places = [f"rules/{rule}/accuracy"] if rule in run.rules else []
+                for place in [*places, *(["accuracy"] if number == 0 else [])]:
+                    said = (run.results["rules"][rule] if "/" in place else run.results)["accuracy"]
+                    if abs(said - own.accuracy) > 1e-4:
+                        raise UsageError(
+                            f"{run.folder / FILE_NAME} gives an accuracy of {own.accuracy:.2f}, "
+                            f"results.json one of {said:.2f}; test again"
+                        )
+                    found[f"{run.file}#{place}"] = _Answered(images, own.is_correct)
+        return found
+
+    @cached_property
+    def _accuracies(self) -> dict[str, np.ndarray]:
+        """Return the accuracy (percent) of every entry under every draw of images, (samples,)."""
+        by_images: dict[str, dict[str, np.ndarray]] = {}
+        for entry, answered in self._answered.items():
+            by_images.setdefault(answered.images, {})[entry] = answered.is_correct
+        found = {}
+        for images, own in tqdm(by_images.items(), "bootstrap", delay=3, leave=False):
+            generator = np.random.default_rng(int(images[:16], 16))
+            correct = np.stack(list(own.values()), axis=1).astype(np.float32)  # (N, entries)
+            count, entries = correct.shape
+            drawn = np.empty((self._samples, entries))
+            for start in range(0, self._samples, _CHUNK):
+                rows = min(_CHUNK, self._samples - start)
+                picked = generator.integers(count, size=(rows, count))
+                picked += np.arange(rows)[:, None] * count
+                times = np.bincount(picked.ravel(), minlength=rows * count).reshape(rows, count)
+                drawn[start : start + rows] = 100 * (times.astype(np.float32) @ correct) / count
+            found.update(zip(own, drawn.T, strict=True))
+        return found
+
+    def _drawn(self, source: Source) -> np.ndarray | None:
+        """Return what an expression is under every draw, (samples,)."""
+        if isinstance(source, str):
+            return self._accuracies.get(source)
+        operation, *parts = source
+        values = [self._drawn(part) for part in parts]
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return None
+        if operation == "mean":
+            seeds = [self._seed(part) for part in parts]
+            told = [seed for seed in seeds if seed is not None]
+            if len(set(told)) == len(parts) > 1:
+                times = self._times(tuple(sorted(told)))
+                return sum(
+                    times[seed] * value for seed, value in zip(told, known, strict=True)
+                ) / len(told)  # type: ignore[return-value]
+            return np.mean(known, axis=0)
+        if operation == "hm":
+            both = known[0] + known[1]
+            return np.divide(2 * known[0] * known[1], both, out=np.zeros_like(both), where=both > 0)
+        if operation == "minus":
+            return known[0] - known[1]
+        return None
+
+    def _seed(self, source: Source) -> int | None:
+        """Return the one seed that an expression's trained runs have; None for more or none."""
+        runs = [self._runs[file] for entry in leaves(source) if (file := entry.split("#")[0])]
+        seeds = {run.seed for run in runs if run.learns}
+        return seeds.pop() if len(seeds) == 1 else None
+
+    def _times(self, seeds: tuple[int, ...]) -> dict[int, np.ndarray]:
+        """Return how often each seed is drawn, (samples,) each."""
+        generator = np.random.default_rng([len(seeds), *(seed & 0xFFFFFFFF for seed in seeds)])
+        drawn = generator.integers(len(seeds), size=(self._samples, len(seeds)))
+        return {seed: (drawn == i).sum(axis=1) for i, seed in enumerate(seeds)}
+
+    def _answers(self, source: Source) -> list[_Answered]:
+        """Return the answers behind an accuracy or a mean of accuracies over seeds, by seed."""
+        parts = [source] if isinstance(source, str) else source[1:]
+        if not isinstance(source, str) and source[0] != "mean":
+            return []
+        entries = [part for part in parts if isinstance(part, str)]
+        found = [self._answered[entry] for entry in entries if entry in self._answered]
+        is_whole = len(found) == len(parts) and len({own.images for own in found}) == 1
+        return found if is_whole else []

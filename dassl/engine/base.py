@@ -135,7 +135,7 @@ class TrainerBase:
             "val_result": val_result,
             "meta": meta,
         }
-        is_verbose = not meta.get("rolling", False)
+        is_verbose = bool(model_name) or not meta.get("rolling", False)
         checkpoints.write(self._registered, directory, shared, is_best, model_name, is_verbose)
 
     def extra_state(self) -> dict[str, Any]:

@@ -206,8 +206,9 @@ class SimpleTrainer(TrainerBase):
             **super().checkpoint_meta(epoch, model_name),
             **self._origin(),
             "classnames": self._classnames(),
-            "rolling": not model_name and not self._is_kept(epoch),
-            "superseded": self._superseded,
+            # The epoch's own checkpoint goes after the next; the best one may stand for it.
+            "rolling": not self._is_kept(epoch),
+            "superseded": [earlier for earlier in self._superseded if earlier != epoch + 1],
             "best_result": self.best_result,
             "peak_memory_mb": self.peak_memory_mb(),
         }

@@ -6,6 +6,7 @@ gives the same images, and does not care what ran before.
 """
 
 import hashlib
+import io
 import logging
 import os
 import pickle
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from common.errors import UsageError, one_line
 from common.files import remove_abandoned, write_json
-from common.reading import MissingFile, read_json
+from common.pickles import check_pickle
+from common.reading import MissingFile, read_bytes, read_json
 from datasets.splits import Entry, split_digest
 
 _Kept = tuple[tuple[list[Entry], list[Entry]], str | None]  # a set, and the digest that it says
@@ -261,8 +263,9 @@ def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
         UsageError: the file is something else, or damaged.
     """
     try:
-        with open(path, "rb") as file:
-            content = _CacheReader(file).load()
+        pickled = read_bytes(path)
+        check_pickle(pickled)
+        content = _CacheReader(io.BytesIO(pickled)).load()
         return {
             split: [(item._impath, item._label, item._classname) for item in content[split]]
             for split in ("train", "val")

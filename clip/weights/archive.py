@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.pickles import check_pickle
+
 STORAGES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -102,7 +104,9 @@ ALLOWED |= {("torch", name): dtype for name, dtype in STORAGES.items()}
 
 class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        pickled = archive.read(f"{folder}/data.pkl")
+        check_pickle(pickled)
+        super().__init__(io.BytesIO(pickled))
         self.archive = archive
         self.folder = folder
         self.storages: dict[str, Tensor] = {}

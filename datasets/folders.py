@@ -26,6 +26,7 @@ SPLIT_NAMES = {
 JUNK = ("thumbs.db", "desktop.ini", "__macosx", "icon\r", "$recycle.bin", "@eadir", "ehthumbs.db")
 UNREADABLE = (".heic", ".heif")  # photographs of telephones
 SHOWN = 3
+NAMED = 20  # class names in a line
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Found:
 def split_of(name: str) -> str:
     """Return the split that a folder's or a table's word means, "" for none.
 
-    >>> part_of("Training"), part_of("test_set"), part_of("valid"), part_of("trainers")
+    >>> split_of("Training"), split_of("test_set"), split_of("valid"), split_of("trainers")
     ('train', 'test', 'val', '')
     """
     word = re.sub(r"[\W_]+", "", name.casefold())
@@ -177,7 +178,29 @@ def _classes(image_dir: str, split: str, others: list[str], found: Found) -> lis
             f"{where} holds one folder, {folders[0]}, and that {', '.join(inner[:SHOWN])}; name "
             f"{os.path.join(where, folders[0])} if these are the classes"
         )
+    if alike := _alike(listings, prefix=f"{split}/" if split else ""):
+        found.notes.append(
+            f"{shown(folders)} in {where} were taken for classes, but hold the same folders "
+            f"({shown(alike)}): if those are the classes, call the ones above train, val and test"
+        )
     return items
+
+
+def _alike(listings: dict[str, _Listing], prefix: str) -> list[str]:
+    """Return the names, two or more, of the folders that hold all images of each class folder."""
+    common: set[str] | None = None
+    for folder, listing in listings.items():
+        start = len(f"{prefix}{folder}/")
+        inner = {path[start:].partition("/")[::2] for path in listing.images}
+        names = {name if rest else "" for name, rest in inner}
+        common = names if common is None or names == common else set()
+    return sorted(common or ()) if len(listings) > 1 and len(common or ()) > 1 else []
+
+
+def shown(names: list[str]) -> str:
+    """Return names for a line: the first of them, and how many more."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(f"{name:.80}" for name in names[:NAMED]) + more
 
 
 def _names(folder: str) -> tuple[list[str], list[str], list[str]]:

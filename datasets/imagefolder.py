@@ -13,7 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import DataProblems, FewShotDataset
 from datasets.classnames import read_classnames, same_names
 from datasets.fewshot import FewShotCache
-from datasets.folders import Found, read_tree
+from datasets.folders import Found, read_tree, shown
 from datasets.splits import (
     SPLITS,
     Entry,
@@ -30,7 +30,7 @@ from datasets.verify import Files, copies, undecodable
 
 log = logging.getLogger(__name__)
 
-SHOWN = 20  # class names in the log
+MISSING = ("nan", "none", "null", "na", "n/a")  # what tables write where there is no label
 
 SETTINGS = {
     "IMAGE_DIR": Setting(
@@ -159,11 +159,21 @@ class ImageFolder(FewShotDataset):
         else:
             numbers = all(key.isdecimal() for key in keys)
             names = {key: key for key in sorted(keys, key=int if numbers else str)}
-            if numbers:
-                found.notes.append(
-                    f"class names are numbers, so prompts say 'a photo of a {min(keys)}.'; give "
-                    "them words with DATASET.CLASSNAMES_FILE"
+            if digits := [key for key in names if key.isdecimal()]:
+                which = (
+                    "class names are numbers"
+                    if numbers
+                    else f"numbers as class names ({shown(digits)})"
                 )
+                found.notes.append(
+                    f"{which}, so prompts say 'a photo of a {digits[0]}.'; give them words with "
+                    "DATASET.CLASSNAMES_FILE"
+                )
+            found.notes += [
+                f"class {key!r}: is that a missing label?"
+                for key in names
+                if key.casefold() in MISSING
+            ]
         found.problems += [line for name in names.values() if (line := name_problem(name))]
         for group in same_names(names.values()):
             places = [f"{key!r:.80}" for key, name in names.items() if name in group]
@@ -262,9 +272,3 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
     found.problems += undecodable(files, reader.reading)
     found.problems += copies(files, lists[0], lists[2])
     return found
-
-
-def shown(names: list[str]) -> str:
-    """Return names for a line: the first of them, and how many more."""
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(f"{name:.80}" for name in names[:SHOWN]) + more

@@ -53,6 +53,8 @@ def name_problem(name: str) -> str:
         return f"class name {name!r:.80} holds a control character"
     if any(0xD800 <= ord(character) < 0xE000 for character in name):
         return f"class name {name!r:.80} is not UTF-8 text; rename it"
+    if not name.replace("_", " ").strip():
+        return f"class name {name!r:.80} is empty in prompts; rename it"
     return ""
 
 

@@ -33,6 +33,7 @@ NOTHING_TO_PREPARE = {
     "imagefolder": "ImageFolder reads your own images: anprompt data check FOLDER",
 }
 CHECK = "check"
+MOST = 100  # problems that are printed
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -89,8 +90,7 @@ def check_own(path: str, images: str, classnames: str) -> int:
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
         return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
     found = examine(os.path.abspath(os.path.expanduser(path)), images, classnames)
-    for problem in found.problems:
-        print(f"{path}: {problem}")
+    say_problems(path, found.problems)
     for note in found.notes:
         print(f"{path}: note: {note}")
     sizes = ", ".join(f"{len(entries):,} {split}" for split, entries in found.lists.items())
@@ -102,10 +102,17 @@ def check_own(path: str, images: str, classnames: str) -> int:
     return 0
 
 
+def say_problems(path: str, problems: list[str]) -> None:
+    """Print what is wrong, a line each; of a table that is wrong in every row the first lines."""
+    for problem in problems[:MOST]:
+        print(f"{path}: {problem}")
+    if len(problems) > MOST:
+        print(f"{path}: and {len(problems) - MOST:,} more")
+
+
 def say_examined(path: str, figures: dict[str, int], problems: list[str]) -> int:
     """Print what was found in images for anomaly detection; returns the exit status."""
-    for problem in problems:
-        print(f"{path}: {problem}")
+    say_problems(path, problems)
     sizes = ", ".join(f"{count:,} {name}" for name, count in figures.items())
     print(f"{path}: {f'{len(problems):,} problem(s)' if problems else 'complete'}; {sizes}")
     return 2 if problems else 0

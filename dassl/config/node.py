@@ -101,7 +101,7 @@ class Config(CfgNode):
     def _is_without_effect(self, key: str, pair: tuple[Any, str]) -> bool:
         """Whether a setting is left out; said in a line, as for settings that nothing reads."""
         value, where = pair
-        others = self.get("TRAINER", {}).__dict__.get("_others", {})
+        others = getattr(self.get("TRAINER"), "_others", {})
         if key in others or key.rpartition(".")[0] in others:  # a setting, or a table's entry
             method = others.get(key) or others[key.rpartition(".")[0]]
             logger.info("%s: %s has no effect: it is a setting of %s", where, key, method)

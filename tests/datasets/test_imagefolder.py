@@ -271,6 +271,29 @@ def test_numbers_for_class_names_and_unused_columns_are_said(tmp_path, caplog):
     assert "columns that are not used: width" in caplog.text
 
 
+def test_labels_that_are_hardly_names_are_said_or_refused(tmp_path, caplog):
+    touch(tmp_path, [f"{k}.jpg" for k in range(12)])
+    rows = ["path,label", *(f"{k}.jpg,{('nan', '7', 'owl')[k % 3]}" for k in range(12))]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    build(tmp_path, CSV="table.csv")
+    assert "numbers as class names (7), so prompts say 'a photo of a 7.'" in caplog.text
+    assert "class 'nan': is that a missing label?" in caplog.text
+    (tmp_path / "table.csv").write_text("\n".join(rows).replace("owl", "_ _"))
+    with pytest.raises(UsageError, match="class name '_ _' is empty in prompts"):
+        build(tmp_path, CSV="table.csv")
+
+
+def test_folders_that_hold_the_same_folders_may_be_splits(tmp_path, caplog):
+    names = [f"{a}/{b}/{k}.jpg" for a in ("eval", "run1") for b in ("cat", "dog") for k in range(4)]
+    touch(tmp_path, names)
+    assert build(tmp_path, IMAGE_DIR=".").classnames == ["eval", "run1"]
+    assert "eval, run1" in caplog.text and "hold the same folders (cat, dog)" in caplog.text
+    caplog.clear()
+    touch(tmp_path, ["run1/4.jpg"])
+    build(tmp_path, IMAGE_DIR=".")
+    assert "hold the same folders" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [

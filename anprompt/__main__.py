@@ -27,6 +27,7 @@ COMMANDS = {
     "data": "fetch, unpack and check data sets",
     "methods": "what each method learns, its paper, licence and protocols",
     "backbones": "which CLIPs run with which methods, and why others do not",
+    "cache": "image features kept for all methods: show, bound, clear",
     "pretrain": "how the bundled small CLIP was made",
 }
 

@@ -11,6 +11,9 @@ A method is three things:
 
 from .backbone import apply_speed_settings, load_clip, require_vit, resolve_precision
 from .model import (
+    TOGETHER,
+    Images,
+    KnownFeatures,
     Loss,
     PromptedCLIP,
     PromptLearner,
@@ -30,7 +33,10 @@ from .prompts import (
 from .trainer import PromptTrainer, read_learned, setting_for
 
 __all__ = [
+    "TOGETHER",
     "ClassPrompts",
+    "Images",
+    "KnownFeatures",
     "Loss",
     "PromptLearner",
     "PromptTrainer",

@@ -176,8 +176,9 @@ class CoOpPromptLearner(PromptLearner):
 class CoOpCLIP(PromptedCLIP):
     """Frozen image features against features of the learned prompts."""
 
-    def text_features(self) -> Tensor:
-        return self.run_text(self.prompt_learner(self.clip))
+    def raw_text_features(self) -> Tensor:
+        text = self.prompt_learner(self.clip)
+        return text.run(self.clip.transformer).features(self.clip).float()
 
     def upstream_key(self, name: str) -> str:
         return name  # upstream saves the learner alone

@@ -10,7 +10,6 @@ import copy
 import logging
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
@@ -79,21 +78,13 @@ class MultiModalPromptLearner(PromptLearner):
 class MaPLeCLIP(PromptedCLIP):
     """Prompts in both towers, the image tower's computed from the text tower's."""
 
-    def text_features(self) -> Tensor:
-        return F.normalize(self.raw_text_features(), dim=-1)
-
-    def image_features(self, image: Tensor) -> Tensor:
-        return F.normalize(self.raw_image_features(image), dim=-1)
-
     def raw_text_features(self) -> Tensor:
-        """Return class features (C, E), fp32, not normalised."""
         learner = self.prompt_learner
         text = learner.prompts.shared_text(self.clip, context=learner.ctx)
         edit = ReplaceTokens(learner.text_prompts(), position=1)
         return text.run(self.clip.transformer, edit=edit).features(self.clip).float()
 
     def raw_image_features(self, image: Tensor) -> Tensor:
-        """Return image features (B, E), fp32, not normalised."""
         learner, visual = self.prompt_learner, self.clip.visual
         # The first prompts join after the positions were added and go through ln_pre.
         first = learner.first_vision_prompt()

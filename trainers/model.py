@@ -31,6 +31,10 @@ from .prompts import ClassPrompts
 logger = logging.getLogger(__name__)
 
 
+# How many images the frozen tower takes at once in an evaluation, whatever the batch: the last bits
+# of a feature may depend on what it is computed with, and methods are to share them.
+TOGETHER = 100
+
 # What is read of a checkpoint, beside its tensors.
 CHECKPOINT = {"state_dict": {}, "epoch?": COUNT}
 META = {"train_seconds?": Number(0, 1e12), "dataset?": str, "classnames?": [str]}
@@ -42,11 +46,35 @@ def grad_if_image_asks(image: Tensor) -> torch.set_grad_enabled:
 
 
 @dataclass(frozen=True)
+class KnownFeatures:
+    """Images of which only the tower's output is left; it stands where images (B, 3, H, W) do.
+
+    Attributes:
+        values: (B, E), fp32, not normalised.
+    """
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Any) -> KnownFeatures:
+        return KnownFeatures(self.values[rows])
+
+    def to(self, *args: Any, **named: Any) -> KnownFeatures:
+        """Return them on another device, as ``Tensor.to`` does."""
+        return KnownFeatures(self.values.to(*args, **named))
+
+
+Images = Tensor | KnownFeatures
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """What a loss is given.
 
     Attributes:
-        image: (B, 3, H, W), the first view of each image.
+        image: (B, 3, H, W), the first view of each image, or their features.
         label: (B,).
         index: (B,) position of each sample in the training set; None where the loader does not
             tell.
@@ -56,7 +84,7 @@ class TrainingBatch:
         class_state: what `PromptedCLIP.class_state` gave, where this step has asked for it already.
     """
 
-    image: Tensor
+    image: Any  # Images; methods that put something into the image tower get pixels only
     label: Tensor
     index: Tensor | None = None
     epoch: int = 0
@@ -140,8 +168,9 @@ class PromptLearner(nn.Module):
 class PromptedCLIP(nn.Module):
     """A frozen CLIP steered by a learner, for certain classes.
 
-    A method fills in ``text_features`` and, where it goes beyond text prompts and cross-entropy,
-    ``image_features``, ``loss``, or ``encode``, ``class_state`` and ``classify``.
+    A method fills in ``raw_text_features`` or ``text_features`` and, where it goes beyond text
+    prompts and cross-entropy, ``raw_image_features`` or ``image_features``, ``loss``, or
+    ``encode``, ``class_state`` and ``classify``.
 
     The logits are ``classify(encode(image), class_state())``: what is known of the images, what is
     known of the classes, and the meeting of both. So either can be computed once and kept while
@@ -155,10 +184,12 @@ class PromptedCLIP(nn.Module):
     Attributes:
         rules: the inference rules that ``classify`` gives logits under.
         rule: the one whose logits ``forward`` gives.
+        reads_texts: whether the classes' texts have a part in the answer, once trained.
     """
 
     rules: tuple[str, ...] = ("class",)
     rule = "class"
+    reads_texts = True
     # How many of the image tower's first blocks compute what frozen CLIP's do; with any,
     # ``encode_above`` goes on from their output, and models on one CLIP may share it.
     frozen_blocks = 0
@@ -178,14 +209,38 @@ class PromptedCLIP(nn.Module):
         """CLIP's logit scale tau, exp(logit_scale)."""
         return self.clip.logit_scale.exp().float()
 
-    def text_features(self) -> Tensor:
-        """Return normalised class features (C, E)."""
+    def raw_text_features(self) -> Tensor:
+        """Return class features (C, E), fp32, not normalised."""
         raise NotImplementedError
 
-    def image_features(self, image: Tensor) -> Tensor:
-        """Return normalised image features (B, E); by default frozen CLIP's."""
+    def text_features(self) -> Tensor:
+        """Return normalised class features (C, E)."""
+        return F.normalize(self.raw_text_features(), dim=-1)
+
+    def raw_image_features(self, image: Tensor) -> Tensor:
+        """Return image features (B, E), fp32, not normalised; by default frozen CLIP's."""
+        pieces = [image] if torch.is_grad_enabled() else image.split(TOGETHER)
         with grad_if_image_asks(image):
-            return F.normalize(self.clip.encode_image(image).float(), dim=-1)
+            return torch.cat([self.clip.encode_image(piece).float() for piece in pieces])
+
+    def raw_features_of(self, image: Images) -> Tensor:
+        """Return image features (B, E), not normalised, computed unless they are known."""
+        if isinstance(image, KnownFeatures):
+            return image.values
+        return self.raw_image_features(image)
+
+    def image_features(self, image: Images) -> Tensor:
+        """Return normalised image features (B, E)."""
+        return F.normalize(self.raw_features_of(image), dim=-1)
+
+    @property
+    def is_image_tower_frozen(self) -> bool:
+        """Whether ``image_features`` are frozen CLIP's, and nothing else is read of images."""
+        kind = type(self)
+        return (
+            all(getattr(kind, name) is getattr(PromptedCLIP, name) for name in _OF_IMAGES)
+            and kind.encode in _ENCODERS
+        )
 
     def run_text(
         self,
@@ -198,9 +253,13 @@ class PromptedCLIP(nn.Module):
         above = text.run(self.clip.transformer, start=start, edit=edit, changes=changes)
         return F.normalize(above.features(self.clip).float(), dim=-1)
 
-    def encode(self, image: Tensor) -> Any:
+    def encode(self, image: Images) -> Any:
         """Return what the logits need of images (B, 3, H, W), whatever the classes are."""
         return self.image_features(image)
+
+    def encode_raw(self, image: Images) -> Tensor:
+        """Stand in for ``encode`` where a method classifies features that are not normalised."""
+        return self.raw_features_of(image)
 
     def encode_above(self, tokens: Tensor) -> Any:
         """Return ``encode``'s result from the output (B, L, D) of the first ``frozen_blocks``."""
@@ -214,11 +273,11 @@ class PromptedCLIP(nn.Module):
         """Return logits (B, C) under each of ``rules``."""
         return {self.rule: self.scale * encoded @ class_state.t()}
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Images) -> Tensor:
         """Return logits (B, C) of images (B, 3, H, W)."""
         return self.classify(self.encode(image), self.class_state())[self.rule]
 
-    def inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+    def inference_rules(self, image: Images) -> dict[str, Tensor] | None:
         """Return logits under each rule; None for a method that has one rule only."""
         if len(self.rules) == 1:
             return None
@@ -276,8 +335,20 @@ class PromptedCLIP(nn.Module):
                     f"other classes{hint}"
                 )
 
+    def fitting(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+        """Return a checkpoint's tensors as they serve this model's classes, by the file's names."""
+        tensors: dict[str, Tensor] = checkpoint["state_dict"]
+        return tensors
+
     def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
         """React to what a checkpoint says of its training, ``meta``, once it is loaded."""
+
+
+_OF_IMAGES = (
+    *("raw_image_features", "raw_features_of", "image_features"),
+    *("encode_raw", "forward", "inference_rules"),
+)
+_ENCODERS = (PromptedCLIP.encode, PromptedCLIP.encode_raw)
 
 
 def trained_classnames(meta: dict[str, Any]) -> list[str] | None:
@@ -310,10 +381,11 @@ def load_learned(
     """
     _check_form(checkpoint, where)
     model.check_checkpoint(checkpoint, where)
+    tensors = model.fitting(checkpoint)
     learner = model.prompt_learner
     wanted = dict(learner.named_parameters()) if parameters_only else learner.state_dict()
     found, ignored = {}, []
-    for name, tensor in checkpoint["state_dict"].items():
+    for name, tensor in tensors.items():
         own_name = model.rename_key(name)
         if own_name in wanted:
             found[own_name] = tensor.to(wanted[own_name].dtype)

@@ -70,6 +70,10 @@ class ClassPrompts:
         """Return the same classes described by other texts, as text noise makes them."""
         return replace(self, texts=tuple(texts))
 
+    def worded(self, templates: Sequence[str]) -> list[ClassPrompts]:
+        """Return the same classes in several wordings, each text as the name in a template."""
+        return [self.with_texts([fill(words, text) for text in self.texts]) for words in templates]
+
     def between(self, before: str, after: str = ".") -> ClassPrompts:
         """Return prompts with words in front of each text and a sign after it."""
         return self.with_texts([f"{before} {text}{after}" for text in self.texts])

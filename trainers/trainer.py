@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 import clip
 from common.errors import UsageError
 from common.reading import read_text
 from common.settings import check_settings
+from common.store import feature_store
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
 from .backbone import load_clip, resolve_precision
-from .model import Loss, PromptedCLIP, TrainingBatch, load_learned
+from .kept_features import FrozenTower, can_be_kept, test_batches
+from .model import Images, Loss, PromptedCLIP, TrainingBatch, load_learned
 from .prompts import ClassPrompts, prompt_template
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,10 @@ def setting_for(dataset: str, value: float | None, table: dict) -> float:
     ``value`` if one is set; else the table's entry for the data set, its ``default`` entry, or 1.
     """
     return float(value if value is not None else table.get(dataset, table.get("default", 1.0)))
+
+
+def _is_in_order(loader: Any) -> bool:
+    return isinstance(getattr(loader, "sampler", None), SequentialSampler)
 
 
 def read_learned(cfg: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -132,6 +140,7 @@ class PromptTrainer(TrainerX):
         """Build the model and what trains it."""
         cfg = self.cfg
         self.precision = self.precision_of(cfg, self.device)
+        self._towers: dict[bool, FrozenTower] = {}
         clip_model = load_clip(cfg, self.precision, self.device)
         prompts = ClassPrompts(self.fixed_template(cfg), self.dm.dataset.classnames)
         self.model = self.build(cfg, clip_model, prompts).to(self.device)
@@ -155,8 +164,12 @@ class PromptTrainer(TrainerX):
         """
         learner = self.model.prompt_learner
         self.optim = build_optimizer(learner, self.cfg.OPTIM, self.parameter_groups())
-        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.sched = self.make_schedule()
         self.register_model(self.model_name, learner, self.optim, self.sched)
+
+    def make_schedule(self) -> Any:
+        """Return the optimiser's schedule, which takes a step at the end of each epoch."""
+        return build_lr_scheduler(self.optim, self.cfg.OPTIM)
 
     def parameter_groups(self) -> list[dict[str, Any]] | None:
         """Return the optimiser's parameter groups, as ``torch.optim`` takes them; None for one."""
@@ -192,7 +205,7 @@ class PromptTrainer(TrainerX):
     def training_batch(self, batch: dict[str, Any]) -> TrainingBatch:
         """Return what the loss needs of a loader's batch, on the device."""
 
-        def to_device(tensor: Tensor) -> Tensor:
+        def to_device(tensor: Any) -> Any:
             return tensor.to(self.device, non_blocking=True)
 
         # One transform applied k times gives a list, k transforms give img, img2, ...
@@ -251,16 +264,36 @@ class PromptTrainer(TrainerX):
 
     # Testing
 
+    def frozen_tower(self, loader: Any) -> FrozenTower:
+        """Return the frozen image tower, whose features of a loader's images may be kept."""
+        is_kept = self.cfg.TEST.get("KEEP_FEATURES", False) and can_be_kept(loader)
+        if is_kept not in self._towers:
+            self._towers[is_kept] = FrozenTower(self.model, feature_store() if is_kept else None)
+        return self._towers[is_kept]
+
+    def test_batches(self, loader: Any) -> Iterable[dict[str, Any]]:
+        """Return batches of test images, or of their features where those are all that is read."""
+        kind = type(self)
+        own = ("parse_batch_test", "model_inference", "model_inference_rules")
+        is_plain = all(getattr(kind, name) is getattr(PromptTrainer, name) for name in own)
+        if is_plain and self.model.is_image_tower_frozen and _is_in_order(loader):
+            tower = self.frozen_tower(loader)
+            if tower.store:
+                return test_batches(tower, loader)
+        return super().test_batches(loader)
+
     def test(self, split: str | None = None) -> float:
         """Evaluate on a split; the accuracy reported is that of the model's inference rule."""
         self.headline_rule = self.model.rule
         return super().test(split)
 
     @torch.no_grad()
-    def model_inference(self, image: Tensor) -> Tensor:
+    def model_inference(self, image: Images) -> Tensor:  # type: ignore[override]
         return self.model(image)
 
-    def model_inference_rules(self, image: Tensor) -> dict[str, Tensor] | None:
+    def model_inference_rules(  # type: ignore[override]
+        self, image: Images
+    ) -> dict[str, Tensor] | None:
         return self.model.inference_rules(image)
 
     # Checkpoints

@@ -19,7 +19,6 @@ from torch import Tensor
 import clip
 from dassl.engine import TRAINER_REGISTRY
 from datasets.templates import IMAGENET_TEMPLATES_SELECT
-from noise.text import fill
 
 from .base import (
     ClassPrompts,
@@ -91,8 +90,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
         if cfg.DATASET.NAME != "ImageNet":
             templates.append(prompt_template(cfg))
         logger.info(f"Templates ({len(templates)}): {templates}")
-        wordings = [
-            prompts.with_texts([fill(template, text) for text in prompts.texts])
-            for template in templates
-        ]
-        return FixedCLIP(clip_model, prompts, wordings)
+        return FixedCLIP(clip_model, prompts, prompts.worded(templates))

@@ -102,6 +102,36 @@ FACTS = {
         "Zanella and Ben Ayed 2024, https://arxiv.org/abs/2405.18541",
         "none",
     ),
+    "TipAdapter": Facts(
+        "nothing: a cache of training images' features",
+        "Zhang et al. 2022, https://arxiv.org/abs/2207.09519",
+        "none",
+    ),
+    "TipAdapterF": Facts(
+        "the keys of Tip-Adapter's cache",
+        "Zhang et al. 2022, https://arxiv.org/abs/2207.09519",
+        "none",
+    ),
+    "CLIPAdapter": Facts(
+        "an adapter of image features",
+        "Gao et al. 2021, https://arxiv.org/abs/2110.04544",
+        "none",
+    ),
+    "TaskRes": Facts(
+        "a residual of each class's text feature",
+        "Yu et al. 2023, https://arxiv.org/abs/2211.10277",
+        "MIT",
+    ),
+    "LinearProbe": Facts(
+        "a linear classifier that starts as zero-shot CLIP",
+        "Silva-Rodriguez et al. 2024, https://arxiv.org/abs/2312.12730",
+        "MIT",
+    ),
+    "CLAP": Facts(
+        "as LinearProbe, held to zero-shot CLIP class by class",
+        "Silva-Rodriguez et al. 2024, https://arxiv.org/abs/2312.12730",
+        "MIT",
+    ),
     "MMRL": Facts(
         "tokens of a shared space, projected into both towers",
         "Guo and Gu 2025, https://arxiv.org/abs/2503.08497",

@@ -23,7 +23,7 @@ from anprompt.runs.trained import (
 )
 from common.reading import read_yaml
 from noise.cells import Cell
-from trainers.base import ClassPrompts, PromptedCLIP, encode_prompts, prompt_template
+from trainers.base import ClassPrompts, KnownFeatures, PromptedCLIP, encode_prompts, prompt_template
 from trainers.zsclip import FixedCLIP
 
 # Augmentations of training and the kinds of image noise that they amount to.
@@ -97,21 +97,12 @@ class TrainedClassifier(Classifier):
             return model.encode(inputs)
         if model.frozen_blocks:
             return model.encode_above(self._tokens(inputs, model.frozen_blocks, shared))
-        if not self.is_image_tower_frozen:
+        if not model.is_image_tower_frozen:
             return model.encode(inputs)
         key = ("features", id(model.clip))
         if key not in shared:
             shared[key] = self._features(inputs, shared)
-        return shared[key]
-
-    @property
-    def is_image_tower_frozen(self) -> bool:
-        """Whether the image features are frozen CLIP's."""
-        kind = type(self.model)
-        return (
-            kind.encode is PromptedCLIP.encode
-            and kind.image_features is PromptedCLIP.image_features
-        )
+        return model.encode(shared[key])
 
     def _tokens(self, inputs: Tensor, stop: int, shared: dict[Any, Any]) -> Tensor:
         """Return what the first ``stop`` blocks of the frozen tower make of images."""
@@ -124,15 +115,15 @@ class TrainedClassifier(Classifier):
             known[stop] = visual.transformer.run(known[start], start=start, stop=stop)
         return known[stop]
 
-    def _features(self, inputs: Tensor, shared: dict[Any, Any]) -> Tensor:
+    def _features(self, inputs: Tensor, shared: dict[Any, Any]) -> KnownFeatures:
         """Return frozen CLIP's features, from where another model's blocks left off."""
         visual = self.model.clip.visual
         known = shared.get(("tokens", id(self.model.clip)))
         if not known:
-            return self.model.encode(inputs)
+            return KnownFeatures(self.model.raw_image_features(inputs))
         start = max(known)
         last = visual.transformer.run(known[start], start=start, keep=slice(0, 1))[:, 0]
-        return F.normalize(visual.project(last).float(), dim=-1)
+        return KnownFeatures(visual.project(last).float())
 
     def class_state(self) -> Any:
         return self.model.class_state()

@@ -255,6 +255,12 @@ TEST = {
         "an image and rule, and 2 more a class where images times classes are at most 2,000,000)",
         scope=NEUTRAL,
     ),
+    "KEEP_FEATURES": Setting(
+        True,
+        "ours: keep frozen CLIP's image features on disk (python -m anprompt cache) and use those "
+        "that are there, where a method leaves the image tower as it is; same results bit for bit",
+        scope=NEUTRAL,
+    ),
     "NO_TEST": Setting(False, "do not test after training", scope=TRAIN),
     "SPLIT": Setting("test", "images of the final test", choices=("test", "val"), scope=DATA),
     "FINAL_MODEL": Setting(

@@ -9,6 +9,7 @@ import datetime
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -280,7 +281,9 @@ class SimpleTrainer(TrainerBase):
         num_images = len(images)
         kept: dict[str, KeptPredictions] = {}
         paths: list[str] = []
-        for batch in tqdm(data_loader, disable=None):  # no bar where stderr is no terminal
+        batches = self.test_batches(data_loader)
+        # No bar where stderr is no terminal.
+        for batch in tqdm(batches, total=len(data_loader), disable=None):
             image, label = self.parse_batch_test(batch)
             logits_by_rule = self.model_inference_rules(image)
             if logits_by_rule is None:
@@ -375,6 +378,11 @@ class SimpleTrainer(TrainerBase):
             "config": results.as_plain(cfg),
         }
 
+    def test_batches(self, loader: Any) -> Iterable[dict[str, Any]]:
+        """Return the batches of a test; a trainer may know what stands for their images."""
+        batches: Iterable[dict[str, Any]] = loader
+        return batches
+
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         """Return logits (B, C) of images (B, 3, H, W)."""
         return self.model(input)
@@ -383,7 +391,7 @@ class SimpleTrainer(TrainerBase):
         """Return images (B, 3, H, W) and labels (B,) on the device."""
         return self._to_device(batch["img"]), self._to_device(batch["label"])
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _to_device(self, tensor: Any) -> Any:
         # From pinned memory the copy overlaps with computation.
         return tensor.to(self.device, non_blocking=True)
 

@@ -119,7 +119,8 @@ def test_noise_in_texts_reaches_the_answer(name, built, images):
     clean = logits(trained.model, images)[trained.model.rule]
     texts = noisy_prompts(trained.model.prompts.template, WORDS, Cell("text", "char", 5, 1))
     noisy = trained.with_texts(texts)
-    assert (logits(noisy, images)[noisy.rule] - clean).abs().max() > 1e-3
+    apart = (logits(noisy, images)[noisy.rule] - clean).abs().max()
+    assert apart > 1e-3 if noisy.reads_texts else apart == 0
     braces = trained.with_texts([f"{text} {{a}} {{}}" for text in texts])
     assert logits(braces, images)[braces.rule].isfinite().all()
 
@@ -370,7 +371,8 @@ def test_train_ends_in_results(name, make_trainer, tmp_path):
     assert 0 <= results["accuracy"] <= 100
     if "rules" in results and results["rules"]:
         assert results["rules"][results["headline_rule"]]["accuracy"] == results["accuracy"]
-        assert results["headline_rule"] == trainer.model.rule == "mix"  # classes trained on
+        assert results["headline_rule"] == trainer.model.rule
+        assert trainer.model.rule in ("mix", "searched")  # classes trained on
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -45,6 +45,8 @@ RUN = {
     "WEIGHTS": Setting("", "digest of the backbone's file; empty: a registered name", scope="data"),
 }
 
+UPSTREAM_NAMES = {"MultiModalAdapter": "MMA"}  # of trainers that have another one here
+
 logger = logging.getLogger(__name__)
 
 
@@ -130,6 +132,7 @@ def build_cfg(args: Namespace) -> Config:
     """
     for plugin in args.plugin:
         load_plugin(plugin)
+    _take_upstream_names(args)
     for key in args.opts[::2]:
         if key.startswith("-"):
             raise UsageError(f"{key}: flags stand before the KEY VALUE options")
@@ -152,6 +155,18 @@ def build_cfg(args: Namespace) -> Config:
     check_config(cfg)
     cfg.freeze()
     return cfg
+
+
+def _take_upstream_names(args: Namespace) -> None:
+    """Put a trainer's name here in the place of its name upstream, unless a plugin has that."""
+    ours = UPSTREAM_NAMES.get(args.trainer, "")
+    if not ours or args.trainer in trainer_names():
+        return
+    logger.info("%s is called %s here", args.trainer, ours)
+    file = args.config_file.replace(f"/{args.trainer}/", f"/{ours}/")
+    if not os.path.exists(args.config_file) and os.path.exists(file):
+        args.config_file = file
+    args.trainer = ours
 
 
 def _trainer_name(args: Namespace, files: list[dict[str, tuple[Any, str]]]) -> str:

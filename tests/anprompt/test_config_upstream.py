@@ -80,3 +80,48 @@ def test_flags_and_files_that_do_nothing_there_either(cfg_of, caplog):
 def test_images_are_clips_where_a_file_does_not_say(cfg_of):
     assert cfg_of("CoOp").INPUT.PIXEL_MEAN == [0.48145466, 0.4578275, 0.40821073]
     assert cfg_of("CoOp").INPUT.PIXEL_STD == [0.26862954, 0.26130258, 0.27577711]
+
+
+def test_a_trainer_of_another_name_upstream(cfg_of, caplog):
+    with caplog.at_level("INFO"):
+        cfg = cfg_of("MultiModalAdapter", "--config-file", PUBLISHED.format("vit_b16_ep5"))
+    assert cfg.TRAINER.NAME == "MMA" and cfg.OPTIM.LR == 0.0015
+    assert "MultiModalAdapter is called MMA here" in caplog.text
+    with pytest.raises(UsageError, match="no such config file: .*MultiModalAdapter/vit_b16_ep9"):
+        cfg_of("MultiModalAdapter", "--config-file", PUBLISHED.format("vit_b16_ep9"))
+
+
+PUBLISHED = str(ROOT / "configs/trainers/MultiModalAdapter/{}.yaml")
+CONTEXT = "TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC False TRAINER.COOP.CLASS_TOKEN_POSITION end"
+LINES = {  # trainer, configuration and options as the scripts of its repository give them
+    "CoOp rn50_ep50": CONTEXT,
+    "CoOp vit_b16_ctxv1": "",
+    "ZeroshotCLIP vit_b16": "CoOp",
+    "CoCoOp vit_b16_c4_ep10_batch1_ctxv1": "",
+    "MaPLe vit_b16_c2_ep5_batch4_2ctx": "",
+    "MaPLe vit_b16_c2_ep5_batch4_2ctx_cross_datasets": "",
+    "VPT vit_b16_c2_ep5_batch4_4": "",
+    "IVLP vit_b16_c2_ep5_batch4_2+2ctx": "",
+    "IVLP vit_b16_c2_ep5_batch4_4ctx_language_only": "",
+    "PromptSRC vit_b16_c2_ep20_batch4_4+4ctx": "",
+    "PromptSRC vit_b16_c2_ep50_batch4_4+4ctx_few_shot": "",
+    "KgCoOp vit_b16_ep100_ctxv1": f"{CONTEXT} TRAINER.COOP.W 8.0",
+    "TCP vit_b16_ep100_ctxv1": f"{CONTEXT} TRAINER.COOP.W 1.0",
+    "ProGrad rn50_ep100": f"LOSS.LAMBDA 1.0 {CONTEXT}",
+    "MMRL vit_b16": "TASK B2N",
+    "MMRL vit_b16_imagenet": "TASK FS",
+    "MMRLpp vit_b16_cross_datasets": "TASK CD",
+    "MultiModalAdapter vit_b16_ep5_imnet": "",
+}
+
+
+@pytest.mark.parametrize("line", LINES, ids=str)
+def test_published_commands_find_their_configuration(cfg_of, line):
+    """One line a kind of those that the scripts of the repositories make."""
+    trainer, config = line.split()
+    options = LINES[line].split()
+    folder = options.pop(0) if options[:1] == ["CoOp"] else trainer
+    file = str(ROOT / f"configs/trainers/{folder}/{config}.yaml")
+    for more in ([], ["--eval-only", "--model-dir", "models", "--load-epoch", "5"]):
+        cfg = cfg_of(trainer, "--config-file", file, *more, *options, "DATASET.NUM_SHOTS", "16")
+        assert cfg.OPTIM.MAX_EPOCH >= 1 and cfg.DATASET.NUM_SHOTS == 16

@@ -279,10 +279,13 @@ class NAPTuning(AttackedTraining, MaPLe):
     def loss(self, batch: TrainingBatch) -> Loss:
         model, label = self.model, batch.label
         state = model.class_state()
+        clean, attacked, feature = self.weights(batch.epoch)
+        if not (attacked or feature):  # the first epoch of a ramp
+            z = self.logits_of(batch.image, state)
+            return Loss.of(z, ce=clean * F.cross_entropy(z, label))
         changed = self.attack(batch.image, label, state)
         (f, seen), (f_adv, seen_adv) = map(model.image_blocks, (batch.image, changed))
         z, z_adv = (model.classify(own, state)[model.rule] for own in (f, f_adv))
-        clean, attacked, feature = self.weights(batch.epoch)
         terms = {
             "ce": clean * F.cross_entropy(z, label),
             "ce_adv": attacked * F.cross_entropy(z_adv, label),

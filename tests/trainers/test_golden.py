@@ -57,7 +57,7 @@ def golden_cfg(record: dict, trainer: str, clip_path, data_root, output, subsamp
 
 def load_initial(trainer, name: str, record: dict) -> None:
     """Put upstream's recorded initial tensors into the learner; all must find their place."""
-    tensors = load_file(GOLDEN / f"{name}.safetensors")
+    tensors = load_file(GOLDEN / f"{record.get('initial', name)}.safetensors")
     for copy, original in record["equal_tensors"].items():
         tensors[copy] = tensors[original]
     learner = trainer.model.prompt_learner
@@ -84,6 +84,8 @@ def train_as_recorded(trainer, steps: list[dict]) -> list[float]:
         trainer.epoch, trainer.batch_idx = step["epoch"], step["batch"]
         assert trainer.get_current_lr() == pytest.approx(step["lr"], rel=1e-9)
         batch = recorded_batch(trainer.train_loader_x.dataset, step["index"])
+        if "seed" in step:  # of what the step draws, such as the start of an attack
+            torch.manual_seed(step["seed"])
         losses.append(float(trainer.forward_backward(batch)["loss"]))
     return losses
 

@@ -102,6 +102,21 @@ FACTS = {
         "Zanella and Ben Ayed 2024, https://arxiv.org/abs/2405.18541",
         "none",
     ),
+    "DePTCoOp": Facts(
+        "as CoOp, and a head for base classes; knows base from new",
+        "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
+        "GPL-3; from the paper",
+    ),
+    "DePTKgCoOp": Facts(
+        "as KgCoOp, and a head for base classes; knows base from new",
+        "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
+        "GPL-3; from the paper",
+    ),
+    "DePTMaPLe": Facts(
+        "as MaPLe, and a head for base classes; knows base from new",
+        "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
+        "GPL-3; from the paper",
+    ),
     "TipAdapter": Facts(
         "nothing: a cache of training images' features",
         "Zhang et al. 2022, https://arxiv.org/abs/2207.09519",

@@ -3,20 +3,31 @@
     python -m anprompt report output -o report.html
     python -m anprompt report output output_demo -o report.html --figures figures
 
-Reads every results.json and robustness.json below the given folders, and training curves from the
-log.txt beside them. What no table may hold is refused or left out, as by ``anprompt table``. The
-file needs no network and nothing beside it: light and dark, phone and paper. Click or tap a number
-to see the files it comes from. --figures DIR writes each figure as PNG and its data as CSV as well.
+Reads every results.json, robustness.json and predictions.npz below the given folders, and training
+curves from the curve.csv (or log.txt) beside them. What no table may hold is refused or left out,
+as by ``anprompt table``. The file needs no network and nothing beside it: light and dark, phone and
+paper. Click or tap a number to see the files it comes from. Test images are shown as small pictures
+from the folders that --root names, and from nowhere else. --figures DIR writes each figure as PNG,
+PDF and SVG of --width inches, and its data as CSV.
 
 exit status: 0 done, 2 bad input (one line says what).
 """
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
 from common.cli import CommandParser
 from common.errors import UsageError
+from common.paths import user_cache
+
+
+def _inches(text: str) -> float:
+    width = float(text)
+    if not 1 <= width <= 20:
+        raise ValueError
+    return width
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +40,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("folders", nargs="*", type=Path, default=[Path("output")], metavar="OUTPUT")
     add("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE.html")
     add("--title", default="Prompt learning, what was measured", help="of the page")
-    add("--figures", type=Path, metavar="DIR", help="write each figure as PNG and CSV here")
+    add("--figures", type=Path, metavar="DIR", help="write each figure as PNG, PDF, SVG and CSV")
+    add("--width", type=_inches, default=3.3, help="of --figures, in inches (a column)")
+    add(
+        "--root",
+        action="append",
+        type=Path,
+        metavar="DIR",
+        help="folder that holds the data sets: small test images are shown from there, "
+        "at most 300 (default: $DATA and the cache that Shapes is drawn to; may be repeated)",
+    )
     add("--highlight", default="ANPrompt", metavar="TRAINER", help="drawn in front")
     add(
         "--baseline", default="ZeroshotCLIP", metavar="TRAINER", help="what classes are compared to"
@@ -43,24 +63,29 @@ def main(argv: list[str]) -> int:
     if args.output.suffix not in (".html", ".htm"):
         raise UsageError(f"{args.output}: name a .html file")
     # After parsing, so that --help and a misspelt flag are answered at once.
-    from anprompt.results.report.charts import to_csv, to_png
+    from anprompt.results.report.charts import to_csv, to_file
     from anprompt.results.report.data import gather
     from anprompt.results.report.page import render
     from common.files import atomic_write
     from common.provenance import provenance
 
-    data = gather(args.folders, args.baseline, args.highlight)
+    roots = args.root or [
+        *([Path(os.environ["DATA"])] if os.environ.get("DATA") else []),
+        user_cache() / "data",
+    ]
+    data = gather(args.folders, args.baseline, args.highlight, roots)
     command = shlex.join(["python", "-m", "anprompt", "report", *map(str, args.folders)])
     document, charts = render(data, args.title, provenance(command))
     with atomic_write(str(args.output)) as file:
         file.write(document)
     if args.figures is not None:
         for chart in charts:
-            with atomic_write(str(args.figures / f"{chart.name}.png"), "wb") as file:
-                file.write(to_png(chart))
+            for form in ("png", "pdf", "svg"):
+                with atomic_write(str(args.figures / f"{chart.name}.{form}"), "wb") as file:
+                    file.write(to_file(chart, form, args.width))
             with atomic_write(str(args.figures / f"{chart.name}.csv")) as file:
                 file.write(to_csv(chart))
     print(f"{args.output}: {len(data.runs)} runs, {len(charts)} figures")
     if args.figures is not None:
-        print(f"{args.figures}: {len(charts)} PNG and CSV files")
+        print(f"{args.figures}: {len(charts)} PNG, PDF, SVG and CSV files")
     return 0

@@ -28,6 +28,15 @@ class Placed:
     )
     left_out: list[tuple[Path, str]] = field(default_factory=list)
 
+    def of_seed(self, seed: int) -> "Placed":
+        """Return the runs of one seed, and those that no seed changes."""
+
+        def own(runs: list[Run]) -> list[Run]:
+            return [run for run in runs if run.seed == seed or not run.learns]
+
+        targets = {protocol: own(runs) for protocol, runs in self.targets.items()}
+        return Placed(own(self.base2new), own(self.fewshot), own(self.sources), targets)
+
 
 def place(runs: Iterable[Run]) -> Placed:
     """Sort runs into protocols, by what they were trained and tested on."""

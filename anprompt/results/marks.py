@@ -7,6 +7,12 @@ from anprompt.results.method import Method
 from anprompt.results.table import Column, Evidence, Table
 from anprompt.results.value import Value
 
+RULE = (
+    "Bold: best of the rows with the same backbone, shots and seeds, if the 95% interval of its "
+    "lead over each of the others, by paired bootstrap over test images and seeds, leaves out "
+    "zero; where no predictions were kept, the best as printed, ties included."
+)
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -26,17 +32,12 @@ class Marks:
     @property
     def rule(self) -> str:
         """Return what bold means, in a sentence; "" where nothing could be bold."""
-        like = "of the rows with the same backbone, shots and seeds"
         if self.tested:
-            return (
-                f"Bold: best {like}, if the 95% interval of its lead over each of the others, by "
-                "paired bootstrap over test images and seeds, leaves out zero; where no "
-                "predictions were kept, the best as printed, ties included."
-            )
+            return RULE
         if self.best:
             return (
-                f"Bold: best {like} as printed, ties included; no predictions were kept to test "
-                "the differences."
+                "Bold: best of the rows with the same backbone, shots and seeds as printed, ties "
+                "included; no predictions were kept to test the differences."
             )
         return ""
 

@@ -14,7 +14,7 @@ import pytest
 from called import report, robustness
 from runs_of_tests import run_folder
 
-from anprompt.results.report.charts import Chart, to_csv, to_png, to_svg
+from anprompt.results.report.charts import Chart, to_csv, to_file, to_svg
 from anprompt.results.value import cell_patterns
 
 
@@ -88,6 +88,11 @@ READ: dict[str, dict] = {}
 def leaf(source: str) -> float:
     """What stands in a file: in results.json and robustness.json by key, in log.txt by epoch."""
     path, _, key = source.partition("#")
+    if path.endswith("curve.csv"):
+        epoch, column = re.fullmatch(r"epoch (\d+)/(\w+)", key).groups()
+        with open(path) as file:
+            rows = [row for row in csv.DictReader(file) if row["epoch"] == epoch]
+        return float(rows[0][column])
     if path.endswith("log.txt"):
         epoch, meter = re.fullmatch(r"epoch (\d+)/(\w+)", key).groups()
         lines = [line for line in Path(path).read_text().splitlines()
@@ -189,6 +194,7 @@ def test_the_page_stands_alone(page):
     document, reader, _ = page
     assert all(loaded.startswith("data:") for loaded in reader.loaded)
     assert reader.loaded, "example pictures are embedded"
+    assert "default-src 'none'" in document
     assert not re.search(r"url\((?!#|\s*data:)", document)
     assert "@import" not in document and "<script src" not in document
     assert "prefers-color-scheme: dark" in document and "@media print" in document
@@ -218,10 +224,11 @@ def test_what_is_shown(page, output):
         assert path.as_posix() in text
 
 
-def test_figures_as_png_and_csv(page):
+def test_figures_as_files(page):
     document, reader, figures = page
     names = {path.stem for path in figures.glob("*.png")}
-    assert names == {path.stem for path in figures.glob("*.csv")}
+    for form in ("csv", "pdf", "svg"):
+        assert names == {path.stem for path in figures.glob(f"*.{form}")}
     assert names <= set(reader.ids)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures.glob("*.png"))
     with open(figures / "base-new-eurosat.csv") as file:
@@ -439,7 +446,7 @@ def test_a_dollar_in_a_name_is_no_formula():
         axes.set_xlabel("cash_$_and_$")
 
     chart = Chart("name", "Title", "How to read it.", ("x",), [(1,)], draw)
-    assert "cash_$_and_$" in to_svg(chart) and to_png(chart)
+    assert "cash_$_and_$" in to_svg(chart) and to_file(chart, "png")
 
 
 def test_drawing_is_the_same_in_every_form():
@@ -455,7 +462,11 @@ def test_drawing_is_the_same_in_every_form():
     assert "#0102" not in svg and "#0a0b" not in svg
     assert not re.search(r"<svg[^>]* width=", svg), "scales with its box"
     assert svg == to_svg(chart)
-    assert to_png(chart).startswith(b"\x89PNG")
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    for form, start in starts.items():
+        written = to_file(chart, form)
+        assert written.startswith(start) and written == to_file(chart, form)
+    assert b'width="237.6pt"' in to_file(chart, "svg")  # 3.3 inches: a column
     assert to_csv(chart) == "x,y\n1,3\n2,4\n"
 
 

@@ -14,7 +14,7 @@ from test_report import Reader
 from written_runs import write_base_new, write_few_shot, write_log, write_results
 
 from anprompt.results.render import escape_cell, escape_latex, escape_markdown
-from anprompt.results.report.data import picture
+from anprompt.results.report.pictures import picture
 from common.text import plain
 
 HOSTILE = [

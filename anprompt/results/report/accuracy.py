@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from anprompt.results.marks import RULE
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed, words
 from anprompt.results.report.context import Context
 from anprompt.results.report.figures import accuracy_by_shots, base_against_new
@@ -12,7 +13,6 @@ from anprompt.results.value import Value, minus
 
 FEW = 3  # with more data sets than these, sentences are about the average alone
 HM = 2  # the column with the harmonic mean of base and new
-BOLD = "Bold: best of the rows with the same backbone, shots and seeds, ties included."
 
 
 def overview(page: Context) -> Section:
@@ -123,7 +123,7 @@ def base_new(page: Context) -> Section | None:
         "halves. Mean and standard deviation over seeds. HM of means is the harmonic mean of the "
         "base and new that stand in the row, mean of HMs that of each seed, averaged. “a / b” is "
         "the method's own protocol: rule a on base, b on new classes. It knows which half it is "
-        f"tested on; rows with one rule everywhere do not. {BOLD}"
+        f"tested on; rows with one rule everywhere do not. {RULE}"
     )
     said = [sentence for table in _said(tables) for sentence in _differences(page, table)]
     blocks = [Block("text", intro), Block("findings", said), *_numbers(tables), *charts]
@@ -136,13 +136,20 @@ def _differences(page: Context, table: Table) -> list[Sentence]:
     base = next((row for row in rows if page.styles.is_baseline(row.name)), None)
     said: list[Sentence] = []
     for i, half in enumerate(("base", "new")) if base else ():
-        changes = [
-            (f"{row.name} ", Shown(change, signed=True))
-            for row in rows
-            if row is not base and base and (change := minus(row.values[i], base.values[i]))
-        ]
+        changes: list[Sentence] = []
+        has_intervals = False
+        for row in rows if base else ():
+            ours, theirs = row.values[i], base.values[i] if base else None
+            change = minus(ours, theirs)
+            if row is base or not change or not ours or not theirs:
+                continue
+            interval = page.data.evidence.interval(ours, theirs)
+            has_intervals |= interval is not None
+            bounds = f" [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else ""
+            changes.append((f"{row.name} ", Shown(change, signed=True), bounds))
         if changes and base:
-            title = f"{_subject(table)}, {half} classes, points above or below {base.name}: "
+            how = " [95% interval]" if has_intervals else ""
+            title = f"{_subject(table)}, {half} classes, points above or below {base.name}{how}: "
             said.append((title, *joined(changes), "."))
     return said
 
@@ -153,7 +160,7 @@ def all_classes(page: Context) -> Section | None:
     charts = page.figures((accuracy_by_shots(table, page.styles) for table in tables), page.names)
     intro = (
         "Trained on a few images of every class, tested on all classes. Mean and standard "
-        f"deviation over seeds. What learns nothing stands under 0 shots. {BOLD}"
+        f"deviation over seeds. What learns nothing stands under 0 shots. {RULE}"
     )
     f1 = Block("folded", _numbers(page.data.macro_f1), "Macro F1")
     blocks = [Block("text", intro), *_numbers(tables), f1, *charts]
@@ -166,7 +173,7 @@ def transfer(page: Context) -> Section | None:
     intro = (
         "Trained on all classes of one data set, tested there and, without further training, on "
         "others. Mean and standard deviation over seeds; averages are over targets, seed by seed. "
-        f"“a / b”: rule a on the data set trained on, b on the others. {BOLD}"
+        f"“a / b”: rule a on the data set trained on, b on the others. {RULE}"
     )
     blocks = [Block("text", intro), *_numbers(tables)]
     return (

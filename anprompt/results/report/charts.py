@@ -1,9 +1,9 @@
-"""Charts: one drawing, as SVG that takes the page's colours, as PNG in light colours, as CSV."""
+"""Charts: one drawing, as SVG that takes the page's colours; PNG, PDF, SVG and CSV for papers."""
 
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,6 +17,8 @@ from common.text import plain
 
 # Inches; matplotlib counts 72 to an inch in SVG, so one panel is 331 units wide: about a phone.
 WIDTH, HEIGHT = 4.6, 3.3
+COLUMN = 3.3  # inches: a column of the usual two-column papers
+PAGE_POINTS, PAPER_POINTS = 12.5, 7.5  # size of letters; the page shows no text below 12 pixels
 
 # Colour-blind friendly (after Okabe and Ito), told apart by marker and dash as well.
 SERIES_LIGHT = (
@@ -73,7 +75,8 @@ class Chart:
         caption: how to read it.
         columns, rows: its data, as the CSV file has them; columns named "source" or
             "..._source" hold expressions (see `anprompt.results.value`), as JSON.
-        draw: puts it into axes.
+        draw: puts it into axes. Artists whose gid is "series-N" vanish with method N.
+        points: (x, y, text, gid) in the axes' units: what the page says where one points.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Chart:
     rows: list[tuple]
     draw: Callable[[Axes, Theme], None]
     size: tuple[float, float] = (WIDTH, HEIGHT)
+    points: Sequence[tuple[float, float, str, str]] = ()
 
 
 def series_style(number: int, is_highlight: bool, is_baseline: bool) -> dict[str, Any]:
@@ -98,10 +102,11 @@ def series_style(number: int, is_highlight: bool, is_baseline: bool) -> dict[str
 
 def to_svg(chart: Chart) -> str:
     """Return inline SVG: scales with its box, text stays text, colours are the page's."""
-    with _settings(chart.name):
+    with _settings(chart.name, PAGE_POINTS):
         figure = _figure(chart, PAGE)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+        points = _points(chart, figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -110,30 +115,53 @@ def to_svg(chart: Chart) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     svg = re.sub(r"#0a0b([0-9a-f]{2})", lambda m: f"var(--s{int(m[1], 16)})", svg)
+    svg = re.sub(r' id="(series-\d+)[^"]*"', r' class="\1"', svg)
+    svg = svg.replace("</svg>", f"{points}</svg>")
     # Names of groups repeat from figure to figure; those that something refers to do not.
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if f"#{m[1]}" in svg else "", svg)
     label = escape(plain(f"{chart.title}. {chart.caption}"), quote=True)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
 
 
+def _points(chart: Chart, figure: Figure) -> str:
+    """Return circles that say what is at the chart's points; the first is in Tab's order."""
+    height = figure.get_size_inches()[1] * 72
+    circles = []
+    for i, (x, y, told, gid) in enumerate(chart.points):
+        across, up = figure.axes[0].transData.transform((x, y)) * 72 / figure.dpi
+        label = escape(plain(told), quote=True)
+        circles.append(
+            f'<circle class="point {gid}" cx="{across:.1f}" cy="{height - up:.1f}" r="8" '
+            f'role="img" tabindex="{-1 if i else 0}" aria-label="{label}" data-tip="{label}"/>'
+        )
+    return "".join(circles)
+
+
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def to_png(chart: Chart) -> bytes:
-    """Return the chart in light colours, 300 dots an inch."""
-    with _settings(chart.name):
-        figure = _figure(chart, PAPER)
-        figure.suptitle(chart.title, fontsize=9, color=PAPER.ink)
+def to_file(chart: Chart, form: str, width: float = COLUMN) -> bytes:
+    """Return the chart in light colours: png with 300 dots an inch, pdf or svg.
+
+    Args:
+        width: in inches, that of a column of text, so that letters have the size of a caption's.
+    """
+    with _settings(chart.name, PAPER_POINTS):
+        height = chart.size[1] * width / chart.size[0]
+        figure = _figure(chart, PAPER, (width, max(height, 0.6 * chart.size[1])))
+        if form == "png":  # beside a text, the caption says it
+            figure.suptitle(chart.title, fontsize=PAPER_POINTS + 1, color=PAPER.ink)
         # The page has one legend for several figures; a picture by itself needs its own.
         axes = figure.axes[0]
         handles, labels = axes.get_legend_handles_labels()
         if labels and axes.get_legend() is None:
             figure.legend(
                 handles, labels, loc="outside lower center", ncols=min(len(labels), 3),
-                frameon=False, fontsize=8, labelcolor=PAPER.ink,
+                frameon=False, fontsize=PAPER_POINTS, labelcolor=PAPER.ink,
             )  # fmt: skip
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=300, facecolor="white")
+        metadata = {"pdf": {"CreationDate": None}, "svg": _NO_METADATA}.get(form)
+        figure.savefig(buffer, format=form, dpi=300, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
 
@@ -146,28 +174,32 @@ def to_csv(chart: Chart) -> str:
     return buffer.getvalue()
 
 
-def _settings(name: str) -> Any:
+def _settings(name: str, points: float) -> Any:
     # The salt makes ids inside the SVG the chart's own, and the same every time.
     return matplotlib.rc_context(
         {
             "svg.fonttype": "none",
             "svg.hashsalt": name,
-            "font.size": 10,
-            "axes.titlesize": 11,
+            "pdf.fonttype": 42,  # letters stay letters: some venues refuse type 3
+            "font.size": points,
+            "axes.titlesize": points + 1,
+            "axes.labelsize": points,
+            "xtick.labelsize": points,
+            "ytick.labelsize": points,
             "text.parse_math": False,  # names may have dollars in them
         }
     )
 
 
-def _figure(chart: Chart, theme: Theme) -> Figure:
-    figure = Figure(figsize=chart.size, layout="constrained")
+def _figure(chart: Chart, theme: Theme, size: tuple[float, float] | None = None) -> Figure:
+    figure = Figure(figsize=size or chart.size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor("none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(theme.grid)
-    axes.tick_params(colors=theme.muted, length=3, color=theme.grid, labelsize=9)
+    axes.tick_params(colors=theme.muted, length=3, color=theme.grid)
     axes.grid(color=theme.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     chart.draw(axes, theme)

@@ -1,8 +1,11 @@
 """What the report's sections share."""
 
 from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
 
 from anprompt.results.noise.compare import Comparison, NoiseRow
+from anprompt.results.report import answers
 from anprompt.results.report.blocks import Block, Sentence, Shown, joined, words
 from anprompt.results.report.charts import Chart
 from anprompt.results.report.data import Data
@@ -18,6 +21,16 @@ class Context:
         self.styles = Styles(data)
         self.names = [method.name for method in data.methods]  # in their fixed order
         self.charts: list[Chart] = []
+
+    @cached_property
+    def tests(self) -> list[dict[str, Any]]:
+        """Return what predictions say of each test (see ``answers``)."""
+        return answers.tests(self.data)
+
+    @cached_property
+    def settings(self) -> list[dict[str, Any]]:
+        """Return runs whose settings can be compared (see ``answers``)."""
+        return answers.settings(self.data)
 
     def figures(
         self, charts: Iterable[Chart | None], legend: Iterable[str] | None = None
@@ -87,7 +100,11 @@ class Context:
             elif any(map(self.styles.is_baseline, names)):
                 parts.append(one(names, value))
         lead = minus(places[0][1], places[1][1]) if len(places) > 1 else None
-        if lead and error is not None:
+        interval = self.data.evidence.interval(places[0][1], places[1][1]) if lead else None
+        if lead and interval:
+            end = f" points, 95% interval {interval[0]:.1f} to {interval[1]:.1f}"
+            parts.append(("the lead is ", Shown(lead), end))
+        elif lead and error is not None:
             more = "more" if lead.number > 2 * error else "no more"
             start, end = "the lead, ", f" points, is {more} than twice the standard error of one"
             parts.append((start, Shown(lead), f"{end} accuracy ({error:.1f})"))

@@ -1,19 +1,17 @@
 """What a report tells: the runs below some folders, their tables, and their evaluations."""
 
-import base64
-import io
+import csv
+import math
 import re
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
-from anprompt.results.assign import place
+from anprompt.results.assign import Placed, place
+from anprompt.results.evidence import Evidence
 from anprompt.results.logs import read_lines
 from anprompt.results.method import Method
 from anprompt.results.noise.compare import Comparison, compare
@@ -25,10 +23,10 @@ from anprompt.results.value import Value, over_seeds
 from common.errors import UsageError
 
 WHOLE = "vit_b16"  # the configuration that a trainer's ablations change
+CURVE = "curve.csv"
+NO_TERMS = ("lr", "loss", "acc", "val_accuracy")
 EPOCH = re.compile(r"^epoch \[(\d{1,9})/\d+\] batch \[\d+/\d+\] .*$")
 METER = re.compile(r"(loss|acc) -?(?:[\d.]+|nan|inf) \((-?\d+(?:\.\d+)?)\)")
-MAX_PICTURE = 1 << 20  # bytes; the examples that an evaluation keeps have a few thousand
-FORMATS = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Data:
         roots: the folders that were searched.
         runs: finished runs that tables show.
         tables: by protocol, over all methods but ablations.
+        image_roots: folders that hold data sets, whose test images may be shown.
         unfinished: folders of runs that are not finished.
         left_out: finished runs that belong to no table, and why.
         evaluations: robustness.json files, by subset of the classes.
@@ -90,6 +89,37 @@ class Data:
     baseline: str
     highlight: str
     ids: dict[str, str]  # of the runs on the page, by their files
+    placed: Placed = field(repr=False)
+    evidence: Evidence = field(repr=False)
+    image_roots: list[Path] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds of trained runs; nothing where there is one."""
+        found = sorted({run.seed for run in self.runs if run.learns})
+        return found if len(found) > 1 else []
+
+    @property
+    def order(self) -> list[str]:
+        """Return trainers in their fixed order: baseline first, highlighted last."""
+        trainers = sorted({run.trainer for run in self.runs} - {self.baseline, self.highlight})
+        return [self.baseline, *trainers, self.highlight]
+
+    def tables_of(
+        self,
+        protocol: str,
+        measure: str = "accuracy",
+        seed: int | None = None,
+        all_rules: bool = False,
+    ) -> list[Table]:
+        """Return a protocol's tables of a measure, over all seeds or of one."""
+        placed = self.placed if seed is None else self.placed.of_seed(seed)
+        tables = make_tables(
+            protocol, placed, all_rules=all_rules, methods=self.order, metric=measure
+        )
+        for table in tables if measure == "accuracy" else ():
+            table.evidence = self.evidence
+        return tables
 
     @cached_property
     def method_of(self) -> dict[Path, Method]:
@@ -174,7 +204,10 @@ class Data:
 
 
 def gather(
-    roots: Sequence[Path], baseline: str = "ZeroshotCLIP", highlight: str = "ANPrompt"
+    roots: Sequence[Path],
+    baseline: str = "ZeroshotCLIP",
+    highlight: str = "ANPrompt",
+    image_roots: Sequence[Path] = (),
 ) -> Data:
     """Read what is below ``roots``.
 
@@ -195,16 +228,11 @@ def gather(
     ablations = _ablations(placed.base2new)
     changed = {r.folder for a in ablations for r in a.runs if r.config in a.changes}
     placed.base2new = [run for run in placed.base2new if run.folder not in changed]
-    trainers = sorted({run.trainer for run in runs} - {baseline, highlight})
-    order = [baseline, *trainers, highlight]
-    return Data(
+    data = Data(
         roots=list(roots),
         runs=runs,
-        tables={
-            protocol: make_tables(protocol, placed, all_rules=protocol == "base2new", methods=order)
-            for protocol in protocols_with_runs(placed)
-        },
-        macro_f1=make_tables("fewshot", placed, methods=order, metric="macro_f1"),
+        tables={},
+        macro_f1=[],
         ablations=ablations,
         unfinished=unfinished,
         left_out=placed.left_out,
@@ -212,7 +240,16 @@ def gather(
         baseline=baseline,
         highlight=highlight,
         ids={run.file: f"r{number}" for number, run in enumerate(runs, start=1)},
+        placed=placed,
+        evidence=Evidence(runs),
+        image_roots=list(image_roots),
     )
+    data.tables = {
+        protocol: data.tables_of(protocol, all_rules=protocol == "base2new")
+        for protocol in protocols_with_runs(placed)
+    }
+    data.macro_f1 = data.tables_of("fewshot", "macro_f1")
+    return data
 
 
 def _order(run: Run) -> tuple:
@@ -272,12 +309,20 @@ def per_class(runs: Sequence[Run]) -> dict[str, Value]:
 
 
 def training_curve(run: Run) -> dict[str, dict[int, Value]]:
-    """Return loss and accuracy by epoch from log.txt: the mean at an epoch's last line.
+    """Return what epochs measured, by name, from curve.csv: loss, its terms, acc, ...
 
-    Nothing where the log is missing or tells nothing (evaluations).
+    Of runs without it, loss and acc from log.txt: the mean at an epoch's last line. Nothing where
+    the log is missing or tells nothing (evaluations).
     """
-    path = run.folder / "log.txt"
     curves: dict[str, dict[int, Value]] = {}
+    path = run.folder / CURVE
+    if path.is_file():
+        for epoch, values in read_curve(path).items():
+            for name, number in values.items():
+                key = f"{path.as_posix()}#epoch {epoch}/{name}"
+                curves.setdefault(name, {})[epoch] = Value(number, key)
+        return curves
+    path = run.folder / "log.txt"
     if not path.is_file():
         return curves
     for line in read_lines(path):
@@ -287,6 +332,39 @@ def training_curve(run: Run) -> dict[str, dict[int, Value]]:
                 key = f"{path.as_posix()}#epoch {epoch}/{name}"
                 curves.setdefault(name, {})[epoch] = Value(float(value), key)
     return curves
+
+
+def read_curve(path: Path) -> dict[int, dict[str, float]]:
+    """Return a curve.csv's finite numbers by epoch and column.
+
+    A line that is no epoch of numbers is left out: the file shows how training went, and no
+    result depends on it.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for row in csv.DictReader(read_lines(path)):
+        epoch = row.pop("epoch", "") or ""
+        if epoch.isdecimal() and len(epoch) < 9:
+            found[int(epoch)] = {
+                name: number
+                for name, text in row.items()
+                if isinstance(text, str) and math.isfinite(number := _number(text))
+            }
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def terms_of(case: Case, name: str) -> list[str]:
+    """Return the terms of a method's loss that its runs recorded, where there are several."""
+    own = [run for method, runs in case.methods.items() if method.name == name for run in runs]
+    names = dict.fromkeys(meter for run in own for meter in training_curve(run))
+    terms = [meter for meter in names if meter not in NO_TERMS]
+    return terms if len(terms) > 1 else []
 
 
 def curve_of(case: Case, name: str, meter: str) -> dict[int, Value]:
@@ -302,29 +380,6 @@ def curve_of(case: Case, name: str, meter: str) -> dict[int, Value]:
     epochs = sorted(set.intersection(*map(set, curves.values()))) if curves else []
     means = {epoch: over_seeds({s: c[epoch] for s, c in curves.items()}) for epoch in epochs}
     return {epoch: value for epoch, value in means.items() if value is not None}
-
-
-def picture(folder: Path, name: str) -> str:
-    """Return a run's example picture as a data URI; "" where it is gone or none of its own.
-
-    Only a file below the run's own folder, links resolved, that decodes as a picture: whatever else
-    robustness.json may name, no other file of the machine ends in the page.
-    """
-    try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()) or not path.is_file():
-            return ""
-        if path.stat().st_size > MAX_PICTURE:
-            return ""
-        content = path.read_bytes()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # absurd sizes warn before they fail
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-                image.load()
-                kind = FORMATS[str(image.format)]
-    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError, RuntimeError):
-        return ""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def recorded(runs: Iterable[Run], key: str) -> list[str]:

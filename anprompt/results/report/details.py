@@ -18,11 +18,18 @@ from anprompt.results.report.data import (
     per_class,
     recorded,
 )
-from anprompt.results.report.figures import ablation_changes, class_changes, slug, training_curves
+from anprompt.results.report.figures import (
+    ablation_changes,
+    class_changes,
+    loss_terms,
+    slug,
+    training_curves,
+)
 from anprompt.results.run import Run
 from anprompt.results.table import PROTOCOLS, Column, Row, Table
 from anprompt.results.value import Value, minus, over, seed_by_seed
 
+FEW_CASES = 3  # with more, the terms of the loss are shown of the highlighted method alone
 FEW_SEEDS = {1: "one seed", 2: "two seeds"}
 Change = tuple[str, Value, Value, Value]
 
@@ -110,6 +117,29 @@ def _under_noise(page: Context, ablation: Ablation) -> list[Block]:
     return blocks if any(page.data.is_ablation(e) for e in members) else []
 
 
+# Single images, and settings
+
+
+def answers(page: Context) -> Section | None:
+    """Return tools for answers to single images, confusion and reliability."""
+    intro = (
+        "From the predictions that runs kept; of each method the run with the smallest seed. "
+        "Pictures are shown where --root names the folder that holds the data sets."
+    )
+    choices = ("Test", "Images", "Confusion and reliability of")
+    tools = Block("tools", "answer", options={"choices": choices, "filter": "Class"})
+    blocks = [Block("text", intro), tools]
+    return Section("answers", "Images", "Answers to single images", blocks) if page.tests else None
+
+
+def settings(page: Context) -> Section | None:
+    """Return a tool that compares two runs' settings."""
+    intro = "Settings that differ between two trainings, as their results.json recorded them."
+    blocks = [Block("text", intro), Block("tools", "settings", options={"choices": ("Run", "and")})]
+    has_two = len(page.settings) > 1
+    return Section("settings", "Settings", "Two runs' settings", blocks) if has_two else None
+
+
 # Classes
 
 
@@ -158,8 +188,11 @@ def training(page: Context) -> Section | None:
     charts: list[Chart | None] = []
     said: list[Sentence] = []
     trained: dict[str, None] = {}
+    few = len(page.data.cases) <= FEW_CASES
     for case in page.data.cases:
         charts += [training_curves(case, page.styles, meter) for meter in ("loss", "acc")]
+        shown = [name for name in page.names if few or page.styles.is_highlight(name)]
+        charts += [loss_terms(case, page.styles, name) for name in shown]
         ends: list[Sentence] = []
         for method in case.methods:
             curve = curve_of(case, method.name, "acc")
@@ -172,7 +205,7 @@ def training(page: Context) -> Section | None:
             said.append((start, *joined(ends), "."))
     figures = page.figures(charts, trained)
     intro = (
-        "As the logs have it: means over an epoch's batches, so the first point is not the "
+        "As the runs recorded it: means over an epoch's batches, so the first point is not the "
         "untrained model. Methods train for different numbers of epochs; the axis is the share of "
         "each."
     )

@@ -10,7 +10,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, Nul
 
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.report.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
-from anprompt.results.report.data import Case, Data, curve_of, per_class
+from anprompt.results.report.data import Case, Data, curve_of, per_class, terms_of
 from anprompt.results.table import Table
 from anprompt.results.value import Value, harmonic_mean
 from common.text import plain
@@ -61,11 +61,35 @@ class Styles:
 
     def line(self, name: str) -> dict:
         """Return marker, dash and weight of a method's line."""
-        return series_style(self._number[name], self.is_highlight(name), self.is_baseline(name))
+        style = series_style(self._number[name], self.is_highlight(name), self.is_baseline(name))
+        return {**style, "gid": self.gid(name)}
+
+    def gid(self, name: str) -> str:
+        """Return what a method's artists are called: they vanish where it is switched off."""
+        return f"series-{self.place(name)}"
 
     def marker(self, name: str) -> str:
         """Return a method's mark."""
         return MARKERS[self._number[name] % len(MARKERS)]
+
+
+MOST_POINTS = 12  # of a line that say their value
+
+
+def _points(
+    lines: dict[str, dict[int, Value]], styles: Styles, what: str, is_share: bool = False
+) -> list[tuple[float, float, str, str]]:
+    """Return points of lines, evenly chosen where they are many; ``is_share``: x in percent."""
+    found = []
+    for name, curve in lines.items():
+        gid = styles.gid(name) if styles.number(name) is not None else ""
+        every = -(-len(curve) // MOST_POINTS)
+        for x, value in list(curve.items())[::-every][::-1]:
+            deviation = "" if value.std is None else f" ± {value.std:.2f}"
+            place = 100 * x / max(curve) if is_share else x
+            told = f"{name}, {what} {x}: {value.number:.2f}{deviation}"
+            found.append((place, value.number, told, gid))
+    return found
 
 
 def _rows(lines: dict[str, dict[int, Value]]) -> list[tuple]:
@@ -94,6 +118,7 @@ def base_against_new(table: Table, styles: Styles) -> Chart | None:
         for name, base, new in points:
             axes.errorbar(
                 base.number, new.number, xerr=base.std, yerr=new.std, elinewidth=0.9, label=name,
+                gid=styles.gid(name),
                 color=styles.colour(name, theme), marker=styles.marker(name),
                 markersize=9 if styles.is_highlight(name) else 7, linestyle="none", zorder=4,
             )  # fmt: skip
@@ -113,6 +138,11 @@ def base_against_new(table: Table, styles: Styles) -> Chart | None:
         rows=[(name, base.number, base.std, new.number, new.std, source(base), source(new))
               for name, base, new in points],
         draw=draw,
+        points=[
+            (base.number, new.number, f"{name}: base {base.number:.2f}, new {new.number:.2f}",
+             styles.gid(name))
+            for name, base, new in points
+        ],
     )  # fmt: skip
 
 
@@ -140,7 +170,7 @@ def _equal_hm_lines(
         if x[first] > x_range[0] + 0.88 * (x_range[1] - x_range[0]):
             continue  # the label would leave the figure
         axes.annotate(
-            f"HM {hm:g}", (x[first], min(y[first], y_range[1])), color=theme.muted, fontsize=7.5,
+            f"HM {hm:g}", (x[first], min(y[first], y_range[1])), color=theme.muted,
             va="top", xytext=(2, -2), textcoords="offset points", zorder=1,
         )  # fmt: skip
 
@@ -175,10 +205,13 @@ def accuracy_by_severity(
             colour = styles.colour(method, theme)
             axes.plot(x, y, color=colour, label=method, **styles.line(method))
             if spread.any():
-                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.12, linewidth=0)
+                axes.fill_between(
+                    x, y - spread, y + spread, color=colour, alpha=0.12, linewidth=0,
+                    gid=styles.gid(method),
+                )  # fmt: skip
         if low < chance:
             axes.axhline(chance, color=theme.muted, linewidth=0.9, linestyle=(0, (1, 2)))
-            axes.annotate("chance", (0, chance), color=theme.muted, fontsize=7.5, va="bottom")
+            axes.annotate("chance", (0, chance), color=theme.muted, va="bottom")
         axes.set_xlabel("severity (0: clean)")
         axes.set_ylabel("accuracy %")
         axes.set_ylim(low, high)
@@ -197,6 +230,7 @@ def accuracy_by_severity(
         columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
         rows=_rows(lines),
         draw=draw,
+        points=_points(lines, styles, "severity"),
     )
 
 
@@ -234,6 +268,40 @@ def training_curves(case: Case, styles: Styles, meter: str) -> Chart | None:
         columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
         rows=_rows(lines),
         draw=draw,
+        points=_points(lines, styles, "epoch", is_share=True),
+    )
+
+
+def loss_terms(case: Case, styles: Styles, name: str) -> Chart | None:
+    """Return the terms of a method's loss over its epochs; None where it has one or none."""
+    found = {term: curve_of(case, name, term) for term in terms_of(case, name)}
+    lines = {term: curve for term, curve in found.items() if curve}
+    if len(lines) < 2:
+        return None
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for i, (term, curve) in enumerate(lines.items()):
+            style = {**series_style(i, False, False), "markersize": 3, "gid": styles.gid(name)}
+            values = [value.number for value in curve.values()]
+            axes.plot(list(curve), values, color=theme.series(i), label=term, **style)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("term of the loss")
+        axes.legend(
+            frameon=False, labelcolor=theme.muted, loc="lower center", ncols=min(len(lines), 3),
+            bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,
+        )  # fmt: skip
+        if all(value.number > 0 for curve in lines.values() for value in curve.values()):
+            _log_axis(axes)
+
+    protocol = "" if case.protocol == "base2new" else "all-classes"
+    return Chart(
+        name=slug("terms", case.title, protocol, name),
+        title=f"{case.title}: terms of {name}'s loss",
+        caption="Mean of each epoch, over seeds, weights included; their sum is the loss.",
+        columns=("term", "epoch", "term_mean", "term_std", "source"),
+        rows=_rows(lines),
+        draw=draw,
+        points=_points(lines, styles, "epoch"),
     )
 
 
@@ -285,6 +353,7 @@ def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
         columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
         rows=_rows(lines),
         draw=draw,
+        points=_points(lines, styles, "images a class"),
     )
 
 
@@ -308,7 +377,7 @@ def class_changes(case: Case, subset: str, method: str, baseline: str) -> Chart 
             axes.plot(ends, [y, y], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(old.number, y, "o", color=theme.muted, markersize=4)
             axes.plot(new.number, y, "^" if better else "v", color=colour, markersize=5)
-        axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [_short(row[0]) for row in rows])
         axes.set_ylim(-0.8, len(rows) - 0.2)
         axes.set_xlim(-3, 103)
         axes.set_xlabel("accuracy %")
@@ -327,6 +396,10 @@ def class_changes(case: Case, subset: str, method: str, baseline: str) -> Chart 
             for name, old, new in reversed(rows)
         ],
         draw=draw,
+        points=[
+            (new.number, y, f"{name}: {baseline} {old.number:.1f}, {method} {new.number:.1f}", "")
+            for y, (name, old, new) in enumerate(rows)
+        ],
         size=(WIDTH, max(HEIGHT, 0.9 + 0.17 * len(rows))),
     )
 
@@ -355,11 +428,11 @@ def ablation_changes(
                 markerfacecolor=theme.ink if filled else "none",
             )  # fmt: skip
         axes.axvline(0, color=theme.muted, linewidth=0.9)
-        axes.set_yticks(range(len(names)), names[::-1], fontsize=8)
+        axes.set_yticks(range(len(names)), names[::-1])
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.set_xlabel("points from the whole method")
         axes.legend(
-            frameon=False, fontsize=8, labelcolor=theme.muted, loc="lower center", ncols=3,
+            frameon=False, labelcolor=theme.muted, loc="lower center", ncols=3,
             bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,
         )  # fmt: skip
 

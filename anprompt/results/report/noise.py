@@ -10,8 +10,8 @@ from anprompt.results.noise.imagenet_c import imagenet_c_tables
 from anprompt.results.noise.tables import masking_notes, meaning_notes, noise_seen, noise_tables
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
-from anprompt.results.report.data import picture
 from anprompt.results.report.figures import accuracy_by_severity
+from anprompt.results.report.pictures import picture
 from anprompt.results.statistics import standard_error
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, mean, percent
@@ -45,7 +45,8 @@ def robustness(page: Context) -> Section | None:
         "%. Means leave out kinds of noise that any of the compared methods trained with. A "
         "learned context cannot be misspelt: there, text noise meets the class name and the words "
         "that are not learned. Bold, in every column: the highest accuracy and same, the lowest "
-        "drop and ECE of the rows with the same backbone, shots and seeds, ties included. A small "
+        "drop and ECE of the rows with the same backbone, shots and seeds, as printed, ties "
+        "included: answers under noise are not kept, so differences are not tested. A small "
         "drop or ECE is no merit by itself: who always gives one answer has them too."
     )
     blocks = [Block("text", intro), *blocks] if blocks else []

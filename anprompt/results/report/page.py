@@ -14,6 +14,7 @@ from anprompt.results.report.blocks import Section
 from anprompt.results.report.charts import DASH_ARRAYS, MARKER_PATHS, Chart, to_svg
 from anprompt.results.report.context import Context
 from anprompt.results.report.data import Data, code_of, code_text, recorded
+from anprompt.results.report.explorer import Explorer
 from anprompt.results.table import Column, Row
 from anprompt.results.value import Value
 from common.text import plain
@@ -26,9 +27,11 @@ SECTIONS = (
     accuracy.transfer,
     noise.robustness,
     noise.pictures,
+    details.answers,
     details.ablations,
     details.classes,
     details.training,
+    details.settings,
     details.cost,
     details.sources,
 )
@@ -46,6 +49,14 @@ def render(data: Data, title: str, made: dict[str, Any]) -> tuple[str, list[Char
     document = _environment(page).get_template("page.html.j2").render(
         title=title,
         sections=sections,
+        data=_without_controls(
+            {
+                "methods": [_look(page, name) for name in page.names],
+                "explorer": Explorer(page).as_dict(),
+                "tests": page.tests,
+                "settings": page.settings,
+            }
+        ),
         roots=[root.as_posix() for root in data.roots],
         dates=list(dict.fromkeys([*dates[:1], *dates[-1:]])),
         hosts=recorded(data.runs, "host"),
@@ -54,6 +65,21 @@ def render(data: Data, title: str, made: dict[str, Any]) -> tuple[str, list[Char
         version=code_text(made["code"]),
     )  # fmt: skip
     return document, page.charts
+
+
+def _look(page: Context, name: str) -> dict[str, Any]:
+    number = page.styles.number(name) or 0
+    is_highlight = page.styles.is_highlight(name)
+    return {"name": plain(name), "colour": number % 12, "highlight": is_highlight}
+
+
+def _without_controls(value: Any) -> Any:
+    """Return plain data with texts that have no control characters."""
+    if isinstance(value, dict):
+        return {_without_controls(key): _without_controls(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_controls(own) for own in value]
+    return plain(value) if isinstance(value, str) else value
 
 
 def _environment(page: Context) -> Environment:
@@ -90,6 +116,7 @@ def _environment(page: Context) -> Environment:
         is_highlight=styles.is_highlight,
         links=links,
         mark=mark,
+        number_of=lambda name: page.names.index(name) if name in page.names else None,
         number_text=_number_text,
         read=lambda name: Markup((TEMPLATES / name).read_text(encoding="utf-8").strip()),
         styles=styles,

@@ -1,9 +1,40 @@
-// Folded parts would be missing on paper.
+"use strict";
+// What all parts of the page share: making elements, what a number comes from, what is pointed at.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "g", "rect", "line", "path", "text", "circle"].includes(tag);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
+  element.append(...children.filter(child => child !== null));
+  return element;
+}
+
+function fillSelect(select, values, chosen) {
+  select.replaceChildren(...values.map(([value, text]) => make("option", { value }, text)));
+  select.value = values.some(([value]) => value === chosen) ? chosen : values.length ? values[0][0] : "";
+}
+
+function swatch(method) {
+  return make("i", { class: "swatch", style: `background:var(--s${DATA.methods[method].colour})` });
+}
+
+// Parts that are folded open when a link leads into them, and on paper.
+function openTo(hash) {
+  const target = hash.length > 1 && document.getElementById(decodeURIComponent(hash.slice(1)));
+  for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
+  if (target) target.scrollIntoView();
+}
+addEventListener("hashchange", () => openTo(location.hash));
+addEventListener("click", event => {
+  const link = event.target.closest?.("a[href^='#']");
+  if (link) openTo(link.hash);
+});
 addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details")) part.open = true;
 });
 
-// A number, when pointed at or tapped, says which files it comes from.
+// A number, when pointed at or chosen, says which files it comes from.
 const WORDS = {
   mean: "mean of", hm: "harmonic mean of", minus: "the first less the second, of",
   over: "the first divided by the second, of", count: "number of", percent: "in percent:",
@@ -11,72 +42,124 @@ const WORDS = {
 };
 const panel = document.getElementById("origin");
 const body = panel.querySelector("div");
+const tip = document.getElementById("tip");
+const NUMBER = "[data-source], .cell";
+
+function expand(source) {  // entries by number, of explorer.js
+  if (typeof source !== "string") return [source[0], ...source.slice(1).map(expand)];
+  const [file, key] = source.split(".");
+  return `${DATA.explorer.files[file]}#${DATA.explorer.keys[key]}`;
+}
+
+function originOf(number) {
+  if (number.origin) return { ...number.origin, source: expand(number.origin.source) };
+  const { value, source, values } = number.dataset;
+  return { value, source: JSON.parse(source), values: values && JSON.parse(values), said: [] };
+}
 
 function tree(source, values) {
-  if (typeof source === "string") {
-    const leaf = document.createElement("code");
-    leaf.textContent = source.replace("#", " \u2192 ");
-    return leaf;
-  }
-  const box = document.createElement("div");
-  box.append(WORDS[source[0]]);
-  const list = box.appendChild(document.createElement("ul"));
-  source.slice(1).forEach((part, i) => {
-    const item = list.appendChild(document.createElement("li"));
-    if (values) item.append(`${Number(values[i].toFixed(4))}: `);
-    item.append(tree(part));
-  });
-  return box;
+  if (typeof source === "string") return make("code", {}, source.replace("#", " \u2192 "));
+  const items = source.slice(1).map((part, i) =>
+    make("li", {}, values ? `${Number(values[i].toFixed(4))}: ` : "", tree(part)));
+  return make("div", {}, WORDS[source[0]] ?? source[0], make("ul", {}, ...items));
 }
 
-function files(source) {
-  return typeof source === "string" ? [source.split("#")[0]] : source.slice(1).flatMap(files);
+function filesOf(source) {
+  return typeof source === "string" ? [source.split("#")[0]] : source.slice(1).flatMap(filesOf);
 }
 
-addEventListener("pointerover", event => {
-  const number = event.target.closest("[data-source]");
-  if (!number || number.title) return;
-  const names = [...new Set(files(JSON.parse(number.dataset.source)))];
-  number.title = `${number.dataset.value}\nfrom\n${names.join("\n")}`;
-});
-function open(number) {
+function openOrigin(number) {
   panel.hidden = !number;
   if (!number) return;
-  const values = number.dataset.values && JSON.parse(number.dataset.values);
-  const head = document.createElement("b");
-  head.textContent = number.dataset.value;
-  body.replaceChildren(head, " = ", tree(JSON.parse(number.dataset.source), values));
+  const { value, source, values, said } = originOf(number);
+  body.replaceChildren(make("b", {}, value), " = ", tree(source, values), ...said.map(line => make("p", {}, line)));
 }
+
+function tipOf(element) {
+  if (element.dataset.tip) return element.dataset.tip;
+  const { value, source, said } = originOf(element);
+  const names = [...new Set(filesOf(source))];
+  const more = names.length > 3 ? `\nand ${names.length - 3} more files` : "";
+  return [value, ...said, `from ${names.slice(0, 3).join("\n")}${more}`].join("\n");
+}
+
+function showTip(element) {
+  if (element !== pointedAt) tip.textContent = tipOf(element);
+  pointedAt = element;
+  tip.hidden = false;
+  const box = element.getBoundingClientRect(), own = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(4, box.left + box.width / 2 - own.width / 2), innerWidth - own.width - 4);
+  const above = box.top - own.height - 6;
+  tip.style.left = `${Math.max(4, left)}px`;
+  tip.style.top = `${above > 4 ? above : box.bottom + 6}px`;
+  element.setAttribute("aria-describedby", "tip");
+}
+let pointedAt = null;
+function hideTip() { tip.hidden = true; pointedAt = null; }
+const TIPPED = `${NUMBER}, [data-tip]`;
+for (const name of ["pointerover", "focusin"]) {
+  addEventListener(name, event => {
+    const element = event.target.closest?.(TIPPED);
+    if (element) showTip(element); else hideTip();
+  });
+}
+addEventListener("scroll", () => {  // with the focus it moves along, with the pointer it goes
+  if (pointedAt && pointedAt === document.activeElement) showTip(pointedAt); else hideTip();
+}, true);
+
 addEventListener("click", event => {
-  if (!panel.contains(event.target)) open(event.target.closest("[data-source]"));
+  if (!panel.contains(event.target)) openOrigin(event.target.closest(NUMBER));
   else if (event.target.closest("button")) panel.hidden = true;
 });
 
-// One number of a table takes part in Tab's order; arrow keys go on to its neighbours.
-for (const table of document.querySelectorAll("table")) {
-  const first = table.querySelector("[data-source]");
+// One number of a table, one point of a figure takes part in Tab's order; arrow keys go on.
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+function enterTable(table) {
+  const first = table.querySelector(NUMBER);
   if (first) first.tabIndex = 0;
 }
-const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-addEventListener("keydown", event => {
-  if (event.key === "Escape") panel.hidden = true;
-  const number = event.target.closest?.("[data-source]");
-  if (!number) return;
-  if (event.key === "Enter" || event.key === " ") {
-    open(number);
-    event.preventDefault();
-  }
-  const step = STEPS[event.key], cell = number.closest("td"), row = cell?.parentElement;
-  if (!step || !row) return;
+document.querySelectorAll("table").forEach(enterTable);
+function neighbour(number, step) {
+  const cell = number.closest("td"), row = cell?.parentElement;
+  if (!row) return null;
   const rows = row.closest("table").rows;
+  const inside = found => found && (found.matches(NUMBER) ? found : found.querySelector(NUMBER));
   let next = cell;
   do {
     next = rows[next.parentElement.rowIndex + step[0]]?.cells[next.cellIndex + step[1]];
-  } while (next && !next.matches("[data-source]") && !next.querySelector("[data-source]"));
-  if (!next) return;
-  const target = next.matches("[data-source]") ? next : next.querySelector("[data-source]");
-  number.tabIndex = -1;
+  } while (next && !inside(next));
+  return inside(next);
+}
+addEventListener("keydown", event => {
+  if (event.key === "Escape") { panel.hidden = true; hideTip(); }
+  const number = event.target.closest?.(NUMBER), point = event.target.closest?.(".point");
+  if (number && (event.key === "Enter" || event.key === " ")) {
+    openOrigin(number);
+    event.preventDefault();
+  }
+  const step = STEPS[event.key];
+  let target = null;
+  if (step && number) target = neighbour(number, step);
+  if (step && point) {
+    const points = [...point.closest("svg").querySelectorAll(".point")];
+    target = points[points.indexOf(point) + (step[0] || step[1])];
+  }
+  if (!target) return;
+  event.target.tabIndex = -1;
   target.tabIndex = 0;
   target.focus();
   event.preventDefault();
 });
+
+// Methods that are switched off vanish from tables and figures.
+const off = new Set();
+function applyOff() {
+  for (const element of document.querySelectorAll("tr[data-method]")) {
+    element.hidden = off.has(Number(element.dataset.method));
+  }
+  DATA.methods.forEach((_, number) => {
+    for (const element of document.querySelectorAll(`.series-${number}`)) {
+      element.style.display = off.has(number) ? "none" : "";
+    }
+  });
+}

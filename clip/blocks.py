@@ -299,7 +299,9 @@ class Transformer(nn.Module):
         changes: what is changed inside blocks.
         """
         changes = changes or {}
-        if x.device.type == "cpu" and not torch.is_grad_enabled() and len(x) > SEQUENCES_AT_ONCE:
+        # Nor in pieces where a graph for any batch size is made.
+        in_pieces = x.device.type == "cpu" and not torch.is_grad_enabled()
+        if in_pieces and not torch.compiler.is_compiling() and len(x) > SEQUENCES_AT_ONCE:
             pieces = x.split(SEQUENCES_AT_ONCE)
             return torch.cat(
                 [self.run(piece, start, stop, edit, keep, changes) for piece in pieces]

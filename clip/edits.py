@@ -13,7 +13,7 @@ from torch import Tensor
 
 def _as_batch(tokens: Tensor, x: Tensor) -> Tensor:
     """Learned tokens (n, D) -> (B, n, D) in x's precision."""
-    return tokens.to(x.dtype).expand(len(x), -1, -1)
+    return tokens.to(x.dtype).expand(x.shape[0], -1, -1)
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, position: int = 1) -> Tensor:

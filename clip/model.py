@@ -84,7 +84,7 @@ class VisionTransformer(nn.Module):
         patches = self.conv1(image)
         positions = self.positions((patches.shape[2], patches.shape[3]))
         patches = patches.flatten(2).transpose(1, 2)
-        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1)
         return tokens + positions.to(tokens.dtype)
 

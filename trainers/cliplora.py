@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -74,6 +75,12 @@ class LowRank(nn.Module, BlockChange):
             parts[number] = parts[number] + self.scale * low
         return torch.cat(parts, dim=-1)
 
+    @torch.no_grad()
+    def merge_into(self, weight: Tensor) -> None:
+        """Add the change to the weights of queries, keys and values (3 D, D), in place."""
+        for number, a, b in zip(self.maps, self.a, self.b, strict=True):
+            weight.chunk(3)[number].add_((self.scale * b @ a).to(weight.dtype))
+
 
 class LowRankLearner(PromptLearner):
     """Learned: ``text`` and ``vision``, a `LowRank` for each changed block of a tower."""
@@ -108,6 +115,19 @@ class LowRankCLIP(PromptedCLIP):
 
     def image_features(self, image: Tensor) -> Tensor:
         return changed_image_features(self.clip, image, changes_of(self.prompt_learner.vision))
+
+    def merged(self) -> LowRankCLIP:
+        """Return a model whose changes are added to its CLIP's weights."""
+        merged = copy.deepcopy(self)
+        learner, visual = merged.prompt_learner, merged.clip.visual
+        for tower, changed in (
+            (merged.clip.transformer, learner.text),
+            (visual.transformer, learner.vision),
+        ):
+            for number, change in changes_of(changed).items():
+                change.merge_into(tower.blocks()[number].attn.in_proj_weight)
+        learner.text, learner.vision = nn.ModuleDict(), nn.ModuleDict()
+        return merged.eval()
 
 
 @TRAINER_REGISTRY.register()

@@ -283,6 +283,12 @@ class PromptedCLIP(nn.Module):
             return None
         return self.classify(self.encode(image), self.class_state())
 
+    def merged(self) -> PromptedCLIP:
+        """Return a model with the same answers that has what is learned inside CLIP's weights, as
+        far as it can be; by default this one.
+        """
+        return self
+
     # Training
 
     def prepare_training(self) -> None:

@@ -1,9 +1,10 @@
 """A trained model in a folder of its own: ``model.json`` and ``model.safetensors``.
 
 The safetensors file holds the learned tensors as ``learned.<name>`` and, unless every image has
-class features of its own, the normalised ``class_features`` (C, E). The JSON file holds class
-names, settings and how images are prepared; it names the frozen backbone, which is not copied, and
-carries a digest over both files.
+class features of its own, the normalised ``class_features`` (C, E). Weights of the image tower that
+have what was learned inside, as CLIP-LoRA's can, are ``merged.<name in the backbone>``. The JSON
+file holds class names, settings and how images are prepared; it names the frozen backbone, which is
+not copied, and carries a digest over both files.
 """
 
 import hashlib
@@ -25,12 +26,14 @@ from common.errors import UsageError
 from common.reading import read_bytes, read_json
 from common.schema import Number, mismatch
 from dassl.utils import atomic_write, save_checkpoint, write_json
+from trainers.base import PromptedCLIP
 
 DESCRIPTION = "model.json"
 TENSORS = "model.safetensors"
 FORMAT = 1
 LEARNED = "learned."
 CLASS_FEATURES = "class_features"
+MERGED = "merged."
 CONTENT = {
     "format": Number(FORMAT, FORMAT, whole=True),
     "trainer": str,
@@ -69,6 +72,47 @@ def is_export(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
+def describe(trained: TrainedModel, classnames: Sequence[str]) -> dict[str, Any]:
+    """Return what whoever uses a model has to know of it, as JSON holds it.
+
+    ``input`` says how an image is prepared: its shorter side resized to ``size``, the middle cut
+    out, values 0 to 1, less ``mean``, over ``std``. ``image_tower`` is "backbone" where an image
+    meets nothing but the backbone and ``class_features``, so that any implementation of it answers
+    alike; "merged" where that holds once it has the tensors ``merged.<name>``; else "changed".
+    """
+    cfg = trained.cfg
+    return {
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "image_tower": image_tower(trained),
+        "classnames": list(classnames),
+        "rule": trained.model.rule,
+        "logit_scale": float(trained.model.scale),
+        "input": {
+            "size": list(cfg.INPUT.SIZE),
+            "interpolation": cfg.INPUT.INTERPOLATION,
+            "mean": list(cfg.INPUT.PIXEL_MEAN),
+            "std": list(cfg.INPUT.PIXEL_STD),
+        },
+        "versions": versions(),
+    }
+
+
+@torch.no_grad()
+def image_tower(trained: TrainedModel) -> str:
+    """Return what an image meets, as `describe` says; tried with an image of noise."""
+    model = trained.model
+    merged, state = model.merged(), model.class_state()
+    if not isinstance(state, torch.Tensor):
+        return "changed"
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, *trained.cfg.INPUT.SIZE, generator=generator).to(trained.device)
+    plain = merged.scale * PromptedCLIP.image_features(merged, image) @ state.t()
+    if not torch.allclose(model(image), plain, atol=1e-3, rtol=1e-4):
+        return "changed"
+    return "backbone" if merged is model else "merged"
+
+
 @torch.no_grad()
 def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str | Path) -> None:
     """Write a model to ``folder``.
@@ -84,24 +128,16 @@ def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str |
     state = model.class_state()
     if isinstance(state, torch.Tensor):
         tensors[CLASS_FEATURES] = state.contiguous().cpu()
-    _check_finite(tensors, "this model")
+    frozen = dict(model.clip.visual.named_parameters())
+    for name, weight in model.merged().clip.visual.named_parameters():
+        if not torch.equal(weight, frozen[name]):
+            tensors[f"{MERGED}visual.{name}"] = weight.detach().contiguous().cpu()
+    check_finite(tensors, "this model")
     meta = trained.checkpoint.get("meta", {})
-    description = {
+    description = describe(trained, classnames) | {
         "format": FORMAT,
-        "trainer": cfg.TRAINER.NAME,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "classnames": list(classnames),
-        "rule": model.rule,
-        "logit_scale": float(model.scale),
-        "input": {
-            "size": list(cfg.INPUT.SIZE),
-            "interpolation": cfg.INPUT.INTERPOLATION,
-            "mean": list(cfg.INPUT.PIXEL_MEAN),
-            "std": list(cfg.INPUT.PIXEL_STD),
-        },
         "trained_on": {key: meta[key] for key in ("dataset", "classnames") if key in meta},
         "config": _plain(cfg),
-        "versions": versions(),
     }
     content = save_safetensors(tensors)
     description["digest"] = _digest(description, content)
@@ -132,7 +168,7 @@ def read_export(folder: Path) -> Export:
         tensors = load_safetensors(content)
     except Exception as error:  # safetensors' own
         raise UsageError(f"{path}: not the tensors of this model ({error})") from None
-    _check_finite(tensors, str(path))
+    check_finite(tensors, str(path))
     learned = {
         name.removeprefix(LEARNED): tensor
         for name, tensor in tensors.items()
@@ -176,7 +212,7 @@ def _digest(description: dict[str, Any], tensors: bytes) -> str:
     return hashlib.sha256(text.encode() + hashlib.sha256(tensors).digest()).hexdigest()
 
 
-def _check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
+def check_finite(tensors: dict[str, torch.Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UsageError(f"{where}: {name} holds values that are not finite; train anew")

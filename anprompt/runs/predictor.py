@@ -31,6 +31,7 @@ from anprompt.runs.trained import (
     quiet,
     read_cfg,
     trained_from,
+    trainer_class,
 )
 from common.errors import UsageError
 from common.images import convert, read_image
@@ -76,6 +77,7 @@ class Predictor:
         classnames: Sequence[str] | None = None,
         root: str = "",
         epoch: int | None = None,
+        portable: bool = False,
     ) -> "Predictor":
         """Load the model of a run's folder, or of one that ``export`` wrote.
 
@@ -83,6 +85,7 @@ class Predictor:
             classnames: answer with these instead of the model's own.
             root: folder of the data sets; needed only for a run that was never tested.
             epoch: checkpoint to read from a run (default: the last).
+            portable: on the CPU in fp32, whatever the run's precision.
 
         Raises:
             UsageError: no model there, or one that cannot answer with these classes.
@@ -92,15 +95,15 @@ class Predictor:
             export = read_export(folder)
             own, rule = export.classnames, export.rule
             chosen = _chosen(classnames, own)
-            trained = trained_from(
-                export.cfg, chosen, load_backbone(export.cfg), export.checkpoint, export.path
-            )
+            cfg = _portable(export.cfg) if portable else export.cfg
+            trained = trained_from(cfg, chosen, load_backbone(cfg), export.checkpoint, export.path)
             if rule not in trained.model.rules:
                 raise UsageError(f"{folder}: {export.cfg.TRAINER.NAME} has no rule {rule!r}")
         else:
             cfg = read_cfg(folder, root)
             own = _classnames_of(folder, cfg)
             chosen = _chosen(classnames, own)
+            cfg = _portable(cfg) if portable else cfg
             trained = build_trained(cfg, chosen, load_backbone(cfg), epoch)
             rule = trained.model.rule
         return Predictor(trained, chosen, own, rule)
@@ -213,6 +216,14 @@ class Predictor:
     def export(self, folder: str | Path) -> None:
         """Write the model to ``folder``; see ``anprompt.runs.export``."""
         write_export(self.trained, self.classnames, folder)
+
+
+def _portable(cfg: CfgNode) -> CfgNode:
+    """Return the settings with precision fp32 and no GPU."""
+    cfg = cfg.clone()
+    cfg.USE_CUDA = False
+    trainer_class(cfg).settings_of(cfg).PREC = "fp32"
+    return cfg
 
 
 def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:

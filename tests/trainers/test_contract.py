@@ -13,6 +13,7 @@ from test_golden import golden_cfg
 import trainers  # noqa: F401  (registers them)
 from anprompt.robustness.models import noise_in_training
 from anprompt.robustness.texts import Pools, noisy_prompts, noisy_tokens, noisy_words
+from anprompt.runs.deploy import Deployed
 from anprompt.runs.trained import trained_from
 from clip.model import build_model
 from common.errors import UsageError
@@ -134,6 +135,22 @@ def test_answer_is_images_and_classes_put_together(name, built, images):
     rules = model.inference_rules(images)
     assert (rules is None) == (len(model.rules) == 1)
     assert rules is None or all(torch.equal(rules[rule], apart[rule]) for rule in apart)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_what_is_deployed_answers_alike(name, built, images):
+    """With changes merged into weights, and without the text tower where classes are fixed."""
+    trained = built(name)
+    expected = trained.model(images)
+    torch.testing.assert_close(trained.model.merged()(images), expected, atol=2e-3, rtol=1e-4)
+    if not isinstance(trained.model.class_state(), torch.Tensor):
+        with pytest.raises(UsageError, match="depend on the image"):
+            Deployed(trained)
+        return
+    deployed = Deployed(trained)(images)
+    torch.testing.assert_close(deployed, expected.softmax(dim=-1), atol=1e-4, rtol=0)
+    assert torch.equal(trained.model(images), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)

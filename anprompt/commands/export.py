@@ -1,0 +1,78 @@
+"""Write a trained model to files that run elsewhere.
+
+    python -m anprompt export RUN --output my_model
+    python -m anprompt export RUN --format onnx --output my_model.onnx
+    python -m anprompt export RUN --format torch --output my_model.pt2
+    python -m anprompt export RUN --format upstream --output FOLDER
+
+RUN is the folder of a training or an evaluation, or a safetensors export. The classes are those it
+was tested on; --classes names others.
+
+    safetensors   a folder with learned tensors and class features (model.safetensors), settings and
+                  class names (model.json); the backbone is named, not copied. predict reads it
+    onnx          one file with everything inside: prepared images in, class probabilities out
+    torch         the same graph as a program that torch.export.load reads
+    upstream      the learned tensors under the names of the method's upstream repository (CoOp,
+                  CoCoOp, KgCoOp, MaPLe, IVLP, VPT, PromptSRC, MMRL, MMRL++), for its --model-dir
+
+onnx and torch take any number of images at once and are compared with the model before they are
+kept. docs/DEPLOYMENT.md says how each is used.
+
+exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common.cli import CommandParser
+
+FORMATS = {"safetensors": "model", "onnx": "model.onnx", "torch": "model.pt2", "upstream": "model"}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="anprompt export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a run, or a safetensors export")
+    add("--format", choices=FORMATS, default="safetensors", help="default: safetensors")
+    add(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="folder or file that is written (default: model, model.onnx, model.pt2)",
+    )
+    add("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
+    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
+    add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
+    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``anprompt export``; return the exit status."""
+    args = make_parser().parse_args(argv)
+    from anprompt.commands.predict import read_names
+    from anprompt.runs import deploy, export
+    from anprompt.runs.config import load_plugin
+    from anprompt.runs.predictor import Predictor
+
+    for plugin in args.plugin:
+        load_plugin(plugin)
+    names = read_names(args.classes) if args.classes else None
+    portable = args.format in ("onnx", "torch")
+    predictor = Predictor.load(args.run, names, args.root, args.load_epoch, portable)
+    path = args.output or Path(FORMATS[args.format])
+    if args.format == "safetensors":
+        predictor.export(path)
+    elif args.format == "upstream":
+        path = export.write_upstream(predictor.trained, path)
+    elif args.format == "onnx":
+        deploy.write_onnx(predictor.trained, predictor.classnames, path)
+    else:
+        deploy.write_program(predictor.trained, predictor.classnames, path)
+    print(f"model written to {path}", file=sys.stderr)
+    return 0

@@ -96,8 +96,8 @@ class _Run:
                 print(notes)
             return False
         self.log.show(
-            f"Finished already, accuracy {state.accuracy:.1f}%; remove {self.cfg.OUTPUT_DIR} to "
-            f"redo it{f' ({notes})' if notes else ''}\n"
+            f"Finished already, {state.measure} {state.accuracy:.1f}%; remove "
+            f"{self.cfg.OUTPUT_DIR} to redo it{f' ({notes})' if notes else ''}\n"
         )
         return True
 
@@ -183,12 +183,13 @@ class _Run:
 
     def _say_result(self) -> None:
         """Show the result where nothing else was shown."""
-        from anprompt.runs.folder import RESULTS, read_results
+        from anprompt.runs.folder import RESULTS, headline, read_results
 
         results = read_results(self.cfg.OUTPUT_DIR) if self.args.quiet else None
         if results is not None:
             path = Path(self.cfg.OUTPUT_DIR) / RESULTS
-            self.log.show(f"accuracy {results['accuracy']:.1f}% ({path})\n")
+            measure, number = headline(results)
+            self.log.show(f"{measure} {number:.1f}% ({path})\n")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
-def load_clip(cfg: Any, precision: str, device: torch.device) -> clip.model.CLIP:
+def load_clip(
+    cfg: Any, precision: str, device: torch.device, any_size: bool = False
+) -> clip.model.CLIP:
     """Load the frozen backbone that ``cfg.MODEL.BACKBONE.NAME`` names, in the given precision.
+
+    Args:
+        any_size: images may have any size that patches divide, where the image tower is a ViT.
 
     Raises:
         UsageError: the data transforms make images of another size than the backbone takes.
@@ -46,7 +51,14 @@ def load_clip(cfg: Any, precision: str, device: torch.device) -> clip.model.CLIP
     name = cfg.MODEL.BACKBONE.NAME
     model = clip.load_model(name, device=device, dtype=DTYPES[precision])
     resolution = model.visual.input_resolution
-    if tuple(cfg.INPUT.SIZE) != (resolution, resolution):
+    if any_size and isinstance(model.visual, clip.model.VisionTransformer):
+        patch = model.visual.conv1.stride[0]
+        if any(side % patch for side in cfg.INPUT.SIZE):
+            raise UsageError(
+                f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)}: backbone {name or 'small'!r} has patches of "
+                f"{patch} pixels; both sides are multiples of that"
+            )
+    elif tuple(cfg.INPUT.SIZE) != (resolution, resolution):
         raise UsageError(
             f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit backbone {name or 'small'!r}: "
             f"set INPUT.SIZE ({resolution},{resolution})"

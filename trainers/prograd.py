@@ -14,11 +14,12 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import clip
 from common.errors import UsageError
@@ -63,6 +64,27 @@ def project(a: Tensor, b: Tensor, strength: float) -> Tensor:
     direction = b / torch.linalg.vector_norm(b).clamp_min(torch.finfo(b.dtype).tiny)
     along = (a * direction).sum()
     return a - strength * along.clamp_max(0) * direction
+
+
+def guide_gradients(
+    parameters: Sequence[nn.Parameter],
+    task: Tensor,
+    guide: Tensor,
+    strength: float,
+    scaler: Any = None,
+) -> None:
+    """Set the gradients of a task's loss, each without what opposes the guiding loss's.
+
+    Args:
+        strength: share of the opposing part that is taken out.
+        scaler: a gradient scaler in use, or None.
+    """
+    if scaler is not None:
+        task, guide = scaler.scale(task), scaler.scale(guide)
+    stay = torch.autograd.grad(guide, parameters, retain_graph=True)
+    learn = torch.autograd.grad(task, parameters)
+    for parameter, a, b in zip(parameters, learn, stay, strict=True):
+        parameter.grad = project(a, b, strength)
 
 
 class AlignedPromptLearner(CoOpPromptLearner):
@@ -140,11 +162,10 @@ class ProGrad(CoOp):
 
     def backward(self, loss: Loss) -> None:
         """Compute the cross-entropy's gradients, each without what opposes zero-shot CLIP's."""
-        terms = [loss.terms["zero_shot"], loss.terms["ce"]]
-        if self.scaler is not None:
-            terms = [self.scaler.scale(term) for term in terms]
-        parameters = list(self.model.prompt_learner.parameters())
-        stay = torch.autograd.grad(terms[0], parameters, retain_graph=True)
-        learn = torch.autograd.grad(terms[1], parameters)
-        for parameter, a, b in zip(parameters, learn, stay, strict=True):
-            parameter.grad = project(a, b, self.cfg.LOSS.LAMBDA)
+        guide_gradients(
+            list(self.model.prompt_learner.parameters()),
+            loss.terms["ce"],
+            loss.terms["zero_shot"],
+            self.cfg.LOSS.LAMBDA,
+            self.scaler,
+        )

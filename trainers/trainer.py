@@ -18,6 +18,8 @@ from common.errors import UsageError
 from common.reading import read_text
 from common.settings import check_settings
 from common.store import feature_store
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -29,6 +31,8 @@ from .model import Images, Loss, PromptedCLIP, TrainingBatch, load_learned
 from .prompts import ClassPrompts, prompt_template
 
 logger = logging.getLogger(__name__)
+
+TASKS = {"classification": "classification", "anomaly": "anomaly detection"}
 
 
 def setting_for(dataset: str, value: float | None, table: dict) -> float:
@@ -67,11 +71,15 @@ class PromptTrainer(TrainerX):
         model_name: registered name, and so the checkpoint folder's (upstream's, where there is
             one).
         learns: False for a method without training, such as zero-shot CLIP.
+        task: what it is for, classification or anomaly (detection); data sets have one as well.
+        any_size: whether images may be of another size than the backbone was trained on.
     """
 
     method = ""
     model_name = "prompt_learner"
     learns = True
+    task = "classification"
+    any_size = False
 
     # What a method is; none of it needs a run
 
@@ -107,6 +115,11 @@ class PromptTrainer(TrainerX):
         raise NotImplementedError
 
     @classmethod
+    def image_transform(cls, cfg: Any) -> Any:
+        """Return how an image that is answered for becomes the model's input (3, H, W)."""
+        return build_transform(cfg, is_train=False)
+
+    @classmethod
     def training_noise(cls, cfg: Any) -> tuple[list[str], list[int]]:
         """Return kinds of text noise that training meets, and its noise seeds; most meet none."""
         return [], []
@@ -124,6 +137,14 @@ class PromptTrainer(TrainerX):
             UsageError: so.
         """
         check_settings(cfg)
+        data = cls.task
+        if cfg.DATASET.NAME in DATASET_REGISTRY.registered_names():
+            data = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "task", "classification")
+        if data != cls.task:
+            raise UsageError(
+                f"{cfg.TRAINER.NAME} is for {TASKS[cls.task]}, data set {cfg.DATASET.NAME} for "
+                f"{TASKS[data]} (python -m anprompt methods lists the methods of each)"
+            )
         if "normalize" not in cfg.INPUT.TRANSFORMS:
             logger.info(
                 "INPUT.TRANSFORMS lacks normalize: CLIP gets images unlike those it was trained on"
@@ -141,7 +162,7 @@ class PromptTrainer(TrainerX):
         cfg = self.cfg
         self.precision = self.precision_of(cfg, self.device)
         self._towers: dict[bool, FrozenTower] = {}
-        clip_model = load_clip(cfg, self.precision, self.device)
+        clip_model = load_clip(cfg, self.precision, self.device, self.any_size)
         prompts = ClassPrompts(self.fixed_template(cfg), self.dm.dataset.classnames)
         self.model = self.build(cfg, clip_model, prompts).to(self.device)
         self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None

@@ -108,7 +108,12 @@ def methods() -> tuple[list[str], list[str]]:
     tower: Any = nn.Module()
     tower.output_dim = 64
     model = CLIP(64, tower, 77, 49408, text_width=64, text_heads=1, text_layers=12)
-    everything = sorted(trainer_names())
+    registered = {name: TRAINER_REGISTRY.get(name) for name in sorted(trainer_names())}
+    everything = [
+        name
+        for name, found in registered.items()
+        if getattr(found, "task", "classification") == "classification"
+    ]
     text_only = []
     for name in everything:
         build = getattr(TRAINER_REGISTRY.get(name), "build", None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from anprompt.protocols.methods import all_methods, find_method
+from anprompt.protocols.methods import ANOMALY, all_methods, find_method
 from common.cli import CommandParser
 
 HEADERS = ("method", "scripts", "learns", "paper", "original's licence", "protocols")
@@ -157,6 +157,31 @@ FACTS = {
         "Guo and Gu 2025, https://arxiv.org/abs/2505.10088",
         "MIT",
     ),
+    "AnomalyZeroShot": Facts(
+        "nothing: words for normal and damaged objects",
+        "after Jeong et al. 2023, https://arxiv.org/abs/2303.14814",
+        "no official code",
+    ),
+    "AnomalyMemory": Facts(
+        "nothing: a memory of normal patches",
+        "after Roth et al. 2022 (CVPR), PatchCore",
+        "Apache-2.0",
+    ),
+    "AnomalyFusion": Facts(
+        "nothing: those words and that memory together",
+        "after Jeong et al. 2023, https://arxiv.org/abs/2303.14814",
+        "no official code",
+    ),
+    "PromptAD": Facts(
+        "contexts for normal and anomalous objects, from normal images",
+        "Li et al. 2024, https://arxiv.org/abs/2404.05231",
+        "Unlicense",
+    ),
+    "AnomalyAPT": Facts(
+        "such contexts from made anomalies, guided by a meta prompt; a reconstruction",
+        "https://arxiv.org/abs/2508.16157",
+        "not public",
+    ),
     "ANPrompt": Facts(
         "as MMRL, with noise prompts",
         "https://arxiv.org/abs/2508.04677",
@@ -194,9 +219,11 @@ def rows(names: list[str]) -> list[list[str]]:
         UsageError: there is no such method.
     """
     found = []
-    for method in [find_method(name) for name in names] or all_methods():
+    for method in [find_method(name, task="") for name in names] or all_methods(task=""):
         facts = FACTS.get(method.trainer, Facts("", "", ""))
         protocols = ", ".join(text for key, text in PROTOCOL_NAMES.items() if key in method.rules)
+        if method.task == ANOMALY:
+            protocols = "anomaly detection"
         found.append(
             [method.trainer, method.name, facts.learns, facts.paper, facts.licence]
             + [protocols or "all"]

@@ -4,9 +4,12 @@
     python -m anprompt run crossdata METHOD train [SOURCE] [SEED]     [-- KEY VALUE ...]
     python -m anprompt run crossdata METHOD test TARGET [SEED]        [-- KEY VALUE ...]
     python -m anprompt run fewshot   METHOD DATASET [SHOTS [SEED]]    [-- KEY VALUE ...]
+    python -m anprompt run anomaly   METHOD train|test DATASET CATEGORY [SHOTS [SEED]]
+                                                                      [-- KEY VALUE ...]
 
 METHOD is a trainer (CoOp) or what the scripts call it (coop), DATASET a file of configs/datasets
-(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3. One run after another, each
+(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3, and CATEGORY as well: a,b;
+all stands for every one, - for a folder of your own that is one itself. One run after another, each
 a call of train.py; one that fails ends the command with its exit status. Finished runs are skipped,
 interrupted ones taken up again.
 
@@ -21,10 +24,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from anprompt.protocols.anomaly import NO_CATEGORY, AnomalyRun, categories_of
 from anprompt.protocols.environment import Environment, numbers
-from anprompt.protocols.methods import Method, method_of, plugin_method
-from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, run_spec
+from anprompt.protocols.methods import ANOMALY, Method, method_of, plugin_method, read_settings
+from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, dataset_file, run_spec
 from common.errors import UsageError
 from common.paths import ROOT
 
@@ -66,12 +71,14 @@ def runs_for(argv: Sequence[str], environment: Environment) -> tuple[list[RunSpe
         UsageError: a word is missing, or names nothing there is.
     """
     protocol, words = argv[0], list(argv[1:])
-    if protocol not in ("base2new", "crossdata", "fewshot"):
+    if protocol not in ("base2new", "crossdata", "fewshot", ANOMALY):
         raise UsageError(
-            f"{protocol!r}: expected base2new, crossdata or fewshot (--help says more)"
+            f"{protocol!r}: expected base2new, crossdata, fewshot or anomaly (--help says more)"
         )
     if not words:
         raise UsageError("needs METHOD (--help says more)")
+    if protocol == ANOMALY:
+        return _anomaly_runs(words, environment)
     method = plugin_method(words.pop(0), environment.plugins)
     stage = _stage(words) if protocol != "fewshot" else "train"
     dataset, source = _datasets(protocol, stage, words, environment.source)
@@ -86,6 +93,49 @@ def runs_for(argv: Sequence[str], environment: Environment) -> tuple[list[RunSpe
     environment.check_data([dataset])
     runs = [
         run_spec(protocol, stage, method, dataset, source, seed, shot, config=environment.config)
+        for shot in numbers("SHOTS", shots, least=1)
+        for seed in seeds
+    ]
+    return environment.with_backbone(runs), words
+
+
+def _anomaly_runs(words: list[str], environment: Environment) -> tuple[list[RunSpec], list[str]]:
+    method = plugin_method(words.pop(0), environment.plugins, ANOMALY)
+    stage = _stage(words)
+    if len(words) < 2 or "--" in words[:2]:
+        raise UsageError("needs DATASET and CATEGORY (--help says more)")
+    dataset, named = words.pop(0), words.pop(0)
+    shots = environment.shots or "1,2,4,8"
+    if words and _NUMBERS.fullmatch(words[0]):
+        shots = words.pop(0)
+    seeds = _seeds(words, "1,2,3,4,5")
+    if words[:1] == ["--"]:
+        words.pop(0)
+    check_datasets([dataset])
+    environment.check_data([dataset])
+    settings = read_settings(dataset_file(dataset))
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    image_dir = options.get("DATASET.IMAGE_DIR") or settings.get("DATASET.IMAGE_DIR", ("",))[0]
+    categories = list(filter(None, named.split(",")))
+    if named == "all":
+        registered = str(settings["DATASET.NAME"][0])
+        categories = categories_of(registered, environment.data, str(image_dir))
+    runs: list[RunSpec] = [
+        AnomalyRun(
+            protocol=ANOMALY,
+            stage=stage,
+            method=method.trainer,
+            config=environment.config or method.config("fewshot", dataset, shot),
+            backbone="",
+            dataset=dataset,
+            source=dataset,
+            subset="all",
+            shots=shot,
+            seed=seed,
+            category="" if category == NO_CATEGORY else category,
+            place=Path(str(image_dir) or dataset).stem,
+        )
+        for category in categories
         for shot in numbers("SHOTS", shots, least=1)
         for seed in seeds
     ]
@@ -119,12 +169,12 @@ def _datasets(protocol: str, stage: str, words: list[str], source: str) -> tuple
     return dataset, source
 
 
-def _seeds(words: list[str]) -> list[int]:
+def _seeds(words: list[str], usual: str = "1,2,3") -> list[int]:
     if words and _NUMBERS.fullmatch(words[0]):
         return numbers("SEED", words.pop(0), least=0)
     if words and words[0] != "--" and re.match(r"[^A-Za-z]", words[0]):
         raise UsageError(f"{words[0]!r}: expected SEED, as 1 or 1,2,3, or settings KEY VALUE")
-    return [1, 2, 3]
+    return numbers("SEED", usual, least=0)
 
 
 def _check_trained(run: RunSpec, output: str) -> None:
@@ -138,6 +188,10 @@ def _check_trained(run: RunSpec, output: str) -> None:
 
 def train_script(run: RunSpec, method: Method) -> str:
     """Return how a shell calls the script of a training."""
+    if isinstance(run, AnomalyRun):
+        category = run.category or NO_CATEGORY
+        called = f"{method.name} train {run.dataset} {category} {run.shots} {run.seed}"
+        return f"scripts/anomaly.sh {called}"
     name = {"base2new": "base2new", "crossdata": "xd"}[run.protocol]
     script = f"scripts/{method.name}/{name}_train.sh"
     if not (ROOT / script).is_file():

@@ -5,6 +5,7 @@ which of its files a protocol takes (all keys are optional)::
 
     name: zsclip          # what scripts and sweeps call it; default: the trainer's, in lower case
     learns: false         # nothing is trained: every run is an evaluation
+    task: anomaly         # anomaly detection: no protocol of classification takes it
     configs: CoOp         # the folder whose files it takes; default: its own
     crossdata: vit_b16_ep50_ctxv1
     fewshot:              # the first line that fits
@@ -31,7 +32,8 @@ from dassl.config.node import read_file
 
 PROTOCOLS_FILE = "protocols.yaml"
 _FOLDERS = ("base2new", "crossdata", "fewshot")
-_KEYS = {"name", "learns", "configs", *_FOLDERS}
+_KEYS = {"name", "learns", "configs", "task", *_FOLDERS}
+TASKS = (CLASSIFICATION, ANOMALY) = ("classification", "anomaly")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Method:
         name: what scripts and sweeps call it (``coop``).
         trainer: its registered name (``CoOp``).
         learns: whether it trains.
+        task: one of ``TASKS``, the trainer's own.
         configs: the folder of its configurations; None for a plugin's trainer without one.
         rules: by protocol, the configurations that its ``protocols.yaml`` names.
     """
@@ -63,6 +66,7 @@ class Method:
     trainer: str
     learns: bool = True
     configs: Path | None = None
+    task: str = CLASSIFICATION
     rules: dict[str, tuple[Rule, ...]] = field(default_factory=dict, compare=False)
 
     def config(self, protocol: str, dataset: str, shots: int) -> str:
@@ -143,23 +147,34 @@ def weights_at_hand(backbone: str) -> bool:
     return backbone in hub.OPENAI_NAMES and file.is_file()
 
 
-def all_methods() -> list[Method]:
-    """Return the methods of ``configs/trainers``, those that learn nothing first."""
+def all_methods(task: str = CLASSIFICATION) -> list[Method]:
+    """Return the methods of ``configs/trainers``, those that learn nothing first.
+
+    Args:
+        task: one of ``TASKS``; "" for all of them.
+    """
     found = [_read(path) for path in sorted(_trainers().iterdir()) if path.is_dir()]
+    found = [method for method in found if task in ("", method.task)]
     return sorted(found, key=lambda method: (method.learns, method.name))
 
 
-def find_method(name: str) -> Method:
+def find_method(name: str, task: str = CLASSIFICATION) -> Method:
     """Return the method of a name: its own or its trainer's, whatever the case.
+
+    Args:
+        task: that it must be for; "" for any.
 
     Raises:
         UsageError: there is none; says the nearest, or which there are.
     """
     method = _by_name().get(_folded(name))
+    if method is not None and task not in ("", method.task):
+        known = ", ".join(other.name for other in all_methods(task))
+        raise UsageError(f"{method.name} is a method of {method.task}; those of {task}: {known}")
     if method is None:
-        known = [method.name for method in all_methods()]
-        near = nearest(name, known)
-        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+        names = [method.name for method in all_methods(task)]
+        near = nearest(name, names)
+        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
         raise UsageError(f"no method {name!r}; {hint} (a trainer of your own: PLUGIN=FILE.py)")
     return method
 
@@ -174,8 +189,11 @@ def _method_of(trainer: str, root: Path) -> Method:
     return _by_name().get(_folded(trainer)) or Method(trainer, trainer)
 
 
-def plugin_method(name: str, plugins: Sequence[str]) -> Method:
+def plugin_method(name: str, plugins: Sequence[str], task: str = CLASSIFICATION) -> Method:
     """Return the method of a name, which may be a trainer that a plugin defines.
+
+    Args:
+        task: that it must be for.
 
     Raises:
         UsageError: as `find_method`, or a plugin cannot be read.
@@ -185,8 +203,8 @@ def plugin_method(name: str, plugins: Sequence[str]) -> Method:
         re.search(rf"\b{re.escape(name)}\b", read_text(Path(plugin).expanduser()))
         for plugin in plugins
     ):
-        return Method(name, name)
-    return known or find_method(name)
+        return Method(name, name, task=task)
+    return known if known and known.task == task else find_method(name, task)
 
 
 def _folded(name: str) -> str:
@@ -203,7 +221,7 @@ def _by_name() -> dict[str, Method]:
 
 @cache
 def _index(folder: Path) -> dict[str, Method]:
-    methods = all_methods()
+    methods = all_methods("")
     return {_folded(name): method for method in methods for name in (method.trainer, method.name)}
 
 
@@ -224,7 +242,11 @@ def _read(folder: Path) -> Method:
     learns = content.get("learns", True)
     if not isinstance(learns, bool):
         raise UsageError(f"{file}: learns is {learns!r}; expected true or false")
+    task = content.get("task", CLASSIFICATION)
+    if task not in TASKS:
+        raise UsageError(f"{file}: task is {task!r}; expected {' or '.join(TASKS)}")
     return Method(
+        task=task,
         name=str(content.get("name", folder.name.lower())),
         trainer=folder.name,
         learns=learns,

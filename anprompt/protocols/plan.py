@@ -23,8 +23,8 @@ DATASETS = [
 """CoOp's eleven data sets, as files of ``configs/datasets``."""
 
 IMAGENET_VARIANTS = ["imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"]
-DRAWN = ("shapes",)
-NEED_NO_DATA = (*DRAWN, "imagefolder")
+DRAWN = ("shapes", "defect_tiles")
+NEED_NO_DATA = (*DRAWN, "imagefolder", "anomaly_folder")
 """Data sets that are not below DATA: drawn, or at ``DATASET.IMAGE_DIR``."""
 
 
@@ -112,18 +112,27 @@ class RunSpec:
         return dataset_file(self.dataset)
 
     @property
+    def rules(self) -> Protocol:
+        """The protocol that it is a run of."""
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def config_label(self) -> str:
+        """The configuration's name, with the backbone's where that is another than it names."""
+        if own_backbone(self.config_file) == self.backbone:
+            return _stem(self.config)
+        return f"{_stem(self.config)}-{self.backbone.replace('/', '_').replace(':', '_')}"
+
+    @property
     def needs(self) -> "RunSpec | None":
         """The run that must be finished before; None where no training is read."""
         if self.stage == "train" or not method_of(self.method).learns:
             return None
-        subset = PROTOCOLS[self.protocol].subsets["train"]
+        subset = self.rules.subsets["train"]
         return replace(self, stage="train", dataset=self.source, subset=subset)
 
     def folder(self, output: str | Path) -> str:
         """Return the run's folder below ``output``."""
-        config = _stem(self.config)
-        if own_backbone(self.config_file) != self.backbone:
-            config = f"{config}-{self.backbone.replace('/', '_').replace(':', '_')}"
         below = run_folder(
             layout=self.protocol,
             stage=self.stage,
@@ -131,7 +140,7 @@ class RunSpec:
             dataset=_stem(self.dataset),
             shots=self.shots,
             trainer=self.method,
-            config=config,
+            config=self.config_label,
             seed=self.seed,
         )
         return f"{output}/{below}"
@@ -169,7 +178,7 @@ class RunSpec:
             arguments += ["--load-epoch", load_epoch] if load_epoch else []
         shots = ["DATASET.NUM_SHOTS", str(self.shots)]
         subset = ["DATASET.SUBSAMPLE_CLASSES", self.subset]
-        task = ["TASK", PROTOCOLS[self.protocol].task]
+        task = ["TASK", self.rules.task]
         arguments += (
             [*shots, *task, *subset] if self.protocol == "base2new" else ([*shots, *subset, *task])
         )

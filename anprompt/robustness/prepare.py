@@ -80,6 +80,13 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
     for path in args.plugin:
         load_plugin(path)
     cfgs = {folder: read_cfg(folder, args.root) for folder in find_trained(args.model_dir)}
+    others = [folder for folder, cfg in cfgs.items() if not is_classifier(cfg)]
+    cfgs = {folder: cfg for folder, cfg in cfgs.items() if folder not in others}
+    if not cfgs:
+        raise UsageError(
+            f"--model-dir {others[0]}: a model for anomaly detection; robustness is measured of "
+            "classification"
+        )
     subsets = subsets_to_measure(cfgs, args.classes)
     preparation = Preparation(args, plan, cfgs)
     with contextlib.ExitStack() as held:
@@ -109,6 +116,11 @@ def find_trained(paths: Sequence[Path]) -> list[Path]:
             raise UsageError(f"--model-dir {path}: no trained model there or below (no {CONFIG})")
         folders |= dict.fromkeys(found)
     return list(folders)
+
+
+def is_classifier(cfg: CfgNode) -> bool:
+    """Return whether a run is of classification, which is what noise is measured on."""
+    return trainer_class(cfg).task == "classification"
 
 
 def _is_model(folder: Path) -> bool:

@@ -40,7 +40,26 @@ _METRICS = {
     "num_test?": COUNT,
     "per_class?": Each(PERCENT),
 }
-_RESULTS = {**_METRICS, "rules?": Each(_METRICS), "config?": dict, "classnames?": [str]}
+_ABOUT = {"config?": dict, "classnames?": [str]}
+_RESULTS = {**_METRICS, "rules?": Each(_METRICS), **_ABOUT}
+
+# Of anomaly detection; what is said of pixels needs masks.
+ANOMALY = "anomaly"
+ANOMALY_METRICS = {
+    "image_auroc": PERCENT,
+    "image_ap": PERCENT,
+    "pixel_auroc?": PERCENT,
+    "pixel_ap?": PERCENT,
+    "pixel_f1_max?": PERCENT,
+    "aupro?": PERCENT,
+}
+_ANOMALY_RESULTS = {
+    **ANOMALY_METRICS,
+    "rules?": Each(ANOMALY_METRICS),
+    "num_test?": COUNT,
+    "per_defect?": Each(PERCENT),
+    **_ABOUT,
+}
 
 # A resumed training has the old one's optimiser and schedule, whatever these are set to.
 _RESUMED = ("OPTIM.", "TRAINER.", "MODEL.BACKBONE.", "RUN.WEIGHTS")
@@ -89,12 +108,24 @@ def read_results(folder: str | Path) -> dict | None:
         raise UsageError(f"{error}; remove it and run again") from error
     if isinstance(results, dict) and results.get("finished") is not True:
         return None
-    problem = mismatch(results, _RESULTS)
+    problem = mismatch(results, _ANOMALY_RESULTS if is_anomaly(results) else _RESULTS)
     if problem:
         raise UsageError(f"{path}: not the results of a run ({problem}); remove it and run again")
     if results.get("identity") is not None:
         check_identity(results["identity"], path)
     return results
+
+
+def is_anomaly(results: Any) -> bool:
+    """Return whether results are those of anomaly detection."""
+    return isinstance(results, dict) and results.get("task") == ANOMALY
+
+
+def headline(results: dict) -> tuple[str, float]:
+    """Return what a run's result is called, and it, in percent."""
+    if is_anomaly(results):
+        return "image AUROC", results["image_auroc"]
+    return "accuracy", results["accuracy"]
 
 
 def recorded_config(folder: str | Path) -> dict[str, Any] | None:
@@ -228,10 +259,12 @@ class State:
     Attributes:
         accuracy: in percent, of a run that is finished; None where it is yet to run.
         notes: what could not be compared, and why a finished evaluation is done again.
+        measure: what that is; of anomaly detection it is the image AUROC.
     """
 
     accuracy: float | None
     notes: tuple[str, ...] = ()
+    measure: str = "accuracy"
 
 
 def finished_accuracy(cfg: CfgNode, known: dict | None = None) -> float | None:
@@ -260,14 +293,16 @@ def state_of(cfg: CfgNode, known: dict | None = None) -> State:
     if results is None:
         _check_unfinished(cfg, known)
         return State(None)
+    measure, number = headline(results)
     recorded = results.get("identity")
     if recorded is None:
         return State(
-            results["accuracy"],
+            number,
             (
                 "made before runs recorded digests of their data and checkpoint: "
                 "its settings were compared, these were not",
             ),
+            measure,
         )
     notes: list[str] = []
     if cfg.RUN.MODEL_DIR and recorded.get("checkpoint"):
@@ -283,9 +318,9 @@ def state_of(cfg: CfgNode, known: dict | None = None) -> State:
         now = identity_of(cfg, known=known)
     except MissingFile as error:
         notes.append(f"its data were not compared ({error})")
-        return State(results["accuracy"], tuple(notes))
+        return State(number, tuple(notes), measure)
     _refuse_changes(cfg, recorded, now, "a finished run")
-    return State(results["accuracy"], tuple(notes))
+    return State(number, tuple(notes), measure)
 
 
 def _check_unfinished(cfg: CfgNode, known: dict | None) -> None:

@@ -36,7 +36,6 @@ from anprompt.runs.trained import (
 from common.errors import UsageError
 from common.images import convert, read_image
 from dassl.data.datasets import build_dataset, reading_of
-from dassl.data.transforms import build_transform
 from datasets.classnames import same_names
 from trainers.base import trained_classnames
 
@@ -68,7 +67,7 @@ class Predictor:
         self._rule = rule
         self._take(trained, classnames)
         with quiet():
-            self._transform: Any = build_transform(trained.cfg, is_train=False)
+            self._transform: Any = trained.method.image_transform(trained.cfg)
         self._reading = reading_of(trained.cfg.DATASET.NAME)
 
     @staticmethod

@@ -101,7 +101,7 @@ def load_backbone(cfg: CfgNode) -> Any:
         )
     with quiet():
         precision = trainer_class(cfg).precision_of(cfg, device_of(cfg))
-        return load_clip(cfg, precision, device_of(cfg))
+        return load_clip(cfg, precision, device_of(cfg), trainer_class(cfg).any_size)
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,8 @@ def test_accepted_edges_take_a_finite_step(trainer, clip_model):
             continue
         for value in edges(setting):
             cfg = default_cfg(trainer)
-            cfg.DATASET.NAME, cfg.OPTIM.NAME, cfg.OPTIM.LR_SCHEDULER = "EuroSAT", "sgd", "cosine"
+            cfg.DATASET.NAME = {"anomaly": "DefectTiles"}.get(trainer_class.task, "EuroSAT")
+            cfg.OPTIM.NAME, cfg.OPTIM.LR_SCHEDULER = "sgd", "cosine"
             cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WARMUP_EPOCH = 10**6, 1
             cfg.merge_from_list([name, value])
             try:

@@ -11,7 +11,11 @@ from clip.model import Transformer
 from clip.text import SharedText
 from dassl.engine import TRAINER_REGISTRY
 
-NAMES = sorted(TRAINER_REGISTRY.registered_names())
+NAMES = sorted(
+    name
+    for name in TRAINER_REGISTRY.registered_names()
+    if TRAINER_REGISTRY.get(name).task == "classification"
+)
 LEARNING = [name for name in NAMES if TRAINER_REGISTRY.get(name).learns]
 
 

@@ -85,7 +85,12 @@ def own_trainers() -> list[str]:
     from dassl.engine import TRAINER_REGISTRY
 
     names = TRAINER_REGISTRY.registered_names()
-    return sorted(n for n in names if TRAINER_REGISTRY.get(n).__module__.startswith("trainers."))
+    return sorted(
+        name
+        for name in names
+        for found in (TRAINER_REGISTRY.get(name),)
+        if found.__module__.startswith("trainers.") and found.task == "classification"
+    )
 
 
 def images(trainer, index):

@@ -69,6 +69,7 @@ NAMES = sorted(
     name
     for name in TRAINER_REGISTRY.registered_names()
     if TRAINER_REGISTRY.get(name).__module__.startswith("trainers.")
+    and TRAINER_REGISTRY.get(name).task == "classification"
 )
 
 needs_checkout = pytest.mark.skipif(

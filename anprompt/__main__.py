@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "four methods on Shapes, the table, noise and the report: scripts/demo.sh",
     "table": "tables of finished runs: text, Markdown, CSV, LaTeX",
     "report": "finished runs as one HTML page",
+    "anomaly-report": "anomaly detection as one HTML page: maps, cases, curves",
     "robustness": "evaluate trained models under noise in text and image",
     "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model",

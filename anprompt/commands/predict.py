@@ -5,6 +5,7 @@
     python -m anprompt predict --model-dir RUN folder/ --classes names.txt --top 3 --json
     python -m anprompt predict --model-dir RUN --export my_model
     python -m anprompt predict --model-dir my_model photo.jpg
+    python -m anprompt predict --model-dir RUN folder/ --maps maps/     RUN of anomaly detection
 
 RUN is the folder of a training (or of an evaluation). The answers are the classes that it was
 tested on; --classes names others, one a line or a JSON list. --export writes the model to a folder
@@ -13,12 +14,17 @@ that needs neither run nor data set: class features and learned tensors (safeten
 repository (CoOp, CoCoOp, KgCoOp, MaPLe, IVLP, VPT, PromptSRC, MMRL, MMRL++), whose --model-dir DIR
 reads them. In Python: anprompt.runs.predictor.Predictor.
 
+Of anomaly detection a score in 0 to 1 is printed for each image, 1 being anomalous; --maps writes
+its map as 16-bit grey PNG (65535 is 1) of the image's size. The run's data set must still be there.
+In Python: anprompt.runs.anomaly_predictor.AnomalyPredictor.
+
 exit status: 0 done, 1 done but for images that cannot be read (each is named), 2 bad input.
 """
 
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write the learned tensors as the method's upstream repository would have",
     )
+    add("--maps", type=Path, metavar="DIR", help="anomaly detection: write maps to this folder")
     add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
     add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
     add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
@@ -72,6 +79,10 @@ def main(argv: list[str]) -> int:
 
     for plugin in args.plugin:
         load_plugin(plugin)
+    if is_detector(args.model_dir):
+        return detect(args, files, others)
+    if args.maps is not None:
+        raise UsageError(f"--maps {args.maps}: {args.model_dir} is no model of anomaly detection")
     names = read_names(args.classes) if args.classes else None
     predictor = Predictor.load(args.model_dir, names, args.root, args.load_epoch)
     if args.export is not None:
@@ -82,10 +93,7 @@ def main(argv: list[str]) -> int:
 
         file = write_upstream(predictor.trained, args.export_upstream)
         print(f"learned tensors written to {file}", file=sys.stderr)
-    if others:
-        print(
-            f"no images by their names, left out: {len(others)}, e.g. {others[0]}", file=sys.stderr
-        )
+    say_left_out(others)
     if not files:
         return 0
     write = write_json if args.json else write_csv if args.csv else write_text
@@ -93,6 +101,73 @@ def main(argv: list[str]) -> int:
     for _, reason in failed:
         print(f"not read: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def say_left_out(others: list[Path]) -> None:
+    """Say which files are no images by their names."""
+    if others:
+        print(
+            f"no images by their names, left out: {len(others)}, e.g. {others[0]}", file=sys.stderr
+        )
+
+
+def is_detector(folder: Path) -> bool:
+    """Return whether a folder is that of a run of anomaly detection."""
+    from anprompt.runs.export import is_export
+    from anprompt.runs.trained import read_cfg, trainer_class
+
+    return not is_export(folder) and trainer_class(read_cfg(folder)).task == "anomaly"
+
+
+def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> int:
+    """Print image scores and write maps; returns the exit status."""
+    from anprompt.runs.anomaly_predictor import AnomalyPredictor, map_picture
+    from common.files import atomic_write
+    from common.images import read_image
+
+    for option, given in (
+        ("--export", args.export),
+        ("--export-upstream", args.export_upstream),
+        ("--classes", args.classes),
+    ):
+        if given is not None:
+            raise UsageError(f"{option}: not for a model of anomaly detection")
+    say_left_out(others)
+    detector = AnomalyPredictor.load(args.model_dir, args.root, args.load_epoch)
+    common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(files), BATCH // 4):
+        inputs: dict[Path, Any] = {}
+        for path in files[start : start + BATCH // 4]:
+            try:
+                inputs[path] = detector.prepare(path)
+            except (UsageError, OSError) as error:
+                rows.append({"image": str(path), "error": one_line(error)})
+        scores, maps = detector.predict(inputs.values())
+        for path, score, found in zip(inputs, scores.tolist(), maps, strict=True):
+            rows.append({"image": str(path), "score": round(score, 6)})
+            if args.maps is None:
+                continue
+            place = args.maps / path.absolute().relative_to(common)
+            place = place.with_name(f"{place.name}_map.png")
+            size = read_image(path, detector.reading).size
+            with atomic_write(str(place), "wb") as file:
+                map_picture(found, size).save(file, format="PNG")
+            rows[-1]["map"] = str(place)
+    read = [row for row in rows if "score" in row]
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif args.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "score", *(["map"] if args.maps else [])])
+        writer.writerows([list(row.values()) for row in read])
+    else:
+        for row in read:
+            print(f"{row['score']:.4f}  {row['image']}")
+    for row in rows:
+        if "error" in row:
+            print(f"not read: {row['error']}", file=sys.stderr)
+    return 1 if len(read) < len(rows) else 0
 
 
 def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -6,6 +6,7 @@
     python -m anprompt table --protocol noise -o noise.csv        what robustness has measured
     python -m anprompt table --paired --against CoOp              which differences are real
     python -m anprompt table --grid --columns base,new,HM --against CoOp -o grid.tex
+    python -m anprompt table --protocol anomaly --metric aupro    anomaly detection, by category
     python -m anprompt table ~/CoOp/output           runs of upstream's code, from their log.txt
 
 Figures come from results.json, and for runs of upstream's code from log.txt, which prints one
@@ -24,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from anprompt.protocols.methods import method_of
+from anprompt.results.anomaly import MEASURES as ANOMALY_MEASURES
+from anprompt.results.anomaly import anomaly_tables, find_anomaly_runs
 from anprompt.results.assign import place
 from anprompt.results.evidence import Evidence
 from anprompt.results.matrix import make_matrices, with_difference
@@ -53,8 +56,9 @@ def _make_parser() -> argparse.ArgumentParser:
     add("folders", nargs="*", type=Path, default=[Path("output")], help="default: output")
     add(
         "--protocol",
-        choices=[*PROTOCOLS, "noise"],
-        help="default: every one that there are runs of; noise is shown where it is asked for",
+        choices=[*PROTOCOLS, "noise", "anomaly"],
+        help="default: every one of classification that there are runs of; noise and anomaly "
+        "detection are shown where they are asked for",
     )
     add("--methods", default="", help="methods to show, in this order: coop,anprompt")
     add("--all-rules", action="store_true", help="also one inference rule for all classes")
@@ -84,7 +88,12 @@ def _make_parser() -> argparse.ArgumentParser:
         help="paired: the method that others are compared with (default: ZeroshotCLIP); grid: adds "
         "the last row less this one",
     )
-    add("--metric", choices=list(MEASURES), default="accuracy", help="what the numbers are")
+    add(
+        "--metric",
+        choices=[*MEASURES, *ANOMALY_MEASURES],
+        default="accuracy",
+        help="what the numbers are",
+    )
     add(
         "--published",
         action=argparse.BooleanOptionalAction,
@@ -184,6 +193,24 @@ def _grid(tables: list[Table], args: argparse.Namespace) -> list[Table]:
     return found
 
 
+def _anomaly_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
+    """Return tables of anomaly detection, methods by categories.
+
+    Raises:
+        UsageError: there are none.
+    """
+    runs = find_anomaly_runs(args.folders)
+    methods = _trainers(args.methods, {run.trainer for run in runs})
+    if methods:
+        runs = [run for run in runs if run.trainer in methods]
+    metrics = [args.metric] if args.metric in ANOMALY_MEASURES else []
+    tables = anomaly_tables(runs, metrics, methods)
+    if not tables:
+        where = ", ".join(map(str, args.folders))
+        raise UsageError(f"{where}: no finished run of anomaly detection there or below")
+    return tables, []
+
+
 def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     """Return tables of figures under noise.
 
@@ -207,7 +234,10 @@ def main(argv: list[str]) -> int:
     args = _make_parser().parse_args(argv)
     if args.output and args.output.suffix not in FORMAT_OF_SUFFIX:
         raise UsageError(f"{args.output}: name a {', '.join(FORMAT_OF_SUFFIX)} file")
-    tables, notes = _noise_tables(args) if args.protocol == "noise" else _tables(args)
+    make = {"noise": _noise_tables, "anomaly": _anomaly_tables}.get(args.protocol, _tables)
+    if args.metric in ANOMALY_MEASURES and args.protocol != "anomaly":
+        raise UsageError(f"--metric {args.metric} is of anomaly detection: --protocol anomaly")
+    tables, notes = make(args)
     if args.output:
         with atomic_write(args.output) as file:
             file.write(RENDERERS[FORMAT_OF_SUFFIX[args.output.suffix]](tables, notes))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import read_path
+from anprompt.protocols.methods import ANOMALY, method_of
 from anprompt.results.logs import final_result, log_files, read_header
 from anprompt.results.method import Method
 from anprompt.results.value import Value
@@ -18,6 +19,7 @@ from anprompt.runs.folder import (
     CONFIG,
     RESULTS,
     flatten,
+    is_anomaly,
     of_own_method,
     read_results,
     recorded_config,
@@ -174,6 +176,8 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
         logs: also runs of upstream's code, which leave log.txt alone. A run with results.json or
             config.yaml is never read from its log.
 
+    Those of anomaly detection are passed over (`anprompt.results.anomaly`).
+
     Raises:
         UsageError: a path does not exist, or a file cannot be read or is not what it should be.
     """
@@ -188,6 +192,8 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
         has_results = (folder / RESULTS).is_file()
         if has_results or (folder / CONFIG).is_file():
             results = read_results(folder)
+            if is_anomaly(results) or (results is None and _is_of_anomaly(folder)):
+                continue  # it has tables of its own
             if results is not None:
                 runs.append(_run(folder, results))
             elif has_results or "TRAINER.NAME" in (recorded_config(folder) or {}):
@@ -197,6 +203,12 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
         else:
             unfinished.append(folder)
     return runs, unfinished
+
+
+def _is_of_anomaly(folder: Path) -> bool:
+    """Return whether an unfinished run is one of anomaly detection."""
+    trainer = (recorded_config(folder) or {}).get("TRAINER.NAME")
+    return isinstance(trainer, str) and method_of(trainer).task == ANOMALY
 
 
 def _check(content: Any, description: Any, path: Path) -> None:

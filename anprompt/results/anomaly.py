@@ -1,0 +1,229 @@
+"""Finished runs of anomaly detection, and their tables: methods by category."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anprompt.protocols.layout import read_path
+from anprompt.results.method import Method, with_names
+from anprompt.results.run import without_backbone
+from anprompt.results.table import Column, Row, Table
+from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
+from anprompt.runs.folder import RESULTS, flatten, is_anomaly, read_results
+from anprompt.runs.identity import NEUTRAL
+from common.errors import UsageError
+from common.schema import WHOLE, Number, mismatch
+from common.text import plain
+
+MEASURES = {
+    "image_auroc": "Image AUROC in %",
+    "image_ap": "Image AP in %",
+    "pixel_auroc": "Pixel AUROC in %",
+    "pixel_ap": "Pixel AP in %",
+    "pixel_f1_max": "Pixel F1-max in % (its threshold is chosen on the same pixels)",
+    "aupro": "AUPRO in %, false positives up to 30%",
+}
+SHOWN = ("image_auroc", "pixel_auroc", "aupro")  # where no measure is asked for
+
+_DESCRIPTION = {
+    "trainer": str,
+    "dataset": str,
+    "dataset_title?": str,
+    "category": str,
+    "backbone": str,
+    "shots": WHOLE,
+    "seed": WHOLE,
+    "headline_rule?": str,
+    "num_trainable?": Number(0),
+    "scores?": {"file": str, "sha256": str},
+    "seconds_per_image?": Number(0),
+}
+# Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
+_OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}
+_OF_A_RUN |= {"DATASET.SHOTS_FROM", "TRAINER.ANOMALY.FUSE"}
+
+
+@dataclass(frozen=True)
+class AnomalyResult:
+    """One finished run.
+
+    Attributes:
+        dataset: what tables call it.
+        category: "" where the data set's folder is one itself.
+        file: results.json.
+    """
+
+    folder: Path
+    trainer: str
+    config: str
+    backbone: str
+    dataset: str
+    category: str
+    shots: int
+    seed: int
+    file: str
+    results: dict[str, Any] = field(repr=False)
+
+    @property
+    def method(self) -> Method:
+        """Return what tells methods apart."""
+        return Method(self.trainer, self.config, self.backbone)
+
+    @property
+    def rules(self) -> list[str]:
+        """Return the answers that were measured, the reported one first; [""] for the only one."""
+        return list(self.results.get("rules") or [""])
+
+    def value(self, metric: str, rule: str = "") -> Value | None:
+        """Return a metric of an answer; None where there is none."""
+        place = self.results["rules"].get(rule, {}) if rule else self.results
+        key = f"rules/{rule}/{metric}" if rule else metric
+        return Value(float(place[metric]), f"{self.file}#{key}") if metric in place else None
+
+
+def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
+    """Return the finished runs of anomaly detection below some folders.
+
+    An evaluation of a training that is there as well is left out: it says the same again.
+
+    Raises:
+        UsageError: a path does not exist, or a file is not what it should be.
+    """
+    folders: set[Path] = set()
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError(f"{path}: no such folder")
+        folders.update(found.parent for found in path.rglob(RESULTS) if found.is_file())
+    runs = []
+    for folder in sorted(folders):
+        results = read_results(folder)
+        if results is None or not is_anomaly(results):
+            continue
+        file = folder / RESULTS
+        problem = mismatch(results, _DESCRIPTION)
+        if problem:
+            raise UsageError(f"{file}: not the results of a run ({problem}); remove it")
+        training = (results.get("config") or {}).get("RUN", {}).get("MODEL_DIR")
+        if training and (folder / training / RESULTS).is_file():
+            continue
+        backbone = plain(results["backbone"])
+        runs.append(
+            AnomalyResult(
+                folder=folder,
+                trainer=plain(results["trainer"]),
+                config=without_backbone(read_path(folder, results["trainer"]).config, backbone),
+                backbone=backbone,
+                dataset=plain(results.get("dataset_title") or results["dataset"]),
+                category=plain(results["category"]),
+                shots=results["shots"],
+                seed=results["seed"],
+                file=file.as_posix(),
+                results=results,
+            )
+        )
+    return runs
+
+
+def anomaly_tables(
+    runs: Sequence[AnomalyResult], metrics: Sequence[str] = (), methods: Sequence[str] = ()
+) -> list[Table]:
+    """Return a table for each data set, number of shots and metric; [] where no run has it.
+
+    Args:
+        metrics: of ``MEASURES``; by default those of ``SHOWN``.
+        methods: trainers, in the order to show them.
+
+    Raises:
+        UsageError: runs that cannot share a row.
+    """
+    tables = []
+    cells = sorted({(run.dataset, run.shots) for run in runs})
+    order = {trainer: i for i, trainer in enumerate(methods)}
+    for dataset, shots in cells:
+        own = [run for run in runs if (run.dataset, run.shots) == (dataset, shots)]
+        for metric in metrics or SHOWN:
+            table = _table(own, dataset, shots, metric, order)
+            if any(value for row in table.rows for value in row.values):
+                tables.append(table)
+    return tables
+
+
+def _table(
+    runs: Sequence[AnomalyResult], dataset: str, shots: int, metric: str, order: dict[str, int]
+) -> Table:
+    categories = sorted({run.category for run in runs})
+    rows: dict[tuple[Method, str], dict[str, dict[int, AnomalyResult]]] = {}
+    for run in runs:
+        for rule in run.rules:
+            seeds = rows.setdefault((run.method, rule), {}).setdefault(run.category, {})
+            other = seeds.setdefault(run.seed, run)
+            if other is not run:
+                raise UsageError(
+                    f"{run.folder} and {other.folder} are the same method, category and seed; name "
+                    "only the folder of one"
+                )
+    names = with_names(method for method, _ in rows)
+    several = len(categories) > 1
+    found = []
+    for method, rule in sorted(
+        rows, key=lambda key: (order.get(key[0].trainer, len(order)), names[key[0]].name, key[1])
+    ):
+        cells = rows[method, rule]
+        _check_alike([run for seeds in cells.values() for run in seeds.values()])
+        values = [
+            over_seeds({seed: run.value(metric, rule) for seed, run in cells.get(c, {}).items()})
+            for c in categories
+        ]
+        if several:
+            values.append(seed_by_seed(mean_of, *values))
+        seeds = {seed: run for own in cells.values() for seed, run in own.items()}
+        counted = count([f"{run.file}#seed" for run in seeds.values()])
+        found.append(Row(replace(names[method]), tuple(values), rule=rule, counts=(counted,)))
+    columns = [Column(category or "all") for category in categories]
+    return Table(
+        protocol="anomaly",
+        title=f"Anomaly detection: {dataset}, {_shots(shots)}, {MEASURES[metric].split(' in ')[0]}",
+        columns=[*columns, *([Column("mean")] if several else [])],
+        rows=found,
+        subject=dataset,
+        averaged=categories,
+        measure=MEASURES[metric],
+        has_rules=True,
+    )
+
+
+def _shots(shots: int) -> str:
+    if shots < 1:
+        return "all normal images"
+    return f"{shots} normal image{'s' if shots > 1 else ''}"
+
+
+def _check_alike(runs: Sequence[AnomalyResult]) -> None:
+    """Refuse runs of one row that differ in more than seed and category.
+
+    Raises:
+        UsageError: names the setting and both folders.
+    """
+    first, *others = runs
+    settings = _settings(first)
+    for run in others:
+        own = _settings(run)
+        for name in sorted(settings.keys() & own.keys()):
+            if settings[name] != own[name]:
+                raise UsageError(
+                    f"{first.folder} and {run.folder} would share a row, but differ in {name} "
+                    f"({settings[name]!r:.40}, {own[name]!r:.40}); name only the folder of one"
+                )
+
+
+def _settings(run: AnomalyResult) -> dict[str, Any]:
+    leaves = flatten(run.results.get("config") or {})
+    return {
+        name: value
+        for name, value in leaves.items()
+        if name not in NEUTRAL and name not in _OF_A_RUN and not re.match(r"OUTPUT|RESUME", name)
+    }

@@ -30,7 +30,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .anomaly.model import HARMONIC, MEMORY, TEXT, AnomalyModel
 from .anomaly.prompts import ContextPrompts
-from .anomaly.trainer import AnomalyTrainer, declare_own
+from .anomaly.trainer import AnomalyTrainer
 from .anomaly.words import ANOMALOUS_STATES, described, mean_direction
 from .base import ClassPrompts, Loss, PromptLearner, TrainingBatch
 from .settings import count
@@ -164,7 +164,6 @@ class PromptAD(AnomalyTrainer):
                 scope="training",
             ),
         }  # fmt: skip
-        declare_own(cfg, TEMPERATURE=0.0, RADIUS=-1, ROTATIONS=False)
         declare(cfg, "TRAINER.PROMPTAD", settings)
 
     @classmethod

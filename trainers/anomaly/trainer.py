@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -228,9 +227,3 @@ class AnomalyTrainer(PromptTrainer):
                 mask = Image.fromarray(read_mask(os.path.join(dataset.image_dir, path)))
                 found[place] = np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))
         return found
-
-
-def declare_own(cfg: Any, **defaults: Any) -> None:
-    """Declare ``TRAINER.ANOMALY`` with a method's own defaults."""
-    settings = {name: replace(SETTINGS[name], default=value) for name, value in defaults.items()}
-    declare_method(cfg, "ANOMALY", settings)

@@ -105,7 +105,11 @@ def main(argv: list[str]) -> int:
             table.main([output, "--output", f"{output}/{name}"])
     table.main([output])
     _say("")
-    report.main([output, "--output", f"{output}/report.html", "--title", title])
+    # Where the report may take pictures of test images from.
+    roots = [images.parent, *([images] if images.is_dir() else [])]
+    roots += [Path(args.image_root).resolve()] if args.image_root else []
+    listed = [word for root in roots for word in ("--root", str(root))]
+    report.main([output, "--output", f"{output}/report.html", "--title", title, *listed])
     _say(f"Open the report in a browser: {Path(output).resolve()}/report.html")
     return status
 

@@ -15,6 +15,7 @@ from noise.cells import Cell, image_cell
 from noise.text import ALL_TEXT_KINDS
 
 PICTURES = 8
+AT_EVERY_SEVERITY = 2  # of the pictures; the others are shown at one
 PROMPTS = 3
 SEVERITY = 3  # the one asked for that is nearest
 
@@ -26,6 +27,16 @@ def example_cells(plan: Plan) -> list[Cell]:
     return [image_cell("image", kind, severity, plan.seeds[0]) for kind in kinds]
 
 
+def _every_cell(plan: Plan) -> list[Cell]:
+    """Return the image cells of every kind at every severity that is asked for."""
+    kinds = plan.kinds.get("image", ())
+    return [
+        image_cell("image", kind, severity, plan.seeds[0])
+        for kind in kinds
+        for severity in plan.severities
+    ]
+
+
 def add_examples(
     task: Task, store: Store, subset: str, images: TestImages, plan: Plan, pools: Pools
 ) -> None:
@@ -34,11 +45,17 @@ def add_examples(
     The pictures are the same for every model, chosen by their paths; so are the classes.
     """
     content, classnames = task.results.content, task.classifier.classnames
-    shown = {view["kind"] for example in content["examples"] for view in example["views"]}
-    cells = example_cells(plan)
-    if not {cell.kind for cell in cells} <= shown:
+    shown = {
+        (view["kind"], view["severity"]) for own in content["examples"] for view in own["views"]
+    }
+    cells, every = example_cells(plan), _every_cell(plan)
+    if not {(cell.kind, cell.severity) for cell in every} <= shown:
         chosen = select(images.keys, images.labels, PICTURES)
-        answers = {cell: _answers(task, images, chosen, cell) for cell in (None, *cells)}
+        first = chosen[:AT_EVERY_SEVERITY]
+        answers = {
+            cell: _answers(task, images, chosen if cell in (None, *cells) else first, cell)
+            for cell in (None, *every)
+        }
         examples = [
             {
                 "image": images.keys[index],
@@ -46,6 +63,7 @@ def add_examples(
                 "views": [
                     {**_picture(store, subset, images, index, cell), **_view(task, own, place)}
                     for cell, own in answers.items()
+                    if place < AT_EVERY_SEVERITY or cell in (None, *cells)
                 ],
             }
             for place, index in enumerate(chosen)
@@ -97,7 +115,7 @@ def _picture(
     store: Store, subset: str, images: TestImages, index: int, cell: Cell | None
 ) -> dict[str, Any]:
     kind = cell.kind if cell else "clean"
-    name = f"{subset}/{index:05d}_{kind}"
+    name = f"{subset}/{index:05d}_{kind}{f'_{cell.severity}' if cell else ''}"
     return {
         "kind": kind,
         "severity": cell.severity if cell else 0,

@@ -3,8 +3,11 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
+from kept_runs import keep
 from runs_of_tests import ROOT
+from written_runs import write_base_new
 
 import parse_test_res
 from anprompt.__main__ import main
@@ -20,11 +23,23 @@ LINES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def kept_tree(tmp_path_factory):
+    """Runs that kept their predictions, which those of the old tree did not."""
+    root = tmp_path_factory.mktemp("kept")
+    for number, trainer in enumerate(("ZeroshotCLIP", "CoOp", "ANPrompt"), start=1):
+        for dataset in ("EuroSAT", "UCF101"):
+            for folder in write_base_new(root, trainer, dataset, 0, 0):
+                keep(folder, np.arange(40) % 5 < number)
+    return root
+
+
 @pytest.mark.parametrize("words", LINES, ids=" ".join)
-def test_commands(old_tree, tmp_path, monkeypatch, words):
+def test_commands(old_tree, kept_tree, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(page, "to_svg", lambda chart: "")
-    (tmp_path / "output").symlink_to(old_tree / "output_old")
+    needs_kept = {"--paired", "--grid", "ece"} & set(words)
+    (tmp_path / "output").symlink_to(kept_tree if needs_kept else old_tree / "output_old")
     if words[1] == "parse_test_res.py":  # one experiment of the tree is not finished
         assert cli.run(parse_test_res.main, "parse_test_res.py", words[2:]) == 1
         return
@@ -35,4 +50,4 @@ def test_commands(old_tree, tmp_path, monkeypatch, words):
 
 
 def test_all_commands_are_among_them():
-    assert len(LINES) >= 7
+    assert len(LINES) >= 12

@@ -17,6 +17,7 @@ from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, mean, percent
 from noise.cells import GROUPS
 
+MOST_COMPARISONS = 6  # with more, pictures are shown at one severity
 FULL_SHADE = 0.6  # a drop by this share of the clean accuracy has the strongest shade
 
 
@@ -158,16 +159,18 @@ def _by_kind(page: Context, comparison: Comparison) -> list[Block]:
 def pictures(page: Context) -> Section | None:
     """Return test images clean and noisy, with what each model says."""
     blocks: list[Block] = []
+    few = len(page.data.comparisons) <= MOST_COMPARISONS
     for comparison in page.data.comparisons:
         speakers = [(row.method.name, row.evaluations[0]) for row in page.in_order(comparison)]
-        cards, prompts = _cards(speakers), _prompts(speakers)
+        cards, prompts = _cards(speakers, few), _prompts(speakers)
         if cards or prompts:
             said = Block("findings", _pictures_say(speakers))
             title = Block("heading", page.comparison_title(comparison))
             blocks += [title, said, Block("cards", cards), *prompts]
     intro = (
         "Test images as the models see them, chosen by their file names, and each model's first "
-        "answer; the first run of a method speaks for it. ✓ and the probability where it is "
+        "answer; the first run of a method speaks for it. The first ones can be looked at under "
+        "every severity. ✓ and the probability where it is "
         "right, ✗ and the answer where it is wrong."
     )
     blocks = [Block("text", intro), *blocks] if blocks else []
@@ -208,25 +211,37 @@ def _pictures_say(speakers: Speakers) -> list[Sentence]:
     return [(f"Of the {len(common)} noisy views{of_all} below, right: ", *joined(counts), ".")]
 
 
-def _cards(speakers: Speakers) -> list[dict[str, Any]]:
-    """Return each picture's views, as the first method that has it shows them, and answers."""
+def _cards(speakers: Speakers, every: bool) -> list[dict[str, Any]]:
+    """Return each picture's views, as the first method that has it shows them, and answers.
+
+    Args:
+        every: at every severity, not only at the one that all pictures have.
+    """
     views = [(name, evaluation, _views(evaluation)) for name, evaluation in speakers]
     cards = []
     for image in dict.fromkeys(key[0] for *_, own in views for key in own):
         having = [item for item in views if any(key[0] == image for key in item[2])]
         _, first, own = having[0]
-        keys = [key for key in own if key[0] == image]
-        cards.append({
-            "title": own[keys[0]][1].replace("_", " "),
-            "image": image,
-            "severity": max(key[2] for key in keys),
-            "views": [
-                (key[1].replace("_", " "), picture(first.path.parent, own[key][2]["picture"]))
-                for key in keys
-            ],
-            "rows": [(name, [_answer(of.get(key)) for key in keys]) for name, _, of in having],
-        })  # fmt: skip
-    return cards
+        clean = [key for key in own if key[0] == image and not key[2]]
+        noisy: dict[int, list[tuple[str, str, int]]] = {}
+        for key in own:
+            if key[0] == image and key[2]:
+                noisy.setdefault(key[2], []).append(key)
+        middle = sorted(noisy, key=lambda severity: (-len(noisy[severity]), abs(severity - 3)))
+        parts = []
+        for severity in sorted(noisy) if every else middle[:1]:
+            keys = [*clean, *noisy[severity]]
+            pictures = [picture(first.path.parent, own[key][2]["picture"]) for key in keys]
+            parts.append({
+                "severity": severity,
+                "is_shown": severity == middle[0],
+                "views": [(k[1].replace("_", " "), p) for k, p in zip(keys, pictures, strict=True)],
+                "rows": [(name, [_answer(of.get(key)) for key in keys]) for name, _, of in having],
+            })  # fmt: skip
+        title = own[(clean or noisy[middle[0]])[0]][1].replace("_", " ")
+        cards.append({"title": title, "image": image, "parts": parts})
+    # What is there at every severity first.
+    return sorted(cards, key=lambda card: -len(card["parts"]))
 
 
 def _answer(found: tuple[str, str, dict] | None) -> dict[str, Any] | None:

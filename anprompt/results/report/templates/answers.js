@@ -145,9 +145,11 @@ whenOpen("settings-tools", root => {
   draw();
 });
 
-whenOpen("noisy-tools", root => {
-  const choice = root.querySelector("select");
-  choice.addEventListener("change", () => {
-    for (const part of root.querySelectorAll("[data-severity]")) part.hidden = part.dataset.severity !== choice.value;
+// The same image under every severity: one part of its card at a time.
+for (const slider of document.querySelectorAll(".severity input")) {
+  slider.addEventListener("input", () => {
+    const parts = [...slider.closest(".card").querySelectorAll("[data-severity]")];
+    parts.forEach((part, i) => { part.hidden = i !== Number(slider.value); });
+    slider.parentElement.querySelector("output").textContent = parts[slider.value].dataset.severity;
   });
-});
+}

@@ -78,9 +78,8 @@ function openOrigin(number) {
 function tipOf(element) {
   if (element.dataset.tip) return element.dataset.tip;
   const { value, source, said } = originOf(element);
-  const names = [...new Set(filesOf(source))];
-  const more = names.length > 3 ? `\nand ${names.length - 3} more files` : "";
-  return [value, ...said, `from ${names.slice(0, 3).join("\n")}${more}`].join("\n");
+  const files = new Set(filesOf(source)).size;
+  return [value, ...said, files > 1 ? `from ${files} files` : "from one file"].join("\n");
 }
 
 function showTip(element) {
@@ -89,9 +88,9 @@ function showTip(element) {
   tip.hidden = false;
   const box = element.getBoundingClientRect(), own = tip.getBoundingClientRect();
   const left = Math.min(Math.max(4, box.left + box.width / 2 - own.width / 2), innerWidth - own.width - 4);
-  const above = box.top - own.height - 6;
+  const below = box.bottom + 6;
   tip.style.left = `${Math.max(4, left)}px`;
-  tip.style.top = `${above > 4 ? above : box.bottom + 6}px`;
+  tip.style.top = `${below + own.height < innerHeight ? below : Math.max(4, box.top - own.height - 6)}px`;
   element.setAttribute("aria-describedby", "tip");
 }
 let pointedAt = null;

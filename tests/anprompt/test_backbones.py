@@ -21,11 +21,19 @@ from common.errors import UsageError
 
 TEXT_ONLY = [
     "AdvCoOp",
+    "CLAP",
+    "CLIPAdapter",
     "CoCoOp",
     "CoOp",
+    "DePTCoOp",
+    "DePTKgCoOp",
     "KgCoOp",
+    "LinearProbe",
     "ProGrad",
     "TCP",
+    "TaskRes",
+    "TipAdapter",
+    "TipAdapterF",
     "ZeroshotCLIP",
     "ZeroshotCLIP2",
 ]

@@ -110,14 +110,16 @@ class PromptADModel(AnomalyModel):
             torch.cat([e.patches for e in encoded]),
         )
 
-    def part_loss(self, part: TwoSidedPrompts, features: Tensor) -> dict[str, Tensor]:
-        """Return the terms for normal features (N, E)."""
+    def part_loss(
+        self, part: TwoSidedPrompts, features: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the terms for normal features (N, E), and the mean prompts (2, E)."""
         normal, manual, learned = part.features(self)
         anomalous = torch.cat([manual, learned])
         anchor, opposite = mean_direction(normal), mean_direction(anomalous)
         logits = self.scale * features @ torch.cat([anchor[None], anomalous]).t()
         match = (mean_direction(manual) - mean_direction(learned)).square().sum()
-        return {
+        terms = {
             "ce": F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long)),
             # A triplet loss of margin 0.
             "triplet": (
@@ -127,6 +129,7 @@ class PromptADModel(AnomalyModel):
             .mean(),
             "match": self.weight * match,
         }
+        return terms, torch.stack([anchor, opposite])
 
     def loss(self, batch: TrainingBatch) -> Loss:
         if self._support is None or batch.index is None:
@@ -136,17 +139,11 @@ class PromptADModel(AnomalyModel):
         else:
             image, patches = (x[batch.index] for x in self._support)
         learner = self.prompt_learner
-        terms = {
-            f"{where}_{name}": term
-            for where, part, features in (
-                ("image", learner.image, image),
-                ("patch", learner.patch, patches.flatten(0, 1)),
-            )
-            for name, term in self.part_loss(part, features).items()
-        }
-        with torch.no_grad():
-            logits = self.scale * image @ self.text_features()[0].t()
-        return Loss.of(logits, **terms)
+        for_images, texts = self.part_loss(learner.image, image)
+        for_patches, _ = self.part_loss(learner.patch, patches.flatten(0, 1))
+        terms = {f"image_{name}": term for name, term in for_images.items()}
+        terms |= {f"patch_{name}": term for name, term in for_patches.items()}
+        return Loss.of(self.scale * image @ texts.detach().t(), **terms)
 
 
 @TRAINER_REGISTRY.register()

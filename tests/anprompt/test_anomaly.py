@@ -1,0 +1,163 @@
+"""Runs of anomaly detection through the commands: train, table, page, predict."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from anprompt.commands import anomaly_report, predict, run, table
+from anprompt.results.anomaly import find_anomaly_runs
+from anprompt.results.run import find_runs
+from common.errors import UsageError
+from datasets import defect_tiles
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory, tiny_clip_path):
+    """Two seeds of AnomalyFusion on two categories."""
+    folder = tmp_path_factory.mktemp("anomaly")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("TRAIN", 3), ("TEST_GOOD", 2), ("TEST_DEFECT", 1)):
+            patch.setattr(defect_tiles, name, count)
+        defect_tiles.ensure_drawn(folder / "data")
+    for category in ("metal", "wood"):
+        for seed in ("1", "2"):
+            place = f"{category}/shots_1/AnomalyFusion/vit_b16/seed{seed}"
+            assert train.main(arguments(folder, tiny_clip_path, place, category, seed)) == 0
+    return folder / "output"
+
+
+def arguments(folder, clip_path, place, category, seed):
+    return [
+        "--quiet", "--root", str(folder / "data"), "--seed", seed, "--backbone", str(clip_path),
+        "--trainer", "AnomalyFusion", "--output-dir", str(folder / "output" / place),
+        "--config-file", str(ROOT / "configs/trainers/AnomalyFusion/vit_b16.yaml"),
+        "--dataset-config-file", str(ROOT / "configs/datasets/defect_tiles.yaml"),
+        "DATASET.NUM_SHOTS", "1", "DATASET.CATEGORY", category, "TRAINER.ANOMALY.MAP_SIZE", "40",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def copied(output, tmp_path):
+    shutil.copytree(output, tmp_path / "output")
+    return tmp_path / "output"
+
+
+def test_a_finished_run_is_recognised(output, tiny_clip_path, capsys):
+    folder = output.parent
+    place = "wood/shots_1/AnomalyFusion/vit_b16/seed1"
+    assert train.main(arguments(folder, tiny_clip_path, place, "wood", "1")) == 0
+    assert "Finished already, image AUROC" in capsys.readouterr().out
+    assert train.main(arguments(folder, tiny_clip_path, place, "metal", "1")) == 2
+
+
+def test_table_is_the_mean_over_categories_then_seeds(output, capsys):
+    assert table.main(["--protocol", "anomaly", "--format", "json", str(output)]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert [t["measure"][:5] for t in tables] == ["Image", "Pixel", "AUPRO"]
+    for metric, made in zip(("image_auroc", "pixel_auroc", "aupro"), tables, strict=True):
+        assert [column["name"] for column in made["columns"]] == ["metal", "wood", "mean"]
+        rows = {row["rule"]: row["values"] for row in made["rows"]}
+        assert set(rows) == {"harmonic", "text", "memory"}
+        numbers = np.array(
+            [
+                [
+                    json.loads(file.read_text())["rules"]["memory"][metric]
+                    for file in sorted(output.glob(f"{category}/**/results.json"))
+                ]
+                for category in ("metal", "wood")
+            ]
+        )
+        for value, expected in zip(rows["memory"], [*numbers, numbers.mean(axis=0)], strict=True):
+            assert value["value"] == pytest.approx(expected.mean())
+            assert value["std"] == pytest.approx(expected.std())
+
+
+def test_tables_of_classification_pass_them_over(output):
+    assert find_runs([output]) == ([], [])
+    assert len(find_anomaly_runs([output])) == 4
+    with pytest.raises(UsageError, match="no finished run"):
+        table.main([str(output)])
+    with pytest.raises(UsageError, match="--protocol anomaly"):
+        table.main(["--metric", "aupro", str(output)])
+
+
+def test_runs_that_differ_are_not_averaged(copied):
+    file = next(copied.glob("wood/**/seed1/results.json"))
+    results = json.loads(file.read_text())
+    results["config"]["TRAINER"]["ANOMALY"]["RADIUS"] = 1
+    file.write_text(json.dumps(results))
+    with pytest.raises(UsageError, match="differ in TRAINER.ANOMALY.RADIUS"):
+        table.main(["--protocol", "anomaly", str(copied)])
+    results["image_auroc"] = 170.0
+    file.write_text(json.dumps(results))
+    with pytest.raises(UsageError, match="image_auroc"):
+        table.main(["--protocol", "anomaly", str(copied)])
+
+
+def test_page(copied, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert anomaly_report.main([str(copied), "-o", str(page), "--title", "<b>T</b>"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;T" in text and "<b>T" not in text
+    assert text.count("data:image/jpeg") >= 6 and "ROC, DefectTiles wood" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    kept = next(copied.glob("metal/**/seed1/anomaly.npz"))
+    kept.write_bytes(kept.read_bytes()[:-1])
+    with pytest.raises(UsageError, match="not the file"):
+        anomaly_report.main([str(copied), "-o", str(page)])
+
+
+def test_predict_gives_the_scores_of_the_test(output, tmp_path, capsys):
+    folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
+    images = output.parent / "data/defect_tiles/wood/test"
+    maps = tmp_path / "maps"
+    found = ["--model-dir", str(folder), str(images), "--json", "--maps", str(maps)]
+    assert predict.main(found) == 0
+    rows = {Path(row["image"]): row for row in json.loads(capsys.readouterr().out)}
+    with np.load(folder / "anomaly.npz", allow_pickle=False) as kept:
+        for path, score in zip(kept["paths"], kept["scores_0"], strict=True):
+            row = rows[images.parents[1] / str(path)]
+            assert row["score"] == pytest.approx(float(score), abs=1e-4)
+            with Image.open(row["map"]) as picture:
+                assert picture.size == (128, 128)
+                assert np.asarray(picture).dtype == np.uint16
+    (images / "good/broken.png").write_bytes(b"x")
+    assert predict.main(["--model-dir", str(folder), str(images / "good"), "--csv"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("image,score\n") and "broken.png" in printed.err
+    (images / "good/broken.png").unlink()
+    with pytest.raises(UsageError, match="--classes"):
+        predict.main(["--model-dir", str(folder), str(images), "--classes", str(ROOT / "LICENSE")])
+
+
+def test_run_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setenv("BACKBONE", "small")
+    monkeypatch.setenv("OUTPUT", str(tmp_path))
+    start = ["anomaly", "anomalyapt", "train", "defect_tiles"]
+    assert run.main([*start, "wood,metal", "1,2", "3", "--", "OPTIM.MAX_EPOCH", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    place = "anomaly/train/defect_tiles/wood/shots_1/AnomalyAPT/vit_b16-small/seed3"
+    assert f"--output-dir {tmp_path}/{place} " in lines[0]
+    assert lines[0].endswith("TASK FS DATASET.CATEGORY wood OPTIM.MAX_EPOCH 5")
+    folder = tmp_path / "bolts"
+    own = ["anomaly", "promptad", "test", "anomaly_folder", "-", "1", "1"]
+    assert run.main([*own, "--", "DATASET.IMAGE_DIR", str(folder)]) == 0
+    line = capsys.readouterr().out
+    assert "/anomaly/test/bolts/-/shots_1/PromptAD/" in line and "--model-dir" in line
+    for words, said in (
+        (["anomaly", "coop", "train", "defect_tiles", "wood"], "method of classification"),
+        (["fewshot", "promptad", "shapes"], "method of anomaly"),
+        ([*start], "needs DATASET and CATEGORY"),
+        ([*start[:3], "shapes", "all"], "data set for classification"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            run.main(words)

@@ -25,6 +25,8 @@ COMMANDS = {
     "robustness": "evaluate trained models under noise in text and image",
     "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model",
+    "calibrate": "fit confidences; calibration of a run before and after",
+    "interpret": "the words nearest to a learned context",
     "export": "write a trained model as safetensors, ONNX or a program of PyTorch's",
     "data": "fetch, unpack and check data sets",
     "methods": "what each method learns, its paper, licence and protocols",

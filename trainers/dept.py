@@ -80,6 +80,9 @@ class DecoupledLearner(PromptLearner):
     def learned_tokens(self) -> dict[str, tuple[nn.Parameter, Tensor]]:
         return self.prompt_learner.learned_tokens()
 
+    def word_context(self) -> Tensor | None:
+        return self.prompt_learner.word_context()
+
     def new_layers(self) -> list[nn.Parameter]:
         """Return what is learned beside the host."""
         layers = (self.film_lp_text, self.film_lp_img, self.linear_probe_proj)

@@ -156,6 +156,12 @@ class PromptLearner(nn.Module):
             for name, parameter in owner.named_parameters(recurse=False)
         }
 
+    def word_context(self) -> Tensor | None:
+        """Return learned vectors (n, D), or (C, n, D) by class, that stand in the place of words'
+        embeddings; None where there are none. By default what is named ``ctx``.
+        """
+        return getattr(self, "ctx", None)
+
     def cached(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return ``compute()``, evaluated once per evaluation; always anew in training mode."""
         if self.training:

@@ -26,6 +26,7 @@ import sys
 from pathlib import Path
 
 from common.cli import CommandParser
+from common.errors import UsageError
 
 FORMATS = {"safetensors": "model", "onnx": "model.onnx", "torch": "model.pt2", "upstream": "model"}
 
@@ -46,6 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder or file that is written (default: model, model.onnx, model.pt2)",
     )
     add("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
+    add(
+        "--calibrate",
+        choices=("temperature", "dac", "both"),
+        help="onnx, torch: scale confidences, as anprompt calibrate RUN has found",
+    )
     add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
     add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
     add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
@@ -63,16 +69,20 @@ def main(argv: list[str]) -> int:
     for plugin in args.plugin:
         load_plugin(plugin)
     names = read_names(args.classes) if args.classes else None
+    if args.calibrate and args.format not in ("onnx", "torch"):
+        raise UsageError(f"--calibrate is for --format onnx and torch, not for {args.format}")
     portable = args.format in ("onnx", "torch")
     predictor = Predictor.load(args.run, names, args.root, args.load_epoch, portable)
+    if args.calibrate:
+        predictor.calibrate(args.calibrate, args.run)
     path = args.output or Path(FORMATS[args.format])
     if args.format == "safetensors":
         predictor.export(path)
     elif args.format == "upstream":
         path = export.write_upstream(predictor.trained, path)
     elif args.format == "onnx":
-        deploy.write_onnx(predictor.trained, predictor.classnames, path)
+        deploy.write_onnx(predictor.trained, predictor.classnames, path, predictor.scaling)
     else:
-        deploy.write_program(predictor.trained, predictor.classnames, path)
+        deploy.write_program(predictor.trained, predictor.classnames, path, predictor.scaling)
     print(f"model written to {path}", file=sys.stderr)
     return 0

@@ -7,12 +7,11 @@
     python -m anprompt predict --model-dir my_model photo.jpg
     python -m anprompt predict --model-dir RUN folder/ --maps maps/     RUN of anomaly detection
 
-RUN is the folder of a training (or of an evaluation). The answers are the classes that it was
-tested on; --classes names others, one a line or a JSON list. --export writes the model to a folder
-that needs neither run nor data set: class features and learned tensors (safetensors), settings
-(JSON). --export-upstream writes the learned tensors under the names of the method's upstream
-repository (CoOp, CoCoOp, KgCoOp, MaPLe, IVLP, VPT, PromptSRC, MMRL, MMRL++), whose --model-dir DIR
-reads them. In Python: anprompt.runs.predictor.Predictor.
+RUN is the folder of a training (or of an evaluation), or of an export. The answers are the classes
+that it was tested on; --classes names others, one a line or a JSON list. Where an image's folder
+has the name of a class, that is its label, and the accuracy is told at the end. --export and
+--export-upstream are python -m anprompt export's formats safetensors and upstream. In Python:
+anprompt.Predictor.
 
 Of anomaly detection a score in 0 to 1 is printed for each image, 1 being anomalous; --maps writes
 its map as 16-bit grey PNG (65535 is 1) of the image's size. The run's data set must still be there.
@@ -26,16 +25,19 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from common.cli import CommandParser
-from common.errors import UsageError, one_line
+from common.errors import UsageError
 from common.reading import read_json, read_text
 from common.schema import mismatch
+from datasets.classnames import as_prompted
 
-BATCH = 64
+Row = tuple[Path, Any, str, str]  # image, predictions or None, why none, label or ""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,6 +54,13 @@ def make_parser() -> argparse.ArgumentParser:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
+    add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
+    add("--workers", type=int, default=2, metavar="N", help="threads that read images (default 2)")
+    add(
+        "--calibrate",
+        choices=("temperature", "dac", "both"),
+        help="scale confidences, as anprompt calibrate RUN has found (answers stay as they are)",
+    )
     add("--export", type=Path, metavar="DIR", help="write the model to this folder")
     add(
         "--export-upstream",
@@ -69,8 +78,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``anprompt predict``; return the exit status."""
     args = make_parser().parse_args(argv)
-    if args.top < 1:
-        raise UsageError(f"--top {args.top}: give 1 or more")
+    for name in ("top", "batch", "workers"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} {getattr(args, name)}: give 1 or more")
     if not args.images and args.export is None and args.export_upstream is None:
         raise UsageError("name an image or a folder, or --export DIR")
     files, others = find_images(args.images)
@@ -85,6 +95,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--maps {args.maps}: {args.model_dir} is no model of anomaly detection")
     names = read_names(args.classes) if args.classes else None
     predictor = Predictor.load(args.model_dir, names, args.root, args.load_epoch)
+    if args.calibrate:
+        predictor.calibrate(args.calibrate, args.model_dir)
     if args.export is not None:
         predictor.export(args.export)
         print(f"model written to {args.export}", file=sys.stderr)
@@ -97,9 +109,15 @@ def main(argv: list[str]) -> int:
     if not files:
         return 0
     write = write_json if args.json else write_csv if args.csv else write_text
-    failed = write(answers(predictor, files, args.top))
+    labels = Labels(predictor.classnames)
+    answers = predictor.answers(files, args.top, args.batch, args.workers)
+    # No bar among answers that are shown, and none where stderr is no terminal.
+    bar = tqdm(answers, total=len(files), disable=True if sys.stdout.isatty() else None)
+    failed = write(labels.added(bar))
     for _, reason in failed:
         print(f"not read: {reason}", file=sys.stderr)
+    if labels.count:
+        print(labels.accuracy(), file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -217,25 +235,39 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def answers(predictor: Any, files: list[Path], top: int) -> Iterator[tuple[Path, Any, str]]:
-    """Yield (path, predictions, "") or, for an image that cannot be read, (path, None, reason)."""
-    for start in range(0, len(files), BATCH):
-        batch = files[start : start + BATCH]
-        inputs, reasons = {}, {}
-        for path in batch:
-            try:
-                inputs[path] = predictor.prepare(path)  # small, whatever the image's size
-            except (UsageError, OSError) as error:
-                reasons[path] = one_line(error)
-        found = dict(zip(inputs, predictor.predict_many(inputs.values(), top), strict=True))
-        for path in batch:
-            yield path, found.get(path), reasons.get(path, "")
+class Labels:
+    """Takes an image's label from the name of its folder, and counts right answers.
+
+    Attributes:
+        count: images with a label that were answered.
+    """
+
+    def __init__(self, classnames: list[str]):
+        self._names = {as_prompted(name): name for name in classnames}
+        self.count = self._correct = self._others = 0
+
+    def added(self, rows: Iterable[tuple[Path, Any, str]]) -> Iterator[Row]:
+        """Yield each row with its label, "" where the folder names no class."""
+        for path, predictions, reason in rows:
+            label = self._names.get(as_prompted(path.absolute().parent.name), "")
+            if predictions is not None:
+                self.count += bool(label)
+                self._others += not label
+                is_correct = as_prompted(predictions[0].classname) == as_prompted(label)
+                self._correct += bool(label) and is_correct
+            yield path, predictions, reason, label
+
+    def accuracy(self) -> str:
+        """Return a line that says how many answers were right."""
+        share = 100 * self._correct / self.count
+        others = f"; {self._others:,} in folders that name no class" if self._others else ""
+        return f"accuracy {share:.1f}%: {self._correct:,} of {self.count:,} images{others}"
 
 
-def write_text(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
+def write_text(rows: Iterator[Row]) -> list[tuple[Path, str]]:
     """Print answers for reading; return the images that could not be read."""
     failed = []
-    for path, predictions, reason in rows:
+    for path, predictions, reason, _ in rows:
         if predictions is None:
             failed.append((path, reason))
             continue
@@ -245,25 +277,25 @@ def write_text(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
     return failed
 
 
-def write_csv(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
-    """Print image,rank,class,probability; return the images that could not be read."""
+def write_csv(rows: Iterator[Row]) -> list[tuple[Path, str]]:
+    """Print image,rank,class,probability,label; return the images that could not be read."""
     failed = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability"])
-    for path, predictions, reason in rows:
+    writer.writerow(["image", "rank", "class", "probability", "label"])
+    for path, predictions, reason, label in rows:
         if predictions is None:
             failed.append((path, reason))
             continue
-        for rank, prediction in enumerate(predictions, start=1):
-            writer.writerow([path, rank, prediction.classname, f"{prediction.probability:.6f}"])
+        for rank, found in enumerate(predictions, start=1):
+            writer.writerow([path, rank, found.classname, f"{found.probability:.6f}", label])
     return failed
 
 
-def write_json(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
+def write_json(rows: Iterator[Row]) -> list[tuple[Path, str]]:
     """Print a list with one entry an image, unreadable ones with ``error``; return those."""
     failed: list[tuple[Path, str]] = []
     content: list[dict[str, Any]] = []
-    for path, predictions, reason in rows:
+    for path, predictions, reason, label in rows:
         if predictions is None:
             failed.append((path, reason))
             content.append({"image": str(path), "error": reason})
@@ -275,6 +307,7 @@ def write_json(rows: Iterator[tuple[Path, Any, str]]) -> list[tuple[Path, str]]:
                         {"class": p.classname, "probability": p.probability} for p in predictions
                     ],
                 }
+                | ({"label": label} if label else {})
             )
     print(json.dumps(content, indent=2))
     return failed

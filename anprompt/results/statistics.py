@@ -169,26 +169,3 @@ def calibration(
         nll=float(-np.log(np.maximum(true_probability.astype(np.float64), smallest)).mean()),
         bins=tuple(rows),
     )
-
-
-def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature that minimises the negative log-likelihood. [1]
-
-    Fit it on validation images, never on those it is reported on.
-
-    Args:
-        log_probabilities: (N, C); adding a constant to a row changes nothing.
-        labels: (N,).
-    """
-    from scipy.optimize import minimize_scalar
-
-    z = log_probabilities.astype(np.float64)
-
-    def nll(log_temperature: float) -> float:
-        scaled = z / math.exp(log_temperature)
-        scaled -= scaled.max(axis=1, keepdims=True)
-        normaliser = np.log(np.exp(scaled).sum(axis=1))
-        return float((normaliser - scaled[np.arange(len(labels)), labels]).mean())
-
-    best = minimize_scalar(nll, bounds=(math.log(0.01), math.log(100)), method="bounded")
-    return math.exp(float(best.x))

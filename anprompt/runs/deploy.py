@@ -23,11 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anprompt.runs.calibration import Scaling
 from anprompt.runs.export import check_finite, describe
 from anprompt.runs.trained import TrainedModel
 from common.errors import UsageError
 from common.files import atomic_write
 
+UNSCALED = Scaling()
 CLOSE = 1e-4  # probabilities of the file and of the model
 DESCRIPTION = "model.json"
 BATCHES = (1, 3)  # that a file is tried with
@@ -43,8 +45,9 @@ class Deployed(nn.Module):
 
     class_features: Tensor
 
-    def __init__(self, trained: TrainedModel):
+    def __init__(self, trained: TrainedModel, scaling: Scaling = UNSCALED):
         super().__init__()
+        self.scaling = scaling
         model = trained.model.merged()
         state = model.class_state()
         if not isinstance(state, Tensor):
@@ -58,23 +61,25 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.model.classify(self.model.encode(image), self.class_features)
-        return logits[self.model.rule].float().softmax(dim=-1)
+        return self.scaling(logits[self.model.rule].float()).softmax(dim=-1)
 
 
-def write_program(trained: TrainedModel, classnames: list[str], path: str | Path) -> None:
+def write_program(
+    trained: TrainedModel, classnames: list[str], path: str | Path, scaling: Scaling = UNSCALED
+) -> None:
     """Write a program that ``torch.export.load`` reads.
 
     Raises:
         UsageError: the model cannot be written so, or the file answers otherwise than it.
     """
-    deployed, example = _ready(trained)
+    deployed, example = _ready(trained, scaling)
     batch = torch.export.Dim("batch", min=1)
     with _exporting():
         program = torch.export.export(
             deployed, (example,), dynamic_shapes={"image": {0: batch}}, strict=False
         )
         content = io.BytesIO()
-        extra = {DESCRIPTION: json.dumps(describe(trained, classnames))}
+        extra = {DESCRIPTION: json.dumps(_about(trained, classnames, scaling))}
         torch.export.save(program, content, extra_files=extra)
         content.seek(0)
         answer = torch.export.load(content).module()
@@ -82,7 +87,9 @@ def write_program(trained: TrainedModel, classnames: list[str], path: str | Path
     _write(path, content.getvalue())
 
 
-def write_onnx(trained: TrainedModel, classnames: list[str], path: str | Path) -> None:
+def write_onnx(
+    trained: TrainedModel, classnames: list[str], path: str | Path, scaling: Scaling = UNSCALED
+) -> None:
     """Write an ONNX file: ``image`` in, ``probabilities`` out.
 
     Raises:
@@ -90,7 +97,7 @@ def write_onnx(trained: TrainedModel, classnames: list[str], path: str | Path) -
             otherwise than it.
     """
     runtime = [_package(name) for name in ("onnx", "onnxscript", "onnxruntime")][-1]
-    deployed, example = _ready(trained)
+    deployed, example = _ready(trained, scaling)
     with _exporting():
         program: Any = torch.onnx.export(
             deployed,
@@ -101,7 +108,7 @@ def write_onnx(trained: TrainedModel, classnames: list[str], path: str | Path) -
             output_names=["probabilities"],
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1)}},
         )
-        for name, value in describe(trained, classnames).items():
+        for name, value in _about(trained, classnames, scaling).items():
             program.model.metadata_props[name] = (
                 value if isinstance(value, str) else json.dumps(value)
             )
@@ -109,6 +116,12 @@ def write_onnx(trained: TrainedModel, classnames: list[str], path: str | Path) -
         session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
     _compare(deployed, lambda image: session.run(None, {"image": image.numpy()})[0], example)
     _write(path, content)
+
+
+def _about(trained: TrainedModel, classnames: list[str], scaling: Scaling) -> dict[str, Any]:
+    """Return the description that stands beside a graph."""
+    scaled = {"temperature": scaling.temperature, "dac": scaling.factors is not None}
+    return describe(trained, classnames) | scaled
 
 
 def _package(name: str) -> ModuleType:
@@ -120,9 +133,9 @@ def _package(name: str) -> ModuleType:
         ) from None
 
 
-def _ready(trained: TrainedModel) -> tuple[Deployed, Tensor]:
+def _ready(trained: TrainedModel, scaling: Scaling = UNSCALED) -> tuple[Deployed, Tensor]:
     """Return the graph's module, run once so that what it keeps is made, and images to trace."""
-    deployed = Deployed(trained)
+    deployed = Deployed(trained, scaling)
     check_finite(deployed.state_dict(), "this model")
     height, width = trained.cfg.INPUT.SIZE
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,9 @@
 set and no run are needed then.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
+from anprompt.runs.calibration import Scaling, scaling_of
 from anprompt.runs.export import is_export, read_export, write_export
 from anprompt.runs.folder import read_results
 from anprompt.runs.trained import (
@@ -33,7 +36,7 @@ from anprompt.runs.trained import (
     trained_from,
     trainer_class,
 )
-from common.errors import UsageError
+from common.errors import UsageError, one_line
 from common.images import convert, read_image
 from dassl.data.datasets import build_dataset, reading_of
 from datasets.classnames import same_names
@@ -58,6 +61,7 @@ class Predictor:
 
     Attributes:
         classnames: what it answers with.
+        scaling: of logits, before they become probabilities; see ``calibrate``.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Predictor:
     ):
         self._own = list(own)
         self._rule = rule
+        self._calibration: tuple[str, str | Path] | None = None
         self._take(trained, classnames)
         with quiet():
             self._transform: Any = trained.method.image_transform(trained.cfg)
@@ -134,6 +139,20 @@ class Predictor:
                 trained.model.rule = "class"
         self.trained = trained
         self.classnames = list(classnames)
+        self.scaling = scaling_of(*self._calibration, trained) if self._calibration else Scaling()
+
+    def calibrate(self, kind: str, folder: str | Path) -> None:
+        """Scale logits from now on so that confidences fit better; answers stay as they are.
+
+        Args:
+            kind: "temperature", "dac" (for classes that were not trained on) or "both".
+            folder: of the run, which ``anprompt calibrate`` has written the temperature to.
+
+        Raises:
+            UsageError: the run was not calibrated, or DAC does not go with it.
+        """
+        self.scaling = scaling_of(kind, folder, self.trained)
+        self._calibration = kind, folder
 
     # Answers
 
@@ -158,6 +177,40 @@ class Predictor:
             for ps, labels_ in zip(values.tolist(), labels.tolist(), strict=True)
         ]
 
+    def answers(
+        self, images: Sequence[AnImage], top: int = 5, batch: int = 64, workers: int = 1
+    ) -> Iterator[tuple[AnImage, list[Prediction] | None, str]]:
+        """Yield (image, predictions, "") in order, or (image, None, reason) for one that cannot be
+        read.
+
+        Args:
+            batch: images that are run together.
+            workers: threads that read images meanwhile.
+        """
+
+        def prepare(image: AnImage) -> tuple[Tensor | None, str]:
+            try:
+                return self.prepare(image), ""
+            except (UsageError, OSError) as error:
+                return None, one_line(error)
+
+        def answer(group: list[tuple[AnImage, Future]]) -> Iterator[tuple[AnImage, Any, str]]:
+            read = [(image, *future.result()) for image, future in group]
+            inputs = [tensor for _, tensor, _ in read if tensor is not None]
+            found = iter(self.predict_many(inputs, top))
+            for image, tensor, reason in read:
+                yield image, None if tensor is None else next(found), reason
+
+        ahead: deque[list[tuple[AnImage, Future]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(images), batch):
+                some = images[start : start + batch]
+                ahead.append([(image, pool.submit(prepare, image)) for image in some])
+                if len(ahead) > 1:
+                    yield from answer(ahead.popleft())
+            while ahead:
+                yield from answer(ahead.popleft())
+
     @torch.no_grad()
     def logits(self, images: Iterable[AnImage]) -> Tensor:
         """Return logits (N, C) of N images that are run together, fp32, on the CPU.
@@ -176,7 +229,7 @@ class Predictor:
 
     def probabilities(self, images: Iterable[AnImage]) -> Tensor:
         """Return the probability of each class (N, C), summing to 1 over classes."""
-        return self.logits(images).softmax(dim=-1)
+        return self.scaling(self.logits(images)).softmax(dim=-1)
 
     @torch.no_grad()
     def image_features(self, images: Iterable[AnImage]) -> Tensor:

@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from anprompt.results.statistics import (
     calibration,
     compare_paired,
-    fit_temperature,
     mcnemar,
     standard_error,
 )
@@ -69,11 +67,3 @@ def test_calibration_by_hand():
         probabilities, np.array([0, 0]),
     ).brier  # fmt: skip
     assert brier == pytest.approx((0.04 + 0.04 + 0.49 + 0.49) / 2)
-
-
-def test_temperature_is_found():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(4000, 5, generator=generator) * 2
-    labels = torch.distributions.Categorical(logits=logits).sample().numpy()
-    sharpened = (3 * logits).log_softmax(-1).numpy()
-    assert fit_temperature(sharpened, labels) == pytest.approx(3, rel=0.15)

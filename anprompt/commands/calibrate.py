@@ -1,0 +1,143 @@
+"""Fit confidences, and say how well calibrated a run is before and after.
+
+    python -m anprompt calibrate RUN
+    python -m anprompt calibrate output/base2new/test_new/... --dac
+    python -m anprompt predict --model-dir RUN --calibrate temperature images/
+
+RUN is the folder of a tested run. The temperature is fitted on the validation images of its
+training (on the training images with --fit-on train, or where there are no others), never on those
+that it is reported on. --dac also scales each answer by how far its class lies from the classes
+trained on, which is meant for classes that were not. Answers, and so accuracy, stay as they are.
+Measured on the answers that the test has kept: nothing is tested again. RUN/calibration.json has
+the temperature and the figures; predict --calibrate and export's onnx and torch take it from there.
+
+exit status: 0 done, 2 bad input.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from common.cli import CommandParser
+from common.errors import UsageError
+
+HEADERS = ("", "accuracy", "ECE", "adaptive ECE", "MCE", "Brier", "NLL")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="anprompt calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="a tested run")
+    add("--fit-on", choices=("val", "train"), default="val", help="images (default: val)")
+    add("--dac", action="store_true", help="distance-aware calibration as well")
+    add("--root", default="", metavar="DIR", help="data sets, where they have moved")
+    add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
+    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``anprompt calibrate``; return the exit status."""
+    args = make_parser().parse_args(argv)
+    if args.batch < 1:
+        raise UsageError(f"--batch {args.batch}: give 1 or more")
+    from anprompt.results.predictions import read_predictions
+    from anprompt.runs.calibration import FILE_NAME, Scaling, factors_of
+    from anprompt.runs.config import load_plugin
+    from anprompt.runs.predictor import Predictor
+    from dassl.utils import write_json
+
+    for plugin in args.plugin:
+        load_plugin(plugin)
+    kept = read_predictions(args.run)
+    if not kept:
+        raise UsageError(f"{args.run}: no kept answers; test it with TEST.SAVE_PREDICTIONS True")
+    answers = next(iter(kept.values()))
+    if answers.log_probabilities is None:
+        raise UsageError(f"{args.run}: of so many images and classes only the best five are kept")
+    temperature, fitted_on = fit(args.run, args.root, args.fit_on, args.batch)
+    scalings = {"before": Scaling(), "temperature": Scaling(temperature)}
+    if args.dac:
+        factors = factors_of(Predictor.load(args.run, None, args.root).trained)
+        scalings |= {"DAC": Scaling(1.0, factors), "both": Scaling(temperature, factors)}
+    figures = {name: measure(answers, scaling) for name, scaling in scalings.items()}
+    content = {"temperature": temperature, "fitted_on": fitted_on, "figures": figures}
+    write_json(content, str(args.run / FILE_NAME))
+    images = f"{fitted_on['images']:,} images of {fitted_on['split']}"
+    print(f"temperature {temperature:.4f}, fitted on {images}")
+    print(f"{len(answers.labels):,} test images, {answers.rule} logits; % but for Brier and NLL")
+    rows = [
+        [name, *(f"{row[key]:.{2 if key not in ('brier', 'nll') else 4}f}" for key in row)]
+        for name, row in figures.items()
+    ]
+    print(tabulate(rows, HEADERS, tablefmt="simple", disable_numparse=True))
+    return 0
+
+
+def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, Any]]:
+    """Return the temperature of a run's training, and what it was fitted on."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from anprompt.runs.calibration import fit_temperature
+    from anprompt.runs.predictor import Predictor
+    from anprompt.runs.trained import quiet, read_cfg, training_folder
+    from dassl.data.datasets import build_dataset
+
+    folder = training_folder(read_cfg(run, root))
+    cfg = read_cfg(folder, root)
+    with quiet():
+        dataset = build_dataset(cfg)
+    items, name = images_for(dataset, split)
+    predictor = Predictor.load(folder, list(dataset.classnames), root)
+    starts = tqdm(range(0, len(items), batch), disable=None)
+    logits = [predictor.logits([item.impath for item in items[i : i + batch]]) for i in starts]
+    labels = np.array([item.label for item in items])
+    temperature = fit_temperature(np.concatenate([part.numpy() for part in logits]), labels)
+    return temperature, {"run": str(folder), "split": name, "images": len(items)}
+
+
+def images_for(dataset: Any, split: str) -> tuple[Sequence[Any], str]:
+    """Return the images to fit on and the split that they are: none is among those tested on."""
+    tested = {item.impath for item in dataset.test or ()}
+    choices = {"val": dataset.val, "train": dataset.train_x}
+    for name in ("val", "train") if split == "val" else ("train",):
+        items = choices[name]
+        if items and not tested & {item.impath for item in items}:
+            return items, name
+    raise UsageError("no images to fit on but those that are tested on")
+
+
+def measure(answers: Any, scaling: Any) -> dict[str, float]:
+    """Return accuracy and calibration of kept answers whose logits are scaled; rates in %."""
+    import torch
+
+    from anprompt.results.statistics import calibration
+
+    logits = torch.from_numpy(answers.log_probabilities).double()
+    # A best answer that rounding has made a tie stays the one that was given.
+    first = torch.from_numpy(answers.top_classes[:, :1])
+    logits.scatter_(1, first, logits.gather(1, first) + 1e-6)
+    probabilities = scaling(logits).softmax(dim=-1).numpy()
+    labels = answers.labels
+    answered = probabilities.argmax(axis=1)
+    found = asdict(
+        calibration(
+            probabilities.max(axis=1),
+            answered == labels,
+            probabilities[range(len(labels)), labels],
+            probabilities,
+            labels,
+        )
+    )
+    rates = {key: 100 * found[key] for key in ("ece", "adaptive_ece", "mce")}
+    accuracy = 100 * float((answered == labels).mean())
+    return {"accuracy": accuracy, **rates, "brier": found["brier"], "nll": found["nll"]}

@@ -1,0 +1,183 @@
+"""Temperature scaling and DAC: right values, answers as they were; words near a context."""
+
+import csv
+import io
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from runs_of_tests import run_folder
+
+from anprompt import Predictor
+from anprompt.commands import calibrate, interpret, predict
+from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit_temperature
+from common import cli
+from common.errors import UsageError
+
+
+def test_temperature_is_found():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, 5, generator=generator) * 2
+    labels = torch.distributions.Categorical(logits=logits).sample().numpy()
+    sharpened = (3 * logits).log_softmax(-1).numpy()
+    assert fit_temperature(sharpened, labels) == pytest.approx(3, rel=0.15)
+
+
+def unit(*shape: int, seed: int) -> torch.Tensor:
+    features = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(features, dim=-1)
+
+
+@pytest.mark.parametrize("base_classes", [3, 8])
+def test_factors_are_the_equations(base_classes):
+    tuned, zero_shot = unit(4, 16, seed=1), unit(4, 16, seed=2)
+    base_tuned, base_zero_shot = unit(base_classes, 16, seed=3), unit(base_classes, 16, seed=4)
+    tuned[2] = base_tuned[1]  # trained on
+    found = distance_factors(tuned, zero_shot, base_tuned, base_zero_shot)
+
+    def s(feature, base):
+        nearest = sorted(math.dist(feature.tolist(), other.tolist()) for other in base)[:5]
+        return math.exp(-sum(nearest) / len(nearest))
+
+    for i in range(4):
+        expected = s(tuned[i], base_tuned) / s(zero_shot[i], base_zero_shot) if i != 2 else 1
+        assert float(found[i]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_answers_stay_as_they_are():
+    logits = 20 * torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
+    factors = torch.tensor([0.3, 0.9, 1.0, 1.7, 0.5, 1.2, 0.8])
+    for scaling in (Scaling(0.02), Scaling(37.0), Scaling(2.0, factors)):
+        assert torch.equal(scaling(logits).argsort(dim=-1), logits.argsort(dim=-1))
+    scaled = Scaling(2.0, factors)(logits)
+    for before, after in zip(logits, scaled, strict=True):
+        torch.testing.assert_close(after, before * factors[before.argmax()] / 2)
+
+
+@pytest.fixture
+def new_run(trained_output, tmp_path):
+    """A copy of CoOp's runs: (trained on base classes, tested on new ones)."""
+    shutil.copytree(trained_output / "base2new", tmp_path / "base2new")
+    return tuple(run_folder(tmp_path, "CoOp", part) for part in ("train_base", "test_new"))
+
+
+def test_a_run_is_calibrated(new_run, fake_eurosat, capsys, tmp_path):
+    base, new = new_run
+    image = next((fake_eurosat / "eurosat/2750/River").iterdir())
+    before = Predictor.load(new)
+    with pytest.raises(UsageError, match=r"no calibration.json; run python -m anprompt calibrate"):
+        before.calibrate("temperature", new)
+    assert cli.run(calibrate.main, "anprompt calibrate", [str(new), "--dac"]) == 0
+    printed = capsys.readouterr().out
+    assert "fitted on" in printed and "both" in printed
+    content = json.loads((new / "calibration.json").read_text())
+    figures = content["figures"]
+    assert list(figures) == ["before", "temperature", "DAC", "both"]
+    accuracy = json.loads((new / "results.json").read_text())["accuracy"]
+    assert [row["accuracy"] for row in figures.values()] == pytest.approx([accuracy] * 4)
+    assert content["fitted_on"] == {"run": str(base), "split": "val", "images": 5}
+    assert 0.01 < content["temperature"] < 100
+    after = Predictor.load(new)
+    after.calibrate("both", new)
+    t, raw = content["temperature"], before.logits([image])
+    factor = factors_of(after.trained)[raw.argmax()]
+    assert factor != 1
+    torch.testing.assert_close(after.probabilities([image]), (factor * raw / t).softmax(dim=-1))
+    after.set_classes(Predictor.load(base).classnames)
+    torch.testing.assert_close(after.scaling.factors, torch.ones(5))
+
+    arguments = ["--model-dir", str(new), str(image), "--csv", "--calibrate", "temperature"]
+    assert predict.main(arguments) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    expected = (raw / t).softmax(dim=-1).max()
+    assert float(rows[0]["probability"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_no_image_is_fitted_on_and_tested():
+    def images(*names):
+        return [SimpleNamespace(impath=name) for name in names]
+
+    data = SimpleNamespace(test=images("a", "b"), val=images("b"), train_x=images("c"))
+    assert calibrate.images_for(data, "val")[1] == "train"  # as of ImageNet, whose val is its test
+    data.val = images("d")
+    assert calibrate.images_for(data, "val")[1] == "val"
+    assert calibrate.images_for(data, "train")[1] == "train"
+    data.train_x, data.val = images("a"), None
+    with pytest.raises(UsageError, match="no images to fit on"):
+        calibrate.images_for(data, "val")
+
+
+def test_what_cannot_be_calibrated_is_one_line(new_run, capsys, tmp_path):
+    base, _ = new_run
+    (base / "calibration.json").write_text('{"temperature": -1}')
+    with pytest.raises(UsageError, match="calibration.json: not a calibration .temperature"):
+        Predictor.load(base).calibrate("temperature", base)
+    zero_shot = run_folder(tmp_path, "ZeroshotCLIP")
+    with pytest.raises(UsageError, match="ZeroshotCLIP: DAC needs the classes of training"):
+        Predictor.load(zero_shot).calibrate("dac", zero_shot)
+    for arguments, message in [
+        ([str(tmp_path)], "no kept answers"),
+        ([str(base), "--batch", "0"], "0"),
+    ]:
+        assert cli.run(calibrate.main, "anprompt calibrate", arguments) == 2
+        said = capsys.readouterr().err
+        assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_folders_with_the_names_of_classes_are_labels(
+    trained_output, fake_eurosat, tmp_path, capsys
+):
+    run = run_folder(trained_output, "CoOp")
+    names = Predictor.load(run).classnames
+    for name, source in (
+        ("forest", "Forest"),
+        ("Annual_Crop_Land", "AnnualCrop"),
+        ("other", "River"),
+    ):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for file in sorted((fake_eurosat / "eurosat/2750" / source).iterdir())[:3]:
+            shutil.copy(file, tmp_path / "mine" / name / file.name)
+    command = ["--model-dir", str(run), str(tmp_path / "mine"), "--csv", "--top", "1"]
+    assert predict.main([*command, "--batch", "2", "--workers", "3"]) == 0
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    expected = [names[0]] * 3 + ["Forest"] * 3 + [""] * 3
+    assert [row["label"] for row in rows] == expected
+    right = sum(row["class"] == row["label"] for row in rows)
+    assert f"accuracy {100 * right / 6:.1f}%: {right} of 6 images; 3 in folders that" in err
+    assert predict.main(command) == 0
+    again = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    np.testing.assert_allclose(
+        [float(row["probability"]) for row in again],
+        [float(row["probability"]) for row in rows], atol=2e-6,
+    )  # fmt: skip
+
+
+def test_words_near_a_context(trained_output, tmp_path, capsys):
+    predictor = Predictor.load(run_folder(trained_output, "CoOp"))
+    model = predictor.trained.model
+    from clip.simple_tokenizer import SimpleTokenizer
+
+    ids = SimpleTokenizer().encode("photo of dogs")
+    embedding = model.clip.token_embedding.weight
+    with torch.no_grad():
+        context = model.prompt_learner.ctx
+        context.copy_(embedding[ids[:1]].expand_as(context))
+        context[1] = embedding[ids[2]] + 1e-4
+    model.eval()
+    predictor.export(tmp_path / "model")
+    assert interpret.main([str(tmp_path / "model"), "--top", "2", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["word"] for row in rows[0::2][:2]] == ["photo</w>", "dogs</w>"]
+    assert float(rows[0]["distance"]) == pytest.approx(0, abs=1e-3)
+    second = (embedding - embedding[ids[0]]).norm(dim=1).sort().values[1]
+    assert float(rows[1]["distance"]) == pytest.approx(float(second), rel=1e-3)
+    assert interpret.main([str(tmp_path / "model")]) == 0
+    assert "between words: " in capsys.readouterr().out
+    run = run_folder(trained_output, "ANPrompt")
+    assert cli.run(interpret.main, "anprompt interpret", [str(run)]) == 2
+    assert "ANPrompt learns no vectors that stand in the place of words" in capsys.readouterr().err

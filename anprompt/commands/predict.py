@@ -32,7 +32,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.cli import CommandParser
-from common.errors import UsageError
+from common.errors import UsageError, one_line
 from common.reading import read_json, read_text
 from common.schema import mismatch
 from datasets.classnames import as_prompted
@@ -147,6 +147,7 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
         ("--export", args.export),
         ("--export-upstream", args.export_upstream),
         ("--classes", args.classes),
+        ("--calibrate", args.calibrate),
     ):
         if given is not None:
             raise UsageError(f"{option}: not for a model of anomaly detection")
@@ -154,9 +155,10 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
     detector = AnomalyPredictor.load(args.model_dir, args.root, args.load_epoch)
     common = Path(os.path.commonpath([file.absolute().parent for file in files]))
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(files), BATCH // 4):
+    step = -(-args.batch // 4)  # maps take more memory than answers
+    for start in range(0, len(files), step):
         inputs: dict[Path, Any] = {}
-        for path in files[start : start + BATCH // 4]:
+        for path in files[start : start + step]:
             try:
                 inputs[path] = detector.prepare(path)
             except (UsageError, OSError) as error:

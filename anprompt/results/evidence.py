@@ -108,7 +108,7 @@ class Evidence:
         by_images: dict[str, dict[str, np.ndarray]] = {}
         for entry, answered in self._answered.items():
             by_images.setdefault(answered.images, {})[entry] = answered.is_correct
-        found = {}
+        found: dict[str, np.ndarray] = {}
         for images, own in tqdm(by_images.items(), "bootstrap", delay=3, leave=False):
             generator = np.random.default_rng(int(images[:16], 16))
             correct = np.stack(list(own.values()), axis=1).astype(np.float32)  # (N, entries)
@@ -137,9 +137,8 @@ class Evidence:
             told = [seed for seed in seeds if seed is not None]
             if len(set(told)) == len(parts) > 1:
                 times = self._times(tuple(sorted(told)))
-                return sum(
-                    times[seed] * value for seed, value in zip(told, known, strict=True)
-                ) / len(told)  # type: ignore[return-value]
+                weighted = [times[seed] * own for seed, own in zip(told, known, strict=True)]
+                return np.sum(weighted, axis=0) / len(told)
             return np.mean(known, axis=0)
         if operation == "hm":
             both = known[0] + known[1]

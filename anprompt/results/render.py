@@ -231,10 +231,10 @@ def _latex_table(panels: Sequence[Table], title: str) -> str:
                 )
             ]
             lines.append(" & ".join([*map(escape_latex, _start(row, rules)), *values]) + r" \\")
-    values = [value for table in panels for row in table.rows for value in row.values if value]
+    numbers = [value for table in panels for row in table.rows for value in row.values if value]
     caption = [f"{escape_latex(title)}.", f"{escape_latex(first.measure)}."]
     has_deviation = first.columns[0].has_deviation
-    if has_deviation and any(value.std is not None and not value.interval for value in values):
+    if has_deviation and any(value.std is not None and not value.interval for value in numbers):
         caption.append(f"$\\pm$: standard deviation over {first.counted}.")
     caption += map(escape_latex, said)
     if said and is_grid:

@@ -1,8 +1,8 @@
 """A sweep on a real SLURM, half of it cancelled and a run killed: the table is a local sweep's.
 
-Uses the SLURM of this machine where there is one. Otherwise ``ANPROMPT_SLURM_START`` may name
-a script that puts one up, run as root: it prints lines of ``export NAME=VALUE``, and a script ``stop``
-beside it ends what it started.
+Uses the SLURM of this machine where there is one. Otherwise ``ANPROMPT_SLURM_START`` may name a
+script that puts one up, run as root: it prints lines of ``export NAME=VALUE``, and the script
+``stop`` beside it ends what it started.
 """
 
 import csv

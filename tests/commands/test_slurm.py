@@ -169,4 +169,4 @@ def test_cancelled_killed_and_submitted_again_equals_a_local_sweep(slurm, data, 
     local.sweep()
     assert local.results() == sweeps.results() and len(local.results()) == 20
     assert local.table() == sweeps.table()
-    assert {row[0] for row in local.table()} >= {"CoOp", "VPT", "ZeroshotCLIP"}
+    assert {row[2] for row in local.table()} >= {"CoOp", "VPT", "ZeroshotCLIP"}

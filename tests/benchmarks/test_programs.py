@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import end_to_end, eval_throughput, measure, scaling, step_time, synthetic
+from benchmarks import end_to_end, eval_throughput, measure, scaling, step_time, sweeps, synthetic
 from benchmarks.upstream import UpstreamSteps
 from benchmarks.workload import Workload
 from clip.simple_tokenizer import SimpleTokenizer
@@ -84,3 +84,10 @@ def test_upstream_names_what_it_cannot_measure(tmp_path):
         UpstreamSteps(str(tmp_path), Workload("CoOp", "micro"), tmp_path)
     with UpstreamSteps(None, Workload("CoOp", "micro"), tmp_path) as steps:
         assert steps is None
+
+
+def test_sweeps_plan_and_keep_gpus_busy(capsys):
+    sweeps.main(["--planned", "3000", "--runs", "6", "--gpus", "2", "--mean-seconds", "0.05"])
+    printed = capsys.readouterr().out
+    assert "| 3000 runs: pack into shards |" in printed
+    assert "| 2 GPUs busy, 6 runs of 0.05 s on average |" in printed

@@ -138,6 +138,8 @@ def test_commands_are_understood(line, request, monkeypatch, capsys):
         script = ROOT / words.pop(0)
     if program == "python" and words[:2] == ["-m", "pytest"]:
         script, words = ROOT / "scripts/test.sh", words[2:]
+    if program == "python" and words[0] == "-m" and words[1].startswith("benchmarks."):
+        script, words = (ROOT / words[1].replace(".", "/")).with_suffix(".py"), words[2:]
     words = [word.replace("MyMethod", "CoOp") for word in words]
     if script.suffix == ".sh":
         assert script.is_file()

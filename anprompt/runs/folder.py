@@ -279,6 +279,13 @@ def finished_accuracy(cfg: CfgNode, known: dict | None = None) -> float | None:
     return state_of(cfg, known).accuracy
 
 
+def _check_is_folder(output: str) -> None:
+    """Refuse a place for a folder that is a file, or below one."""
+    place = next(place for place in (Path(output), *Path(output).parents) if place.exists())
+    if not place.is_dir():
+        raise UsageError(f"--output-dir {output}: {place} is a file; name a folder")
+
+
 def state_of(cfg: CfgNode, known: dict | None = None) -> State:
     """Compare what a run's folder holds with what a configuration asks for.
 
@@ -286,8 +293,9 @@ def state_of(cfg: CfgNode, known: dict | None = None) -> State:
         known: as `datasets.identity`.
 
     Raises:
-        UsageError: the folder holds a run with other settings or on other data.
+        UsageError: the folder holds a run with other settings or on other data, or is none.
     """
+    _check_is_folder(cfg.OUTPUT_DIR)
     results = read_results(cfg.OUTPUT_DIR)
     check_same_settings(cfg, results)
     if results is None:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import IO, TextIO
 
 from .tools import mkdir_if_missing
@@ -52,7 +53,18 @@ class Logger:
             fpath, mode, buffering=1, encoding="utf-8", errors="backslashreplace"
         )
         kept, self._kept = self._kept, None
-        self.file.write("".join(kept or ()))
+        with self._named():
+            self.file.write("".join(kept or ()))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say in errors of the system which file it is."""
+        try:
+            yield
+        except OSError as error:
+            if self.file is not None:
+                error.filename = error.filename or self.file.name
+            raise
 
     def __enter__(self) -> "Logger":
         return self
@@ -67,11 +79,8 @@ class Logger:
             OSError: the file cannot be written (a full disk).
         """
         if self.file is not None:
-            try:
+            with self._named():
                 self.file.write(msg)
-            except OSError as error:
-                error.filename = error.filename or self.file.name
-                raise
         elif self._kept is not None:
             self._kept.append(msg)
         if self._shows:
@@ -97,7 +106,8 @@ class Logger:
         except (OSError, ValueError):
             self._shows = False
         if self.file is not None:
-            self.file.flush()
+            with self._named():
+                self.file.flush()
 
     def close(self) -> None:
         """Close the file. The console belongs to the process and stays open."""

@@ -291,3 +291,11 @@ def test_environment_is_described():
     text = collect_env_info()
     for name in (torch.__version__, np.__version__, "torchvision", "Pillow"):
         assert name in text
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_log_on_a_full_disk_is_named():
+    logger = Logger(keeps=True)
+    logger.write("a line\n")
+    with pytest.raises(OSError, match="/dev/full"):
+        logger.open("/dev/full")

@@ -62,7 +62,7 @@ def _marked(image: "Image.Image") -> "np.ndarray":
     if image.mode in ("P", "LA", "La", "RGBA", "RGBa", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
         image = image.convert("RGB")
     values = np.asarray(image)
-    return (values.reshape(*values.shape[:2], -1) > least).any(axis=-1)
+    return np.asarray((values.reshape(*values.shape[:2], -1) > least).any(axis=-1))
 
 
 def _read(path: str | os.PathLike, decode: "Callable[[Image.Image], Found]") -> "Found":

@@ -72,14 +72,12 @@ def _drawn(rng: np.random.RandomState, defect: str) -> Image.Image:
             [tuple(p) for p in points.tolist()], fill=255, width=int(rng.uniform(1.6, 3) * scale)
         )
     else:
-        low, high = (4, 9) if defect == "hole" else (9, 18)
+        size = rng.uniform(4, 9) if defect == "hole" else rng.uniform(9, 18)
         angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-        radius = rng.uniform(low, high) * (
-            1
-            + sum(
-                rng.normal(0, 0.12) * np.sin(wave * angle + rng.uniform(0, 6)) for wave in (2, 3, 5)
-            )
-        )
+        waves = [
+            rng.normal(0, 0.12) * np.sin(wave * angle + rng.uniform(0, 6)) for wave in (2, 3, 5)
+        ]
+        radius = size * (1 + np.sum(waves, axis=0))
         points = centre + np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None] * scale
         pen.polygon([tuple(p) for p in points.tolist()], fill=255)
     return mask.resize((SIZE, SIZE), Image.Resampling.BOX)

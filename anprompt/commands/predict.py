@@ -139,6 +139,8 @@ def is_detector(folder: Path) -> bool:
 
 def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> int:
     """Print image scores and write maps; returns the exit status."""
+    from tqdm import tqdm
+
     from anprompt.runs.anomaly_predictor import AnomalyPredictor, map_picture
     from common.files import atomic_write
     from common.images import read_image
@@ -156,7 +158,7 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
     common = Path(os.path.commonpath([file.absolute().parent for file in files]))
     rows: list[dict[str, Any]] = []
     step = -(-args.batch // 4)  # maps take more memory than answers
-    for start in range(0, len(files), step):
+    for start in tqdm(range(0, len(files), step), unit="batch", disable=None):
         inputs: dict[Path, Any] = {}
         for path in files[start : start + step]:
             try:

@@ -105,6 +105,11 @@ class Predictor:
                 raise UsageError(f"{folder}: {export.cfg.TRAINER.NAME} has no rule {rule!r}")
         else:
             cfg = read_cfg(folder, root)
+            if trainer_class(cfg).task != "classification":
+                raise UsageError(
+                    f"{folder}: a model of anomaly detection names no classes; python -m anprompt "
+                    "predict answers with it"
+                )
             own = _classnames_of(folder, cfg)
             chosen = _chosen(classnames, own)
             cfg = _portable(cfg) if portable else cfg

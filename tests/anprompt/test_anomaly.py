@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 import train
-from anprompt.commands import anomaly_report, predict, run, table
+from anprompt.commands import anomaly_report, predict, robustness, run, table
 from anprompt.results.anomaly import find_anomaly_runs
 from anprompt.results.run import find_runs
+from anprompt.runs.predictor import Predictor
 from common.errors import UsageError
 from datasets import defect_tiles
 
@@ -135,6 +136,16 @@ def test_predict_gives_the_scores_of_the_test(output, tmp_path, capsys):
     (images / "good/broken.png").unlink()
     with pytest.raises(UsageError, match="--classes"):
         predict.main(["--model-dir", str(folder), str(images), "--classes", str(ROOT / "LICENSE")])
+
+
+def test_classification_says_what_it_cannot_do(output):
+    folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
+    with pytest.raises(UsageError, match="a model for anomaly detection"):
+        robustness.main(["--model-dir", str(folder)])
+    with pytest.raises(UsageError, match="names no classes"):
+        Predictor.load(folder)
+    with pytest.raises(UsageError, match="--export: not for"):
+        predict.main(["--model-dir", str(folder), "--export", "x", str(ROOT / "LICENSE")])
 
 
 def test_run_command(monkeypatch, tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import trainers  # noqa: F401  (registers them)
 from anprompt.protocols.methods import all_methods
@@ -13,6 +15,7 @@ from anprompt.runs.config import default_cfg
 from anprompt.runs.trained import trained_from
 from clip.model import build_model
 from common.errors import UsageError
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets import defect_tiles
 from trainers.anomaly.model import FUSIONS
@@ -243,6 +246,35 @@ def test_a_classifier_refuses_these_data(make_trainer, tiles, tiny_clip_path, tm
     cfg.TRAINER.NAME, cfg.DATASET.NAME = "CoOp", "DefectTiles"
     with pytest.raises(UsageError, match="CoOp is for classification, data set DefectTiles for"):
         build_trainer(cfg)
+
+
+def test_grey_and_deep_images_are_read_as_they_look(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    folder = tmp_path / "train" / "good"
+    folder.mkdir(parents=True)
+    Image.fromarray(values).save(folder / "0.png")
+    Image.fromarray(values.astype(np.uint16) * 257).save(folder / "1.png")
+    for place in ("good", "bad"):
+        (tmp_path / "test" / place).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "test" / place / "0.png")
+    cfg = cfg_of("AnomalyMemory", DATASET__NAME="AnomalyFolder", DATASET__CATEGORY="")
+    cfg.DATASET.IMAGE_DIR, cfg.DATASET.NUM_SHOTS = str(tmp_path), -1
+    dataset = DATASET_REGISTRY.get("AnomalyFolder")(cfg)
+    images, keys = TRAINER_REGISTRY.get("AnomalyMemory").support_of(cfg, dataset)
+    assert keys == ["train/good/0.png", "train/good/1.png"]
+    assert torch.equal(images[0], images[1])
+
+
+def test_without_masks_images_alone_are_measured(tiles, tiny_clip_path, tmp_path):
+    shutil.copytree(tiles / "defect_tiles" / "wood", tmp_path / "wood")
+    shutil.rmtree(tmp_path / "wood" / "ground_truth")
+    cfg = cfg_of("AnomalyFusion", "", tiny_clip_path, tmp_path / "run")
+    cfg.DATASET.NAME, cfg.DATASET.IMAGE_DIR = "AnomalyFolder", str(tmp_path / "wood")
+    cfg.DATASET.CATEGORY = ""
+    build_trainer(cfg).train()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "image_auroc" in results and "pixel_auroc" not in results
+    assert "aupro" not in results["rules"]["memory"]
 
 
 @pytest.mark.parametrize("name", LEARNING)

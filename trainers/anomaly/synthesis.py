@@ -95,8 +95,8 @@ def region(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return one to three ellipses or thresholded Perlin noise on the object; never empty."""
     found = np.zeros_like(mask)
     if rng.random() < 0.5:
-        cells = tuple(2 ** int(rng.integers(1, 4)) for _ in range(2))
-        found = (perlin(mask.shape, cells, rng) > PERLIN_THRESHOLD) & mask  # type: ignore[arg-type]
+        cells = 2 ** int(rng.integers(1, 4)), 2 ** int(rng.integers(1, 4))
+        found = (perlin(mask.shape, cells, rng) > PERLIN_THRESHOLD) & mask
     for _ in range(0 if found.any() else int(rng.integers(1, 4))):
         found |= ellipse(mask, rng)
     return found

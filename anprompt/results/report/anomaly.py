@@ -21,7 +21,7 @@ from anprompt.results.anomaly import AnomalyResult, anomaly_tables
 from anprompt.results.method import with_names
 from anprompt.results.render import value_text
 from anprompt.results.report.charts import Chart, Theme, series_style, to_svg
-from common.errors import UsageError
+from common.errors import UsageError, one_line
 from common.reading import read_bytes
 from common.text import plain
 
@@ -106,7 +106,21 @@ def heat_map(picture: Image.Image, grid: np.ndarray, low: float, high: float) ->
 
 
 def shown_of(kept: Kept, title: str) -> Shown:
-    """Return the cases of a run."""
+    """Return the cases of a run.
+
+    Raises:
+        UsageError: its file holds something else than a run keeps.
+    """
+    try:
+        return _shown_of(kept, title)
+    except (KeyError, IndexError, ValueError, OSError) as error:
+        raise UsageError(
+            f"{kept.run.folder}: {kept.run.results['scores']['file']} is not what a run keeps "
+            f"({one_line(error)}); test again"
+        ) from None
+
+
+def _shown_of(kept: Kept, title: str) -> Shown:
     run, arrays = kept.run, kept.arrays
     grids, labels = arrays["grid_0"].astype(np.float32), arrays["labels"]
     low, high = (float(np.percentile(grids, q)) for q in (100 - CUT, CUT))
@@ -133,7 +147,8 @@ def shown_of(kept: Kept, title: str) -> Shown:
 
 def curve_charts(title: str, name: str, runs: dict[str, Kept]) -> list[Chart]:
     """Return ROC and per-region overlap of pixels, a line a method; none without masks."""
-    lines = {m: k.arrays["curve_0"] for m, k in runs.items() if k.arrays["curve_0"].shape[1]}
+    found = {method: kept.arrays.get("curve_0") for method, kept in runs.items()}
+    lines = {m: c for m, c in found.items() if c is not None and c.shape[:1] == (3,) and c.size}
     charts = []
     for kind, row, limit in (("ROC", 1, 1.0), ("PRO", 2, 0.3)):
 

@@ -150,6 +150,7 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
         ("--export-upstream", args.export_upstream),
         ("--classes", args.classes),
         ("--calibrate", args.calibrate),
+        ("--calibrate", args.calibrate),
     ):
         if given is not None:
             raise UsageError(f"{option}: not for a model of anomaly detection")

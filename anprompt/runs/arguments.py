@@ -100,6 +100,12 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--train-epoch", type=int, metavar="N", help="of MMRL's scripts; has no effect there either"
     )
+    run.add_argument(
+        "--track",
+        choices=("wandb", "mlflow"),
+        help="send losses and accuracies there too, if it is installed; offline by default "
+        "(WANDB_MODE, MLFLOW_TRACKING_URI)",
+    )
     run.add_argument("--quiet", action="store_true", help="show the result only; log.txt has all")
     run.add_argument("--no-train", action="store_true", help="build everything, then stop")
 

@@ -306,6 +306,8 @@ def _merge_flags(cfg: Config, args: Namespace) -> None:
         cfg.MODEL.BACKBONE.NAME = args.backbone
     if args.head:
         cfg.MODEL.HEAD.NAME = args.head
+    if args.track:
+        cfg.TRAIN.TRACK = args.track
     if args.train_epoch is not None:
         logger.info("--train-epoch has no effect, as in MMRL: OPTIM.MAX_EPOCH sets the epochs")
 

@@ -242,6 +242,12 @@ TRAINING = {
         0, "keep every so many epochs' checkpoint; 0: the last only", ge=0, le=10**6, scope=NEUTRAL
     ),
     "PRINT_FREQ": Setting(10, "batches from line to line", ge=1, le=10**9, scope=NEUTRAL),
+    "TRACK": Setting(
+        "",
+        "ours: tracker that scalars go to beside TensorBoard, if installed; offline by default",
+        choices=("", "wandb", "mlflow"),
+        scope=NEUTRAL,
+    ),
     "COUNT_ITER": Setting("train_x", "loader that makes an epoch", scope="unused"),
 }
 

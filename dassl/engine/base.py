@@ -14,6 +14,7 @@ from dassl.utils.torchtools import check_fits, content_of, restore
 from . import checkpoints
 from .models import Names, RegisteredModels
 from .scalars import ScalarWriter
+from .tracking import Tracker
 
 
 class TrainerBase:
@@ -33,6 +34,7 @@ class TrainerBase:
     def __init__(self) -> None:
         self._registered = RegisteredModels()
         self._scalars = ScalarWriter()
+        self._tracker = Tracker()
         self._suspects: list[tuple[str, torch.Tensor]] = []
         self.trained_epochs: int | None = None
         self.train_seconds = 0.0
@@ -271,10 +273,12 @@ class TrainerBase:
     def close_writer(self) -> None:
         """Finish writing scalars."""
         self._scalars.close()
+        self._tracker.close()
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Write a scalar; does nothing outside training."""
         self._scalars.add(tag, scalar_value, global_step)
+        self._tracker.add(tag, scalar_value, global_step)
 
     # The loop
 

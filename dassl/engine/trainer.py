@@ -119,6 +119,8 @@ class SimpleTrainer(TrainerBase):
                 self._complete_epoch(self.start_epoch)
         self.epoch = max(self.start_epoch - 1, 0)  # also if no epoch is left to train
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
+        tracker = self.cfg.TRAIN.get("TRACK", "")
+        self._tracker.open(tracker, self.output_dir, results.as_plain(self.cfg))
         self.time_start = time.time()
 
     def _start_from(self, directory: str) -> None:
@@ -324,8 +326,15 @@ class SimpleTrainer(TrainerBase):
             results.write_results(
                 self.output_dir, facts, reported, rules, with_confusions=confusions, more=more
             )
+        if len(rules) > 1:
+            metrics = {
+                **metrics,
+                **{f"accuracy_{name}": some.figures()["accuracy"] for name, some in rules.items()},
+            }
+        # At the last step, so that they share its axis with what training reports.
+        step = (self.epoch + 1) * len(self.train_loader_x) - 1
         for name, value in metrics.items():
-            self.write_scalar(f"{split}/{name}", value, self.epoch)
+            self.write_scalar(f"{split}/{name}", value, step)
         return next(iter(metrics.values()))
 
     def _shown(self, paths: list[str]) -> list[str]:

@@ -4,6 +4,7 @@
     python -m anprompt table output/base2new -o table.md
     python -m anprompt table --protocol crossdata --methods zsclip,coop,anprompt -o table.tex
     python -m anprompt table --protocol noise -o noise.csv        what robustness has measured
+    python -m anprompt table --robust eps1           accuracy, and beside it that under PGD at 1/255
     python -m anprompt table --paired --against CoOp              which differences are real
     python -m anprompt table --grid --columns base,new,HM --against CoOp -o grid.tex
     python -m anprompt table --protocol anomaly --metric aupro    anomaly detection, by category
@@ -27,7 +28,7 @@ from pathlib import Path
 from anprompt.protocols.methods import method_of
 from anprompt.results.anomaly import MEASURES as ANOMALY_MEASURES
 from anprompt.results.anomaly import anomaly_tables, find_anomaly_runs
-from anprompt.results.assign import place
+from anprompt.results.assign import Placed, place
 from anprompt.results.evidence import Evidence
 from anprompt.results.matrix import make_matrices, with_difference
 from anprompt.results.measures import MEASURES
@@ -38,12 +39,15 @@ from anprompt.results.paired import NOTES, paired_tables
 from anprompt.results.protocol_tables import make_tables, notes_on, protocols_with_runs
 from anprompt.results.published import add_published
 from anprompt.results.render import FORMAT_OF_SUFFIX, RENDERERS
+from anprompt.results.robust import Attack, attacked_runs, beside
 from anprompt.results.run import find_runs
 from anprompt.results.table import PROTOCOLS, Table
+from anprompt.robustness.plan import ATTACKS, PRESETS
 from common.cli import CommandParser
 from common.errors import UsageError
 from common.files import atomic_write
 from common.names import nearest
+from noise.kinds import get_kind
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -98,7 +102,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "--published",
         action=argparse.BooleanOptionalAction,
         help="published figures of the same methods, with their sources (default: beside rows with "
-        "ViT-B/16, which they are for; --published shows them beside any backbone)",
+        "the backbone that they are for; --published shows them beside any)",
+    )
+    add(
+        "--robust",
+        metavar="ATTACK",
+        help="a column with the accuracy under an attack beside each: a preset (eps1, eps4) or an "
+        "attack and its bound in 255ths (pgd100:1), as anprompt robustness has measured it",
     )
     add("--all-kinds", action="store_true", help="noise: means over all kinds, seen or not")
     add("--format", choices=list(RENDERERS), default="text", help="of the output")
@@ -141,18 +151,23 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     if methods:
         runs = [run for run in runs if run.trainer in methods]
     placed = place(runs)
-    tables = [
-        table
-        for protocol in ([args.protocol] if args.protocol else protocols_with_runs(placed))
-        for table in make_tables(
-            protocol,
-            placed,
-            all_rules=args.all_rules,
-            split_configs=args.split_configs,
-            methods=methods,
-            metric=args.metric,
-        )
-    ]
+
+    def make(placed: Placed) -> list[Table]:
+        return [
+            table
+            for protocol in ([args.protocol] if args.protocol else protocols_with_runs(placed))
+            for table in make_tables(
+                protocol,
+                placed,
+                all_rules=args.all_rules,
+                split_configs=args.split_configs,
+                methods=methods,
+                metric=args.metric,
+            )
+        ]
+
+    attack = _attack(args)
+    tables = make(placed)
     if not tables:
         what = f" of {args.protocol}" if args.protocol else ""
         more = [f"{len(unfinished)} not finished"] if unfinished else []
@@ -172,9 +187,43 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
         return paired_tables(tables, evidence, against), [*notes, *NOTES]
     if args.grid:
         tables = _grid(tables, args)
+    robust: list[Table] = []
+    if attack:
+        found = attacked_runs(runs, read_below(args.folders), attack)
+        if not any(run.attacked for run in found):
+            raise UsageError(
+                f"--robust {args.robust}: no run was attacked so; python -m anprompt robustness "
+                f"--model-dir RUN --noise {attack.kind} --eps {attack.bound}"
+            )
+        robust = [replace(table, attack=attack.name) for table in make(place(found))]
     if args.published is not False and not args.grid and args.metric == "accuracy":
-        tables = add_published(tables, always=bool(args.published))
+        every = add_published([*tables, *robust], always=bool(args.published))
+        tables, robust = every[: len(tables)], every[len(tables) :]
+    if attack:
+        tables = beside(tables, robust, attack)
     return tables, notes_on(tables, placed, unfinished)
+
+
+def _attack(args: argparse.Namespace) -> Attack | None:
+    """Return the attack that ``--robust`` names; None without it.
+
+    Raises:
+        UsageError: there is no such attack, or it does not go with another flag.
+    """
+    if not args.robust:
+        return None
+    if args.grid or args.paired or args.metric != "accuracy" or args.protocol == "noise":
+        raise UsageError(
+            "--robust goes beside accuracy; leave --grid, --paired, --metric and --protocol noise"
+        )
+    kind, colon, bound = args.robust.partition(":")
+    if not colon and kind in PRESETS and PRESETS[kind][1]:
+        (kind,), own = PRESETS[kind]
+        return Attack(kind, own or 0)
+    get_kind(ATTACKS, kind, "attack (--robust)")
+    if not (bound.isdecimal() and 1 <= int(bound) <= 255):
+        raise UsageError(f"--robust {args.robust}: name its bound in 255ths, 1 to 255: {kind}:1")
+    return Attack(kind, int(bound))
 
 
 def _grid(tables: list[Table], args: argparse.Namespace) -> list[Table]:

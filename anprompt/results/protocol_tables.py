@@ -276,7 +276,7 @@ def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> lis
     measure = tables[0].measure
     notes = [f"Backbone {', '.join(backbones)}{of_shots}; {measure[0].lower()}{measure[1:]}."]
     if any(row.published for row in rows):
-        notes.append("published: CLIP ViT-B/16, 16 images a class where columns are not shots.")
+        notes.append("published: 16 images a class where columns are not shots.")
     if any(value and value.std is not None for value in values):
         notes.append("+- is the (population) standard deviation over seeds.")
     if None in values:

@@ -1,7 +1,7 @@
 """Published figures beside ours, from anprompt/results/published.json.
 
-They are for CLIP ViT-B/16 and 16 images a class, on the papers' data sets. None of ANPrompt is
-public.
+They are for 16 images a class, on the papers' data sets, and for CLIP ViT-B/16 where an entry names
+no other backbone. An entry's "robust" has the same under an attack. None of ANPrompt is public.
 """
 
 import statistics
@@ -19,16 +19,27 @@ from common.schema import PERCENT, Each, mismatch
 FILE = Path(__file__).resolve().parent / "published.json"
 BACKBONE = "ViT-B/16"
 
-_HALVES = {"base": PERCENT, "new": PERCENT, "hm": PERCENT}
-_TARGETS = {"trained_on": str, "datasets": Each(PERCENT), "average": PERCENT}
+_HALVES = {"base": PERCENT, "new": PERCENT, "hm?": PERCENT, "std?": Each(PERCENT)}
+_TARGETS = {"datasets": Each(PERCENT), "average": PERCENT}
 _SHAPES: dict[str, dict] = {
     "base2new": {"average": _HALVES, "datasets?": Each(_HALVES)},
     "crossdata": _TARGETS,
     "domaingen": _TARGETS,
-    "fewshot": {"average_by_shots": Each(PERCENT)},
+    "fewshot": {"average_by_shots": Each(PERCENT), "datasets?": Each(Each(PERCENT))},
 }
 _FILE = {
-    protocol: [{"method": str, "source": str, "trainer?": str, "paper?": str, **shape}]
+    protocol: [
+        {
+            "method": str,
+            "source": str,
+            "trainer?": str,
+            "paper?": str,
+            "backbone?": str,
+            "robust?": {"attack": str, **shape},
+            **({"trained_on": str} if shape is _TARGETS else {}),
+            **shape,
+        }
+    ]
     for protocol, shape in _SHAPES.items()
 }
 
@@ -47,16 +58,17 @@ def load() -> dict:
     return content
 
 
-def is_comparable(backbone: str) -> bool:
+def is_comparable(backbone: str, published: str = BACKBONE) -> bool:
     """Return whether a run's backbone is the one that published figures are for."""
-    return backbone in (BACKBONE, "ViT-B-16:openai", "ViT-B-16::openai")
+    name = published.replace("/", "-")
+    return backbone in (published, f"{name}:openai", f"{name}::openai")
 
 
 def add_published(tables: list[Table], always: bool = False) -> list[Table]:
     """Return tables with a published row after each trainer's, and where they come from.
 
     Args:
-        always: also beside rows of another backbone; else only beside ViT-B/16.
+        always: also beside rows of another backbone than the figures'.
     """
     numbers: dict[str, int] = {}  # by source, over all tables
     return [_with_published(table, always, numbers) for table in tables]
@@ -71,16 +83,15 @@ def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Tabl
         trainer = trainers[i]
         backbones = [r.method.backbone for r in table.rows if r.method.trainer == trainer]
         is_last = trainer not in trainers[i + 1 :]
-        if not is_last or not (always or any(map(is_comparable, backbones))):
-            continue
-        found = _find(table, trainer)
+        found = _find(table, trainer, None if always else backbones) if is_last else None
         if found:
             entry, values, remark = found
             paper = f" ({entry['paper']})" if "paper" in entry else ""
             source = f"{entry['method']}{paper}: {entry['source']}"
             number = numbers.setdefault(source, len(numbers) + 1)
-            name = f"{entry['method']}, published ({BACKBONE}) [{number}]"
-            method = Method(trainer, backbone=BACKBONE, name=name)
+            backbone = entry.get("backbone", BACKBONE)
+            name = f"{entry['method']}, published ({backbone}) [{number}]"
+            method = Method(trainer, backbone=backbone, name=name)
             rows.append(Row(method, values, published=source))
             references.append(f"[{number}] {source}")
             if remark and remark not in notes:
@@ -88,19 +99,42 @@ def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Tabl
     return replace(table, rows=rows, notes=notes, references=references)
 
 
-def _find(table: Table, trainer: str) -> tuple[dict, tuple[Value | None, ...], str] | None:
-    """Return the entry that fills most of the table's cells; the authors' own figures first."""
+def _find(
+    table: Table, trainer: str, backbones: list[str] | None
+) -> tuple[dict, tuple[Value | None, ...], str] | None:
+    """Return the entry that fills most of the table's cells; the authors' own figures first.
+
+    Args:
+        backbones: of the rows that the figures are to stand beside; None for any.
+    """
     candidates = []
     for i, entry in enumerate(load()[table.protocol]):
-        if entry.get("trainer") == trainer:
-            numbers, remark = FINDERS[table.protocol](table, entry)
-            filled = sum(number is not None for number in numbers)
-            if filled:
-                source = f"{FILE.name}#{table.protocol}/{i}"
-                values = tuple(None if n is None else Value(n, source) for n in numbers)
-                rank = (bool(entry.get("rerun")), -filled)
-                candidates.append((rank, (entry, values, remark)))
+        own = entry.get("backbone", BACKBONE)
+        if entry.get("trainer") != trainer:
+            continue
+        if backbones is not None and not any(is_comparable(b, own) for b in backbones):
+            continue
+        place, figures = f"{table.protocol}/{i}", entry
+        if table.attack:
+            place, figures = f"{place}/robust", {**entry, **entry.get("robust", {})}
+            if figures.get("attack") != table.attack:
+                continue
+        numbers, remark = FINDERS[table.protocol](table, figures)
+        filled = sum(number is not None for number in numbers)
+        if filled:
+            stds = figures["average"].get("std", {}) if _is_printed_average(table) else {}
+            names = [column.name for column in table.columns]
+            values = tuple(
+                None if n is None else Value(n, f"{FILE.name}#{place}", printed_std=stds.get(name))
+                for name, n in zip(names, numbers, strict=True)
+            )
+            candidates.append(((bool(entry.get("rerun")), -filled), (entry, values, remark)))
     return min(candidates, key=lambda item: item[0])[1] if candidates else None
+
+
+def _is_printed_average(table: Table) -> bool:
+    is_whole = not table.subject and set(table.averaged) == set(ELEVEN)
+    return table.protocol == "base2new" and is_whole
 
 
 Numbers = list[float | None]
@@ -119,7 +153,8 @@ def _base2new(table: Table, entry: dict) -> tuple[Numbers, str]:
             half: statistics.fmean(datasets[name][half] for name in table.averaged)
             for half in ("base", "new")
         }
-        row["hm"] = harmonic_mean(row["base"], row["new"])
+        if all("hm" in datasets[name] for name in table.averaged):
+            row["hm"] = harmonic_mean(row["base"], row["new"])
         remark = HERE
     else:
         row = {}
@@ -142,9 +177,9 @@ def _transfer(table: Table, entry: dict) -> tuple[Numbers, str]:
 
 
 def _fewshot(table: Table, entry: dict) -> tuple[Numbers, str]:
-    if table.subject or set(table.averaged) != set(ELEVEN):
-        return [], ""
-    by_shots = entry["average_by_shots"]
+    by_shots = entry.get("datasets", {}).get(table.subject, {})
+    if not table.subject:
+        by_shots = entry["average_by_shots"] if set(table.averaged) == set(ELEVEN) else {}
     return [by_shots.get(column.name.split()[0]) for column in table.columns], ""
 
 

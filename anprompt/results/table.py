@@ -110,6 +110,7 @@ class Table:
         has_rules: whether rules have a column; None: where some row of the tables shown has one.
         evidence: what tells whether numbers are separated.
         panel: of a grid of tables with the same columns, what the table's part of it is called.
+        attack: that the accuracies are under, "pgd100 1/255"; "" for none.
     """
 
     protocol: str
@@ -125,6 +126,7 @@ class Table:
     has_rules: bool | None = None
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
     panel: str = ""
+    attack: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, every number with its source."""

@@ -28,6 +28,7 @@ class Value:
         by_seed: of a mean over seeds what it is the mean of, in the order of the source's operands.
         seeds: that stand behind the number, of those that are no mean over seeds.
         interval: of a difference, its 95% bounds (`anprompt.results.evidence`).
+        printed_std: the deviation that was published with the number.
     """
 
     number: float
@@ -35,6 +36,7 @@ class Value:
     by_seed: Mapping[int, float] = field(default_factory=dict)
     seeds: frozenset[int] = frozenset()
     interval: tuple[float, float] | None = None
+    printed_std: float | None = None
 
     @property
     def is_separated(self) -> bool:
@@ -44,7 +46,8 @@ class Value:
     @property
     def std(self) -> float | None:
         """Return population standard deviation over seeds; None for a single one."""
-        return statistics.pstdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+        several = len(self.by_seed) > 1
+        return statistics.pstdev(self.by_seed.values()) if several else self.printed_std
 
     @property
     def n(self) -> int:

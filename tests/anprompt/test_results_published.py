@@ -37,12 +37,37 @@ def test_figures_are_accuracies_of_known_data_sets():
             assert set(datasets) == {"ImageNet", *IMAGENET_VARIANTS}
         figures = [f for f in datasets.values() if not isinstance(f, dict)]
         for row in [f for f in datasets.values() if isinstance(f, dict)]:
-            figures += [row["base"], row["new"], row["hm"]]
+            figures += [row[key] for key in ("base", "new", "hm", "16") if key in row]
         figures += entry.get("average_by_shots", {}).values()
-        assert all(10 < figure < 100 for figure in figures), entry["method"]
+        least = 0 if "robust" in entry else 10  # trained adversarially, some are near chance
+        assert all(least < figure < 100 for figure in figures), entry["method"]
 
 
-@pytest.mark.parametrize("entry", load()["base2new"], ids=lambda entry: entry["method"])
+@pytest.mark.parametrize(
+    ("protocol", "entry"),
+    [(p, e) for p, e in ENTRIES if "robust" in e],
+    ids=lambda value: value if isinstance(value, str) else value["method"],
+)
+def test_robust_figures_are_of_the_same_cells_and_lower(protocol, entry):
+    robust = entry["robust"]
+    assert (entry["backbone"], robust["attack"]) == ("ViT-B/32", "pgd100 1/255")
+    key = "average_by_shots" if protocol == "fewshot" else "datasets"
+    assert robust[key].keys() == entry[key].keys()
+    assert robust.get("datasets", {}).keys() == entry.get("datasets", {}).keys()
+    for half in ("base", "new") if protocol == "base2new" else ():
+        assert robust["average"][half] < entry["average"][half]
+        for name, row in entry["datasets"].items():
+            assert robust["datasets"][name][half] <= row[half]
+        mean = statistics.fmean(row[half] for row in robust["datasets"].values())
+        assert mean == pytest.approx(robust["average"][half], abs=0.0101)
+        assert robust["average"]["std"][half] > 0
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [entry for entry in load()["base2new"] if "hm" in entry["average"]],
+    ids=lambda entry: entry["method"],
+)
 def test_harmonic_means_are_those_of_base_and_new(entry):
     rows = {"average": entry["average"], **entry.get("datasets", {})}
     differing = [
@@ -64,6 +89,11 @@ def test_harmonic_means_are_those_of_base_and_new(entry):
 )
 def test_averages_are_those_of_the_data_sets(protocol, entry):
     datasets = entry["datasets"]
+    if protocol == "fewshot":
+        assert set(datasets) == set(ELEVEN)
+        mean = statistics.fmean(row["16"] for row in datasets.values())
+        assert mean == pytest.approx(entry["average_by_shots"]["16"], abs=0.0101)
+        return
     if protocol == "base2new":
         assert set(datasets) == set(ELEVEN)
         for half in ("base", "new"):
@@ -71,7 +101,8 @@ def test_averages_are_those_of_the_data_sets(protocol, entry):
             assert mean == pytest.approx(entry["average"][half], abs=0.0101)
         return
     targets = [value for name, value in datasets.items() if name != entry["trained_on"]]
-    if targets and not entry.get("note", "").startswith("the row average prints"):
+    is_other = entry.get("note", "").startswith("the row average prints") and "robust" not in entry
+    if targets and not is_other:
         assert statistics.fmean(targets) == pytest.approx(entry["average"], abs=0.0101)
 
 

@@ -1,0 +1,151 @@
+"""Accuracy under an attack beside accuracy, in the tables of every protocol.
+
+The figures are those of the evaluation under noise (`anprompt.results.noise`): nothing is measured
+here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anprompt.results.noise.cells import measured
+from anprompt.results.noise.files import Evaluation
+from anprompt.results.run import HEADLINE, Run
+from anprompt.results.table import Row, Table
+from anprompt.results.value import Value
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack and its bound in 255ths."""
+
+    kind: str
+    bound: int
+
+    @property
+    def name(self) -> str:
+        """Return how tables call it."""
+        return f"{self.kind} {self.bound}/255"
+
+
+@dataclass(frozen=True)
+class AttackedRun(Run):
+    """A run whose accuracy is that under an attack.
+
+    Attributes:
+        attacked: by inference rule.
+        part: how many of the test images were attacked, in words; "" for all.
+    """
+
+    attacked: dict[str, Value] = field(default_factory=dict, repr=False)
+    part: str = ""
+
+    def value(self, key: str, rule: str = HEADLINE) -> Value | None:
+        return self.attacked.get(rule) if key == "accuracy" else None
+
+
+def attacked_runs(
+    runs: Iterable[Run], evaluations: Sequence[Evaluation], attack: Attack
+) -> list[Run]:
+    """Return the runs with their accuracy under an attack.
+
+    An evaluation belongs to the run of its folder, and to the tests of what was trained there on
+    the same data set. What learns nothing has one evaluation for all of its tests.
+    """
+    by_folder = {(e.path.parent.resolve(), e.subset): e for e in evaluations}
+    untrained = {_standing(e): e for e in evaluations if not e.method.learns}
+
+    def find(run: Run) -> Evaluation | None:
+        for folder in filter(None, (run.folder, run.training)):
+            found = by_folder.get((Path(folder).resolve(), run.subset))
+            if found and found.header["dataset"] == run.results.get("dataset", run.dataset):
+                return found
+        standing = (run.trainer, run.backbone, run.results.get("dataset"), run.subset)
+        return None if run.learns else untrained.get(standing)
+
+    return [_attacked(run, find(run), attack) for run in runs]
+
+
+def _standing(evaluation: Evaluation) -> tuple[str, str, str, str]:
+    header = evaluation.header
+    return header["trainer"], header["backbone"], header["dataset"], evaluation.subset
+
+
+def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> AttackedRun:
+    known = {name: getattr(run, name) for name in Run.__dataclass_fields__}
+    if evaluation is None:
+        return AttackedRun(**known)
+    found, part = {}, ""
+    for rule in (HEADLINE, *run.rules):
+        own = evaluation.headline_rule if rule == HEADLINE else rule
+        if own not in evaluation.part["clean"]:
+            continue
+        cells = [
+            cell
+            for cell in measured(evaluation.part, own)
+            if (cell.group, cell.kind, cell.severity) == ("adversarial", attack.kind, attack.bound)
+        ]
+        if cells:
+            under = replace(evaluation, part={**evaluation.part, "headline_rule": own}).under(cells)
+            if under is not None:
+                found[rule] = under
+    of, used = run.num_test, (evaluation.part.get("attacked") or evaluation.part["images"])["used"]
+    if found and of and used < of:
+        part = f"{used} of {of:,} images"
+    return AttackedRun(**known, attacked=found, part=part)
+
+
+def beside(natural: Sequence[Table], robust: Sequence[Table], attack: Attack) -> list[Table]:
+    """Return tables of accuracy with a column "robust" beside each, from tables of the same runs.
+
+    Averages are put together where both are over the same data sets.
+    """
+    by_title = {(t.protocol, t.title): t for t in robust}
+    return [_beside(t, by_title.get((t.protocol, t.title)), attack) for t in natural]
+
+
+def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
+    if robust is None or not (natural.subject or robust.averaged == natural.averaged):
+        return natural
+    place = {column.name: j for j, column in enumerate(robust.columns)}
+    if robust.averaged != natural.averaged:
+        place = {name: j for name, j in place.items() if not name.startswith("average")}
+    known = {_key(row): row.values for row in robust.rows}
+    pairs = []
+    for row in natural.rows:
+        values = known.get(_key(row))
+        own = [values and c.name in place and values[place[c.name]] for c in natural.columns]
+        pairs.append((row, [value or None for value in own]))
+    shown = [j for j in range(len(natural.columns)) if any(own[j] for _, own in pairs)]
+    if not shown:
+        return natural
+    columns, rows = [], []
+    for j, column in enumerate(natural.columns):
+        columns += [column, *([replace(column, name=f"{column.name}, robust")] * (j in shown))]
+    for row, own in pairs:
+        both: list[Value | None] = []
+        for j, value in enumerate(row.values):
+            both += [value, *([own[j]] * (j in shown))]
+        rows.append(replace(row, values=tuple(both)))
+    notes = [*natural.notes, f"robust: accuracy under {attack.name}."]
+    parts = sorted(
+        {
+            f"{row.name}: {run.part}"
+            for row in robust.rows
+            for run in row.runs
+            if isinstance(run, AttackedRun) and run.part
+        }
+    )
+    if parts:
+        notes.append(f"attacked on a part of the test images: {'; '.join(parts)}.")
+    references = list(dict.fromkeys([*natural.references, *robust.references]))
+    return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
+
+
+def _key(row: Row) -> tuple:
+    method = row.method
+    return (method.trainer, method.config, method.backbone, method.shots, method.origin) + (
+        row.is_protocol,
+        row.rule,
+        row.published,
+    )

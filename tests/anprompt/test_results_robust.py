@@ -1,0 +1,146 @@
+"""Accuracy under an attack beside accuracy."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from called import table
+from written_runs import write_base_new, write_few_shot, write_source, write_target
+
+from anprompt.results.table import ELEVEN
+
+
+def attack(folder, trainer, parts, dataset="EuroSAT", used=50, attacked=0, **header):
+    """A robustness.json with accuracies under PGD-100 at 1/255, by subset of the classes."""
+    figures = {"ece": 1.0, "accuracy": 90.0}
+
+    def part(accuracy):
+        found = {
+            "headline_rule": "class",
+            "classnames": ["a"],
+            "images": {"used": used, "sha256": ""},
+            "clean": {"class": figures},
+            "cells": {
+                f"adversarial/{kind}/{bound}/1": {
+                    "class": {**figures, "accuracy": number, "consistency": 50.0}
+                }
+                for (kind, bound), number in {
+                    ("pgd100", 1): accuracy, ("pgd2", 1): 99.0, ("pgd100", 4): 0.5,
+                }.items()
+            },
+        }  # fmt: skip
+        return found | ({"attacked": {"used": attacked, "sha256": ""}} if attacked else {})
+
+    content = {
+        "format": 2,
+        "trainer": trainer,
+        "config": "vit_b16",
+        "backbone": "small",
+        "dataset": dataset,
+        "shots": 16,
+        "seed": 1,
+        "checkpoint": "" if trainer == "ZeroshotCLIP" else "model.pth.tar-10",
+        "noise_in_training": {"text_kinds": [], "image_kinds": [], "seeds": []},
+        "parts": {name: part(accuracy) for name, accuracy in parts.items()},
+        **header,
+    }
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
+def cells(printed: str, method: str) -> list[str]:
+    line = next(line for line in printed.splitlines() if line.startswith(method + " "))
+    return line.removeprefix(method).split()
+
+
+def test_beside_base_and_new_from_the_trainings_folder(tmp_path, capsys):
+    for seed, robust in ((1, 30.0), (2, 40.0)):
+        trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60, seed=seed)
+        attack(trained, "FAP", {"base": robust, "new": robust / 2}, seed=seed)
+    zero, _ = write_base_new(tmp_path, "ZeroshotCLIP", "EuroSAT", 50, 70)
+    attack(zero, "ZeroshotCLIP", {"base": 1.0, "new": 2.0})
+    write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 50)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    header = next(line for line in out.splitlines() if line.startswith("method"))
+    assert " ".join(header.split()[2:8]) == "base base, robust new new, robust"
+    fap = " ".join(cells(out, "FAP"))
+    assert "90.00 +- 0.00 35.00 +- 5.00 60.00 +- 0.00 17.50 +- 2.50" in fap
+    assert cells(out, "ZeroshotCLIP")[1:5] == ["50.00", "1.00", "70.00", "2.00"]
+    assert cells(out, "CoOp")[1:5] == ["80.00", "-", "50.00", "-"]
+    assert "robust: accuracy under pgd100 1/255." in out
+    assert table([tmp_path, "--robust", "pgd100:4", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["tables"][0]
+    values = next(r for r in found["rows"] if r["method"]["trainer"] == "FAP")["values"]
+    assert values[1]["value"] == 0.5
+    assert "robustness.json#parts/base/cells/adversarial" in json.dumps(values[1]["source"])
+
+
+def test_beside_few_shot_and_transfer(tmp_path, capsys):
+    for shots in (1, 16):
+        run = write_few_shot(tmp_path / "few", "CoOp", "EuroSAT", shots, 60)
+        attack(run, "CoOp", {"all": 10.0 + shots}, used=10, attacked=4)
+    assert table([tmp_path / "few", "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert cells(out, "CoOp")[1:] == ["60.00", "11.00", "60.00", "26.00"]
+    source = write_source(tmp_path / "xd", "CoOp", "ImageNet", 70)
+    target = write_target(tmp_path / "xd", "CoOp", "ImageNet", "EuroSAT", 50)
+    attack(source, "CoOp", {"all": 20.0}, dataset="ImageNet")
+    assert table([tmp_path / "xd", "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert "ImageNet (source), robust" in out and "EuroSAT, robust" not in out
+    attack(target, "CoOp", {"all": 5.0})
+    assert table([tmp_path / "xd", "--robust", "eps1"]) == 0
+    assert cells(capsys.readouterr().out, "CoOp")[1:5] == ["70.00", "20.00", "50.00", "5.00"]
+
+
+def test_a_part_of_the_images_is_said(tmp_path, capsys):
+    trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60, num_test=100)
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0}, used=50, attacked=20)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    assert "a part of the test images: FAP: 20 of 100 images" in capsys.readouterr().out
+
+
+def test_published_rows_have_both_columns_and_the_printed_deviation(tmp_path, capsys):
+    for dataset in ELEVEN:
+        trained, _ = write_base_new(tmp_path, "FAP", dataset, 90, 60, backbone="ViT-B/32")
+        attack(trained, "FAP", {"base": 30.0, "new": 20.0}, dataset=dataset)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    average = out[out.index("average of 11") :]
+    row = " ".join(cells(average, "FAP, published (ViT-B/32) [1]"))
+    assert "70.52 +- 0.82 38.05 +- 2.15 49.58 +- 3.55 21.86 +- 2.57" in row
+    eurosat = out[out.index("EuroSAT\n") :]
+    row = " ".join(cells(eurosat, "FAP, published (ViT-B/32) [1]"))
+    assert "87.70 51.80 32.80 13.40" in row
+    assert "[1] FAP (arXiv:2403.14774): Zhou et al." in out
+    # At another bound the published figures are those without attack alone.
+    assert table([tmp_path, "--robust", "pgd100:4"]) == 0
+    row = " ".join(cells(capsys.readouterr().out, "FAP, published (ViT-B/32) [1]"))
+    assert "- 58.10 - 47.83 -" in row
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--robust", "pgd:9"], "no run was attacked so; python -m anprompt robustness"),
+        (["--robust", "pgd100"], "--robust pgd100: name its bound in 255ths, 1 to 255: pgd100:1"),
+        (["--robust", "pgd100:0"], "name its bound in 255ths"),
+        (["--robust", "pdg:1"], "Did you mean pgd"),
+        (["--robust", "eps1", "--grid"], "--robust goes beside accuracy"),
+        (["--robust", "eps1", "--metric", "ece"], "--robust goes beside accuracy"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(flags, said, tmp_path, capsys):
+    trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60)
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0})
+    assert table([tmp_path, *flags]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_model_of_another_data_set_is_not_taken(tmp_path, capsys):
+    trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60)
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0}, dataset="Caltech101")
+    assert table([os.fspath(Path(tmp_path)), "--robust", "eps1"]) == 2
+    assert "no run was attacked so" in capsys.readouterr().err

@@ -197,7 +197,7 @@ class ImageFolder(FewShotDataset):
             classes = list(zip(classnames, paths, strict=True))
             return draw_split(classes, self.name, train_per_class)
         if train_per_class:
-            self.notes.append("the splits are given: DATASET.TRAIN_PER_CLASS has no effect")
+            self.notes.append("test images are given: DATASET.TRAIN_PER_CLASS divides nothing")
         train, val, test = (splits.get(split, []) for split in SPLITS)
         if not train:
             raise UsageError(f"{self.name}: there are no training images (split train)")
@@ -236,19 +236,26 @@ class Examination:
     notes: list[str] = field(default_factory=list)
 
 
-def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examination:
+def examine(
+    path: str, image_dir: str = "", classnames_file: str = "", train_per_class: int = 0
+) -> Examination:
     """Look at everything that could keep images from being used: all of them are decoded.
 
     Args:
         path: a folder, or a table.
         image_dir: what a table's paths are relative to; "": its own folder.
         classnames_file: class names in words, "" for none.
+        train_per_class: images a class for training where no split is given; 0: as data sets that
+            are split here usually are.
 
     Raises:
         UsageError: there is no such folder or file.
     """
+    if not os.path.exists(path):
+        raise UsageError(f"{path}: no such folder or table of images")
     is_table = not os.path.isdir(path)
-    options = {"csv": path, "image_dir": image_dir} if is_table else {"image_dir": path}
+    options: dict[str, Any] = {"csv": path, "image_dir": image_dir} if is_table else {}
+    options |= {"train_per_class": train_per_class} | ({} if is_table else {"image_dir": path})
     reader = ImageFolder.reader(os.getcwd(), classnames_file=classnames_file, **options)
     found = Examination(notes=reader.notes)
     try:
@@ -257,7 +264,11 @@ def examine(path: str, image_dir: str = "", classnames_file: str = "") -> Examin
     except DataProblems as error:
         found.problems += error.problems
     except UsageError as error:
-        found.problems.append(str(error))
+        if train_per_class:  # too many for some class; the images are looked at all the same
+            found = examine(path, image_dir, classnames_file)
+        if str(error) not in found.problems:
+            found.problems.insert(0, str(error))
+        return found
     found.notes = reader.notes
     if found.problems:
         return found

@@ -75,7 +75,8 @@ def main(argv: list[str]) -> int:
     if not images.exists():
         raise UsageError(f"{args.images}: no such folder or table of images")
     title = args.title or images.stem
-    if check_own(str(images), args.image_root, ""):
+    most = max(numbers("--shots", args.shots, least=1))
+    if check_own(str(images), args.image_root, "", most):
         raise UsageError(f"{args.images}: see the problems above; nothing was trained")
 
     # For a folder of one's own nothing else is read from the environment.
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> int:
         flags += ["--cfg", config]
     if args.jobs:
         flags += ["--jobs", args.jobs]
-    settings = settings_for(images, args.image_root, title, args.shots)
+    settings = settings_for(images, args.image_root, title, most)
     folder = "output_" + re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     parsed, settings = sweep.parse(
         [*flags, "--", *settings, *options],
@@ -114,14 +115,13 @@ def main(argv: list[str]) -> int:
     return status
 
 
-def settings_for(images: Path, image_root: str, title: str, shots: str) -> list[str]:
+def settings_for(images: Path, image_root: str, title: str, per_class: int) -> list[str]:
     """Return train.py's settings that name the data."""
     if images.is_dir():
         data = ["DATASET.IMAGE_DIR", str(images)]
     else:
         data = ["DATASET.CSV", str(images)]
         data += ["DATASET.IMAGE_DIR", str(Path(image_root).resolve())] if image_root else []
-    per_class = max(numbers("--shots", shots, least=1))
     return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", str(per_class)]
 
 

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     return prepare_published(args)
 
 
-def check_own(path: str, images: str, classnames: str) -> int:
+def check_own(path: str, images: str, classnames: str, train_per_class: int = 0) -> int:
     """Check a folder or a table as training would read it; returns the exit status."""
     from datasets.anomaly import AnomalyFolder, is_category
     from datasets.imagefolder import examine
@@ -89,7 +89,8 @@ def check_own(path: str, images: str, classnames: str) -> int:
     place = Path(os.path.expanduser(path)).absolute()
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
         return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
-    found = examine(os.path.abspath(os.path.expanduser(path)), images, classnames)
+    place = os.path.abspath(os.path.expanduser(path))
+    found = examine(place, images, classnames, train_per_class)
     say_problems(path, found.problems)
     for note in found.notes:
         print(f"{path}: note: {note}")

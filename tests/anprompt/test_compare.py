@@ -30,7 +30,15 @@ def test_what_is_wrong_is_listed_before_anything_is_trained(images, tmp_path, mo
         compare.main([str(images)])
     listed = capsys.readouterr().out
     assert "red/0.png" in listed and "blue/1.png" in listed
+    assert "class 'blue' has 5 image(s)" in listed and "a split takes 17 or more" in listed
     assert not (tmp_path / "out").exists()
+
+
+def test_the_check_says_what_will_be_trained_on(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.setenv("DRY_RUN", "1")
+    assert compare.main([str(images), "--shots", "1,3", "--methods", "zsclip"]) == 0
+    assert "4 classes, 12 train, 0 val, 8 test images" in capsys.readouterr().out
 
 
 def test_folder_that_is_not_there():

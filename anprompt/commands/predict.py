@@ -139,7 +139,6 @@ def is_detector(folder: Path) -> bool:
 
 def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> int:
     """Print image scores and write maps; returns the exit status."""
-    from tqdm import tqdm
 
     from anprompt.runs.anomaly_predictor import AnomalyPredictor, map_picture
     from common.files import atomic_write

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import trainers  # noqa: F401  (registers them)
@@ -14,6 +15,7 @@ from anprompt.protocols.methods import all_methods
 from anprompt.runs.config import default_cfg
 from anprompt.runs.trained import trained_from
 from clip.model import build_model
+from clip.patches import patch_tokens
 from common.errors import UsageError
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -121,6 +123,37 @@ def test_answers_are_scores_and_maps(name, built, images):
         answers(model, images)[model.rule].image,
         atol=1e-6, rtol=0,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def test_memory_is_the_nearest_normal_patch(built, images, monkeypatch):
+    model = built("AnomalyMemory")
+    model.remember(images[:2])
+    encoded = model.encode(images)
+    plain = []
+    for patches, layer in zip(encoded.layers, model.settings.LAYERS, strict=True):
+        normal = torch.cat(
+            [
+                F.normalize(
+                    patch_tokens(model.clip.visual, turned, [layer]).layers[layer], dim=-1
+                ).flatten(0, 1)
+                for turn in range(4)
+                for turned in [torch.rot90(images[:2], turn, (2, 3))]
+            ]
+        )
+        plain.append(torch.cdist(patches, normal).amin(dim=-1) ** 2 / 4)  # (1 - cos) / 2
+    expected = torch.stack(plain).mean(dim=0)
+    torch.testing.assert_close(model.memory_scores(encoded), expected, atol=1e-5, rtol=1e-3)
+    monkeypatch.setattr("trainers.anomaly.model.PAIRS_AT_ONCE", 500)
+    torch.testing.assert_close(model.memory_scores(encoded), expected, atol=1e-5, rtol=1e-3)
+    assert expected[2].max() > 10 * expected[:2].max()  # the third image is not remembered
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_runs_on_cpu(name, make_trainer):
+    trainer = make_trainer(name, OPTIM__MAX_EPOCH=1, TRAINER__ANOMALY__PREC="bf16")
+    trainer.train()
+    assert trainer.model.clip.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,8 @@ from ..model import PromptedCLIP, PromptLearner, grad_if_image_asks
 from ..prompts import ClassPrompts
 
 TEXT, MEMORY, HARMONIC = FUSIONS = ("text", "memory", "harmonic")
-AT_ONCE = 8  # images whose patches are compared with the memory together
+AT_ONCE = 8  # normal images that are encoded together
+PAIRS_AT_ONCE = 1 << 24  # patches times remembered ones that are compared together
 _TINY = 1e-12
 
 
@@ -194,10 +195,11 @@ class AnomalyModel(PromptedCLIP):
         """
         if not self.bank:
             raise ValueError("the memory is empty: call remember(images) first")
-        per_layer = [
-            torch.cat([1 - (piece @ bank.t()).amax(dim=-1) for piece in x.split(AT_ONCE)]) / 2
-            for x, bank in zip(encoded.layers, self.bank, strict=True)
-        ]
+        per_layer = []
+        for x, bank in zip(encoded.layers, self.bank, strict=True):
+            rows = max(1, PAIRS_AT_ONCE // len(bank))
+            nearest = [(piece @ bank.t()).amax(dim=-1) for piece in x.flatten(0, 1).split(rows)]
+            per_layer.append((1 - torch.cat(nearest).view(x.shape[:2])) / 2)
         return torch.stack(per_layer).mean(dim=0).clamp(0, 1)
 
     def scores(self, encoded: Encoded, class_state: Tensor) -> dict[str, Scores]:

@@ -278,11 +278,28 @@ def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     return all_tables(comparisons, args.all_kinds), NOISE_NOTES
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would be without effect.
+
+    Raises:
+        UsageError: names them.
+    """
+    if args.paired and args.grid:
+        raise UsageError("--paired and --grid are two tables; give one of them")
+    if args.protocol in ("noise", "anomaly") and (args.paired or args.grid):
+        raise UsageError(f"--paired and --grid do not go with --protocol {args.protocol}")
+    if not args.grid and (args.columns or args.order or args.deviations):
+        raise UsageError("--columns, --order and --deviations go with --grid")
+    if args.against and not (args.paired or args.grid):
+        raise UsageError("--against goes with --paired or --grid")
+
+
 def main(argv: list[str]) -> int:
     """Run ``anprompt table``; returns the exit status."""
     args = _make_parser().parse_args(argv)
     if args.output and args.output.suffix not in FORMAT_OF_SUFFIX:
         raise UsageError(f"{args.output}: name a {', '.join(FORMAT_OF_SUFFIX)} file")
+    _check_options(args)
     make = {"noise": _noise_tables, "anomaly": _anomaly_tables}.get(args.protocol, _tables)
     if args.metric in ANOMALY_MEASURES and args.protocol != "anomaly":
         raise UsageError(f"--metric {args.metric} is of anomaly detection: --protocol anomaly")

@@ -58,7 +58,7 @@ def _matrix(tables: Sequence[Table], column: str) -> Table:
     for table, subject in zip(tables, subjects, strict=True):
         for row in table.rows:
             key = row.method, row.rule
-            rows.setdefault(key, {})[subject] = row, _value(table, row, column)
+            rows.setdefault(key, {})[subject] = row, value_in(table, row, column)
     first = tables[0]
     form = next(c for table in tables for c in table.columns if c.name == column)
     shown = SHORT_COLUMNS.get(column, column)
@@ -93,7 +93,7 @@ def _short(dataset: str) -> str:
     return SHORT.get(dataset, dataset)
 
 
-def _value(table: Table, row: Row, column: str) -> Value | None:
+def value_in(table: Table, row: Row, column: str) -> Value | None:
     """Return a row's number in a column; what learns nothing has one for all shots."""
     names = [own.name for own in table.columns]
     if table.protocol == "fewshot" and not row.method.learns and "0 shots" in names:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from anprompt.results.evidence import Evidence
-from anprompt.results.matrix import find_row
+from anprompt.results.matrix import find_row, value_in
 from anprompt.results.table import Column, Table
 from anprompt.results.value import Value, minus
 from common.errors import UsageError
@@ -44,14 +44,14 @@ def _paired(table: Table, evidence: Evidence, against: str) -> Table:
         if row is other:
             continue
         compared.add(other.name)
+        theirs = [value_in(table, other, column.name) for column in table.columns]
         both_learn = row.method.learns and other.method.learns
         pairs = [
             (None, None) if both_learn and _seeds(a) != _seeds(b) else (a, b)
-            for a, b in zip(row.values, other.values, strict=True)
+            for a, b in zip(row.values, theirs, strict=True)
         ]
-        unlike |= any(
-            a and b and a not in pair
-            for pair, a, b in zip(pairs, row.values, other.values, strict=True)
+        unlike |= both_learn and any(
+            a and b and _seeds(a) != _seeds(b) for a, b in zip(row.values, theirs, strict=True)
         )
         differences = [_difference(*pair, evidence) for pair in pairs]
         p_values = [_p_value(*pair, evidence) for pair in pairs]

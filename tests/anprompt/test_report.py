@@ -1,6 +1,8 @@
 """python -m anprompt report: its numbers are those of the files, and the page stands alone."""
 
+import base64
 import csv
+import io
 import itertools
 import json
 import os
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from called import report, robustness
+from PIL import Image
 from runs_of_tests import run_folder
 
 from anprompt.results.report.charts import Chart, to_csv, to_file, to_svg
+from anprompt.results.report.pictures import TestImages
 from anprompt.results.value import cell_patterns
 
 
@@ -424,6 +428,38 @@ def test_few_seeds_are_said_for_each_method(trained_output, tmp_path):
         rewritten(run_folder(trained_output, "CoOp"), output / f"CoOp/c/seed{seed}", seed=seed)
     assert report([str(output), "-o", str(path)]) == 0
     assert "One seed of ANPrompt and MaPLe: methods" in path.read_text(encoding="utf-8")
+
+
+def test_pictures_at_every_severity(page):
+    document, _, _ = page
+    parts = re.findall(r'data-severity="(\d)"( hidden)?', document)
+    assert parts.count(("2", "")) > parts.count(("4", " hidden")) > 0  # the others at one only
+    assert parts.count(("4", "")) == parts.count(("2", " hidden")) == 0
+    assert 'type="range"' in document
+
+
+def test_test_images_come_from_named_folders_only(tmp_path):
+    root, secret = tmp_path / "data", tmp_path / "secret.png"
+    (root / "set").mkdir(parents=True)
+    Image.new("RGB", (300, 200), "red").save(secret)
+    shutil.copy(secret, root / "set/a.png")
+    (root / "set/link.png").symlink_to(secret)
+    (root / "set/text.png").write_text("no picture")
+    images = TestImages([root], most=1)
+    for name in (
+        "../secret.png",
+        str(secret),
+        "set/link.png",
+        "set/text.png",
+        "set/gone.png",
+        "\0",
+    ):
+        assert images.uri(name) == ""
+    uri = images.uri("set/a.png")
+    content = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+    assert Image.open(io.BytesIO(content)).size == (96, 64)
+    shutil.copy(secret, root / "set/b.png")
+    assert images.uri("set/b.png") == "" and images.uri("set/a.png") == uri  # the page is full
 
 
 def test_noisy_views_are_counted_where_every_method_has_them(output, tmp_path):

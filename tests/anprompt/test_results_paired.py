@@ -128,6 +128,25 @@ def test_grid_of_shots_has_zero_shot_beside_them(tmp_path):
     assert found["ZeroshotCLIP", "EuroSAT"] == "40.0" and found["CoOp", "Food101"] == "76.0"
 
 
+def test_shots_are_paired_with_the_one_run_of_zero_shot(tmp_path, capsys):
+    keep(write_few_shot(tmp_path, "ZeroshotCLIP", "EuroSAT", 16, 0), np.arange(100) < 50)
+    for shots in (1, 16):
+        keep(write_few_shot(tmp_path, "CoOp", "EuroSAT", shots, 0), np.arange(100) < 50 + shots)
+    found = csv.DictReader(io.StringIO(written(tmp_path, tmp_path, "--paired")))
+    numbers = {row["column"]: row["mean"] for row in found}
+    assert numbers["1 shot"] == "1.0" and numbers["16 shots"] == "16.0"
+    assert float(numbers["p, 16 shots"]) == pytest.approx(2 / 2**16)
+
+
+def test_seeds_that_are_not_the_same_are_not_paired(tmp_path, capsys):
+    for trainer, seeds in (("CoOp", (1, 2)), ("MaPLe", (1,))):
+        for seed in seeds:
+            for folder in write_base_new(tmp_path, trainer, "EuroSAT", 0, 0, seed=seed):
+                keep(folder, np.arange(30) % 3 < seed)
+    assert table([str(tmp_path), "--paired", "--against", "CoOp"]) == 0
+    assert "other seeds" in capsys.readouterr().out
+
+
 def test_calibration_of_kept_predictions(runs, tmp_path):
     content = written(runs, tmp_path, "--metric", "ece", "--methods", "zsclip")
     rows = list(csv.DictReader(io.StringIO(content)))
@@ -149,6 +168,10 @@ def test_calibration_of_kept_predictions(runs, tmp_path):
         (["--grid", "--order", "EuroSTA"], "did you mean EuroSAT"),
         (["--grid", "--against", "ZeroshotCLIP"], "is the last row itself"),
         (["--paired", "--metric", "ece"], "compares accuracies"),
+        (["--paired", "--grid"], "give one of them"),
+        (["--protocol", "noise", "--grid"], "do not go with --protocol noise"),
+        (["--columns", "base"], "go with --grid"),
+        (["--against", "CoOp"], "goes with --paired or --grid"),
     ],
 )
 def test_refusals_are_one_line(runs, capsys, options, message):

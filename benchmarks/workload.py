@@ -78,6 +78,7 @@ def make_cfg(work: Workload, folder: Path) -> Any:
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATALOADER.TRAIN_X.BATCH_SIZE = work.batch
     cfg.DATALOADER.TEST.BATCH_SIZE = work.batch
+    cfg.TEST.KEEP_FEATURES = False
     cfg.OPTIM.NAME = "adamw" if work.trainer in ADAMW else "sgd"
     cfg.OPTIM.LR = 1e-3
     cfg.TRAINER.NAME = work.trainer

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import end_to_end, eval_throughput, measure, scaling, step_time, sweeps, synthetic
+from benchmarks import (
+    end_to_end,
+    eval_throughput,
+    features,
+    measure,
+    scaling,
+    step_time,
+    sweeps,
+    synthetic,
+)
 from benchmarks.upstream import UpstreamSteps
 from benchmarks.workload import Workload
 from clip.simple_tokenizer import SimpleTokenizer
@@ -67,6 +76,13 @@ def test_scaling_draws_what_it_measured(scratch, tmp_path, capsys):
     lines = {path: drawing.find(f".//{svg}g[@id='{path}']") for path in ("fast", "plain")}
     markers = {path: len(line.findall(f".//{svg}use")) for path, line in lines.items()}
     assert markers == {"fast": 2, "plain": 1}
+
+
+def test_features(scratch, capsys, monkeypatch):
+    monkeypatch.setenv("ANPROMPT_CACHE", "")
+    features.main([*TOY, *scratch, "--images", "6", "--methods", "CoOp,CLIPAdapter"])
+    printed = capsys.readouterr().out
+    assert printed.count("| 8 |") == 2 and printed.count("| yes |") == 2
 
 
 def test_class_names_differ_and_keep_to_their_lengths():

@@ -190,6 +190,7 @@ class FeatureTrainer(PromptTrainer):
     pooled = False
     keeps_last = False
     own_words = True
+    train_loader_x: Any
 
     @classmethod
     def check_cfg(cls, cfg: Any) -> None:

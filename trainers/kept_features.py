@@ -45,7 +45,7 @@ Sample = int | tuple[int, int]
 def can_be_kept(loader: Any) -> bool:
     """Return whether a loader's images can be recognised: read and transformed as usual."""
     dataset = loader.dataset
-    steps = getattr(getattr(dataset, "transform", None), "transforms", None)
+    steps: Any = getattr(getattr(dataset, "transform", None), "transforms", None)
     return (
         type(dataset) is DatasetWrapper
         and dataset.k_tfm == 1
@@ -71,8 +71,6 @@ class FrozenTower:
         self,
         loader: DataLoader,
         batches: Sequence[Sequence[Sample]],
-        *,
-        training: bool = False,
         title: str = "",
     ) -> Iterator[Tensor]:
         """Yield features (B, E), fp32, not normalised, of batches of a loader's images.
@@ -80,13 +78,12 @@ class FrozenTower:
         Args:
             loader: its data set, workers and the like; its order does not matter.
             batches: images of each batch, in order.
-            training: the transform is random, and samples have seeds.
             title: of the progress bar; no bar where it is empty.
 
         Raises:
             UsageError: an image is missing or does not decode.
         """
-        keys = self._keys(loader.dataset, batches, training)
+        keys = self._keys(loader.dataset, batches)
         missing = [
             batch
             for batch, own in zip(batches, keys, strict=True)
@@ -105,9 +102,7 @@ class FrozenTower:
                 bar.update()
                 yield values
 
-    def _keys(
-        self, dataset: Any, batches: Sequence[Sequence[Sample]], training: bool
-    ) -> list[list[str]]:
+    def _keys(self, dataset: Any, batches: Sequence[Sequence[Sample]]) -> list[list[str]]:
         """Return the keys of each batch's pieces; none where nothing is kept."""
         if self.store is None:
             return [[] for _ in batches]
@@ -117,11 +112,11 @@ class FrozenTower:
             found = pool.map(lambda number: _image(items[number]), numbers)
             shown = tqdm(found, "Recognising images", len(numbers), leave=False, disable=None)
             known = dict(zip(numbers, shown, strict=True))
-        made = {"tower": self._identity, "transform": repr(dataset.transform), "seeded": training}
+        made = {"tower": self._identity, "transform": repr(dataset.transform)}
         keys = []
         for batch in batches:
             parts = [batch[i : i + TOGETHER] for i in range(0, len(batch), TOGETHER)]
-            named = [[[known[_number(s)], s[1] if training else 0] for s in part] for part in parts]
+            named = [[[known[_number(s)], _seed(s)] for s in part] for part in parts]
             keys.append([_digest({**made, "images": names}) for names in named])
         return keys
 
@@ -184,7 +179,7 @@ def augmented_features(
         for own in seeds
         for start in range(0, count, TOGETHER)
     ]
-    found = list(tower.features(loader, batches, training=True, title="Training images' features"))
+    found = list(tower.features(loader, batches, title="Training images' features"))
     features = torch.cat(found).unflatten(0, (passes, count))
     labels = torch.tensor([item.label for item in dataset.data_source], device=features.device)
     return features, labels
@@ -192,6 +187,10 @@ def augmented_features(
 
 def _number(sample: Sample) -> int:
     return sample if isinstance(sample, int) else sample[0]
+
+
+def _seed(sample: Sample) -> int | None:
+    return None if isinstance(sample, int) else sample[1]
 
 
 def _image(item: Any) -> str:
@@ -212,7 +211,7 @@ def _loader_of(
     workers = min(loader.num_workers, len(batches)) if workers is None else workers
     return DataLoader(
         loader.dataset,
-        batch_sampler=[list(batch) for batch in batches],  # type: ignore[arg-type]
+        batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
         pin_memory=loader.pin_memory,
         generator=torch.Generator(),

@@ -66,7 +66,7 @@ class KnownFeatures:
         return KnownFeatures(self.values.to(*args, **named))
 
 
-Images = Tensor | KnownFeatures
+Images = Any  # a Tensor (B, 3, H, W), or KnownFeatures where nothing else is read of images
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TrainingBatch:
         class_state: what `PromptedCLIP.class_state` gave, where this step has asked for it already.
     """
 
-    image: Any  # Images; methods that put something into the image tower get pixels only
+    image: Images
     label: Tensor
     index: Tensor | None = None
     epoch: int = 0

@@ -196,7 +196,7 @@ class TipAdapter(FeatureTrainer):
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
-        number = {"kind": float, "gt": 0, "le": 1000}
+        number: dict[str, Any] = {"kind": float, "gt": 0, "le": 1000}
         settings = {
             "PREC": precision("fp16"),
             "AUGMENT_EPOCH": Setting(
@@ -276,8 +276,9 @@ class TipAdapter(FeatureTrainer):
 
     def search(self) -> None:
         """Search the strengths on validation images, where there are any that are not tested."""
-        tested = {item.impath for item in self.dm.dataset.test}
-        if self.val_loader is None or any(x.impath in tested for x in self.dm.dataset.val):
+        tested = {item.impath for item in self.dm.dataset.test or []}
+        val = {item.impath for item in self.dm.dataset.val or []}
+        if self.val_loader is None or val & tested:
             logger.info("No validation images beside the test images: strengths are not searched")
             return
         settings, dataset = self.settings, self.cfg.DATASET.NAME

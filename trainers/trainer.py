@@ -309,12 +309,10 @@ class PromptTrainer(TrainerX):
         return super().test(split)
 
     @torch.no_grad()
-    def model_inference(self, image: Images) -> Tensor:  # type: ignore[override]
+    def model_inference(self, image: Images) -> Tensor:
         return self.model(image)
 
-    def model_inference_rules(  # type: ignore[override]
-        self, image: Images
-    ) -> dict[str, Tensor] | None:
+    def model_inference_rules(self, image: Images) -> dict[str, Tensor] | None:
         return self.model.inference_rules(image)
 
     # Checkpoints

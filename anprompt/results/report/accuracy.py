@@ -101,7 +101,11 @@ def _few_seeds(page: Context) -> list[Sentence]:
     few = {name for (*_, name), own in seeds.items() if len(own) < 3}
     number = "One seed" if least == 1 else "Two seeds"
     who = "" if few == {name for *_, name in seeds} else f" of {words(sorted(few))}"
-    return [(f"{number}{who}: methods a few points apart are not told apart by this.",)]
+    if page.data.evidence.has_any:
+        said = "the intervals are about the test images, not about what other seeds would give"
+    else:
+        said = "methods a few points apart are not told apart by this"
+    return [(f"{number}{who}: {said}.",)]
 
 
 def _numbers(tables: Sequence[Table]) -> list[Block]:

@@ -138,7 +138,14 @@ class Explorer:
         named = [f"{AVERAGE} of {len(names)}", *(SHORT.get(name, name) for name in names)]
         columns = [_noise_column(name, measure) for name in named]
         told = NOISE_MEASURES[measure]
-        return Table("noise", told, columns, rows, measure=f"{told} in %", has_rules=False)
+        return Table(
+            "noise",
+            told,
+            columns,
+            rows,
+            measure=f"{told[0].upper()}{told[1:]} in %",
+            has_rules=False,
+        )
 
     def _by_kind(self, comparison: Comparison, measure: str, severity: int | None) -> Table:
         named: dict[str, tuple[str, str | None]] = {} if measure in ("drop", "consistency") else {
@@ -163,7 +170,14 @@ class Explorer:
         ]
         columns = [_noise_column(name, measure) for name in named]
         told = NOISE_MEASURES[measure]
-        return Table("noise", told, columns, rows, measure=f"{told} in %", has_rules=False)
+        return Table(
+            "noise",
+            told,
+            columns,
+            rows,
+            measure=f"{told[0].upper()}{told[1:]} in %",
+            has_rules=False,
+        )
 
     def _view(
         self, table: Table, protocol: str, shown: str, kind: str, severity: str, seed: str

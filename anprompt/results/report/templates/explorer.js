@@ -79,7 +79,8 @@
         make("th", { scope: "row" }, number < 0 ? null : swatch(number), row.name), ...cells,
         hasRules ? make("td", { class: "left" }, row.rule || "-") : null, make("td", {}, row.seeds));
     });
-    const caption = `${view.choice.filter(Boolean).map(c => LABELS[c] ?? c).join(", ")}. ${view.measure}.`;
+    const told = view.choice.map((c, i) => !c ? "" : LABELS[c] ?? `${["", "", "", "severity ", "seed "][i]}${c}`);
+    const caption = `${told.filter(Boolean).join(", ")}. ${view.measure}.`;
     root.querySelector(".caption").textContent = caption;
     table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...lines));
     enterTable(table);

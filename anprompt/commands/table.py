@@ -29,6 +29,7 @@ from anprompt.protocols.methods import method_of
 from anprompt.results.anomaly import MEASURES as ANOMALY_MEASURES
 from anprompt.results.anomaly import anomaly_tables, find_anomaly_runs
 from anprompt.results.assign import Placed, place
+from anprompt.results.effective import effective_tables
 from anprompt.results.evidence import Evidence
 from anprompt.results.matrix import make_matrices, with_difference
 from anprompt.results.measures import MEASURES
@@ -187,6 +188,8 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
         return paired_tables(tables, evidence, against), [*notes, *NOTES]
     if args.grid:
         tables = _grid(tables, args)
+    is_plain = args.metric == "accuracy" and not args.grid
+    effective = effective_tables(tables) if is_plain else []
     robust: list[Table] = []
     if attack:
         found = attacked_runs(runs, read_below(args.folders), attack)
@@ -196,12 +199,12 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
                 f"--model-dir RUN --noise {attack.kind} --eps {attack.bound}"
             )
         robust = [replace(table, attack=attack.name) for table in make(place(found))]
-    if args.published is not False and not args.grid and args.metric == "accuracy":
+    if args.published is not False and is_plain:
         every = add_published([*tables, *robust], always=bool(args.published))
         tables, robust = every[: len(tables)], every[len(tables) :]
     if attack:
         tables = beside(tables, robust, attack)
-    return tables, notes_on(tables, placed, unfinished)
+    return [*tables, *effective], notes_on(tables, placed, unfinished)
 
 
 def _attack(args: argparse.Namespace) -> Attack | None:
@@ -212,7 +215,8 @@ def _attack(args: argparse.Namespace) -> Attack | None:
     """
     if not args.robust:
         return None
-    if args.grid or args.paired or args.metric != "accuracy" or args.protocol == "noise":
+    elsewhere = args.protocol in ("noise", "anomaly")
+    if args.grid or args.paired or args.metric != "accuracy" or elsewhere:
         raise UsageError(
             "--robust goes beside accuracy; leave --grid, --paired, --metric and --protocol noise"
         )
@@ -300,6 +304,7 @@ def main(argv: list[str]) -> int:
     if args.output and args.output.suffix not in FORMAT_OF_SUFFIX:
         raise UsageError(f"{args.output}: name a {', '.join(FORMAT_OF_SUFFIX)} file")
     _check_options(args)
+    _attack(args)  # refused before anything is read
     make = {"noise": _noise_tables, "anomaly": _anomaly_tables}.get(args.protocol, _tables)
     if args.metric in ANOMALY_MEASURES and args.protocol != "anomaly":
         raise UsageError(f"--metric {args.metric} is of anomaly detection: --protocol anomaly")

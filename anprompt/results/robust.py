@@ -46,7 +46,7 @@ class AttackedRun(Run):
 
 def attacked_runs(
     runs: Iterable[Run], evaluations: Sequence[Evaluation], attack: Attack
-) -> list[Run]:
+) -> list[AttackedRun]:
     """Return the runs with their accuracy under an attack.
 
     An evaluation belongs to the run of its folder, and to the tests of what was trained there on

@@ -6,7 +6,7 @@ program can compute it again:
 - ``mean``, ``hm`` (harmonic mean), ``minus`` (first less second), ``over`` (first by second),
   ``count`` (how many operands), ``percent`` (100 times);
 - ``mce``, ``relative_mce``, ``er``: what `noise.metrics` makes of ImageNet-C's cells and of the
-  clean accuracy;
+  clean accuracy; ``er`` also of the accuracy on ImageNet and that on one of its variants;
 - ``mcnemar``: p of McNemar's test on the answers behind two accuracies;
 - ``noisy``: the mean over kinds of the means over severities of the means over seeds of cells of
   robustness.json, whose keys are "group/kind/severity/seed"; ``{a,b}`` stands for a and b.

@@ -19,7 +19,7 @@ LINES = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
     for line in block.splitlines()
-    # What needs upstream's runs, others than these, or attacks (test_results_robust.py) is left out.
+    # Others need runs of upstream, or attacked ones (test_results_robust.py).
     if not any(word in line for word in ("~", "eurosat", "crossdata", "--robust"))
 ]
 

@@ -292,6 +292,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("--paired and --grid are two tables; give one of them")
     if args.protocol in ("noise", "anomaly") and (args.paired or args.grid):
         raise UsageError(f"--paired and --grid do not go with --protocol {args.protocol}")
+    if args.robust and (args.paired or args.grid):
+        raise UsageError("--robust shows tables of its own; leave --paired and --grid out")
     if not args.grid and (args.columns or args.order or args.deviations):
         raise UsageError("--columns, --order and --deviations go with --grid")
     if args.against and not (args.paired or args.grid):

@@ -170,6 +170,7 @@ def test_calibration_of_kept_predictions(runs, tmp_path):
         (["--paired", "--metric", "ece"], "compares accuracies"),
         (["--paired", "--grid"], "give one of them"),
         (["--protocol", "noise", "--grid"], "do not go with --protocol noise"),
+        (["--robust", "pgd:4/255", "--paired"], "leave --paired and --grid out"),
         (["--columns", "base"], "go with --grid"),
         (["--against", "CoOp"], "goes with --paired or --grid"),
     ],

@@ -1,8 +1,5 @@
 """What a report tells: the runs below some folders, their tables, and their evaluations."""
 
-import csv
-import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +9,6 @@ from typing import Any
 from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.assign import Placed, place
 from anprompt.results.evidence import Evidence
-from anprompt.results.logs import read_lines
 from anprompt.results.method import Method
 from anprompt.results.noise.compare import Comparison, compare
 from anprompt.results.noise.files import Evaluation, read_below
@@ -23,10 +19,6 @@ from anprompt.results.value import Value, over_seeds
 from common.errors import UsageError
 
 WHOLE = "vit_b16"  # the configuration that a trainer's ablations change
-CURVE = "curve.csv"
-NO_TERMS = ("lr", "loss", "acc", "val_accuracy")
-EPOCH = re.compile(r"^epoch \[(\d{1,9})/\d+\] batch \[\d+/\d+\] .*$")
-METER = re.compile(r"(loss|acc) -?(?:[\d.]+|nan|inf) \((-?\d+(?:\.\d+)?)\)")
 
 
 @dataclass(frozen=True)
@@ -306,80 +298,6 @@ def per_class(runs: Sequence[Run]) -> dict[str, Value]:
     names = next(iter(own.values()), {})
     means = {name: over_seeds({s: of.get(name) for s, of in own.items()}) for name in names}
     return {name: value for name, value in means.items() if value is not None}
-
-
-def training_curve(run: Run) -> dict[str, dict[int, Value]]:
-    """Return what epochs measured, by name, from curve.csv: loss, its terms, acc, ...
-
-    Of runs without it, loss and acc from log.txt: the mean at an epoch's last line. Nothing where
-    the log is missing or tells nothing (evaluations).
-    """
-    curves: dict[str, dict[int, Value]] = {}
-    path = run.folder / CURVE
-    if path.is_file():
-        for epoch, values in read_curve(path).items():
-            for name, number in values.items():
-                key = f"{path.as_posix()}#epoch {epoch}/{name}"
-                curves.setdefault(name, {})[epoch] = Value(number, key)
-        return curves
-    path = run.folder / "log.txt"
-    if not path.is_file():
-        return curves
-    for line in read_lines(path):
-        if match := EPOCH.match(line):
-            epoch = int(match[1])
-            for name, value in METER.findall(line):
-                key = f"{path.as_posix()}#epoch {epoch}/{name}"
-                curves.setdefault(name, {})[epoch] = Value(float(value), key)
-    return curves
-
-
-def read_curve(path: Path) -> dict[int, dict[str, float]]:
-    """Return a curve.csv's finite numbers by epoch and column.
-
-    A line that is no epoch of numbers is left out: the file shows how training went, and no
-    result depends on it.
-    """
-    found: dict[int, dict[str, float]] = {}
-    for row in csv.DictReader(read_lines(path)):
-        epoch = row.pop("epoch", "") or ""
-        if epoch.isdecimal() and len(epoch) < 9:
-            found[int(epoch)] = {
-                name: number
-                for name, text in row.items()
-                if isinstance(text, str) and math.isfinite(number := _number(text))
-            }
-    return found
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def terms_of(case: Case, name: str) -> list[str]:
-    """Return the terms of a method's loss that its runs recorded, where there are several."""
-    own = [run for method, runs in case.methods.items() if method.name == name for run in runs]
-    names = dict.fromkeys(meter for run in own for meter in training_curve(run))
-    terms = [meter for meter in names if meter not in NO_TERMS]
-    return terms if len(terms) > 1 else []
-
-
-def curve_of(case: Case, name: str, meter: str) -> dict[int, Value]:
-    """Return a method's training curve, mean over runs at the epochs that all of them have."""
-    trained = [
-        run
-        for method, own in case.methods.items()
-        for run in own
-        if method.name == name and run.results.get("num_trainable")
-        if not run.settings.get("RUN.EVAL_ONLY")
-    ]
-    curves = {run.seed: curve[meter] for run in trained if meter in (curve := training_curve(run))}
-    epochs = sorted(set.intersection(*map(set, curves.values()))) if curves else []
-    means = {epoch: over_seeds({s: c[epoch] for s, c in curves.items()}) for epoch in epochs}
-    return {epoch: value for epoch, value in means.items() if value is not None}
 
 
 def recorded(runs: Iterable[Run], key: str) -> list[str]:

@@ -9,11 +9,11 @@ from anprompt.results.protocol_tables import make_tables
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed
 from anprompt.results.report.charts import Chart
 from anprompt.results.report.context import Context
+from anprompt.results.report.curves import curve_of, loss_terms, training_curves
 from anprompt.results.report.data import (
     WHOLE,
     Ablation,
     code_of,
-    curve_of,
     mean_over,
     per_class,
     recorded,
@@ -21,9 +21,7 @@ from anprompt.results.report.data import (
 from anprompt.results.report.figures import (
     ablation_changes,
     class_changes,
-    loss_terms,
     slug,
-    training_curves,
 )
 from anprompt.results.run import Run
 from anprompt.results.table import PROTOCOLS, Column, Row, Table

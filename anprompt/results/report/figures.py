@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.report.charts import HEIGHT, MARKERS, WIDTH, Chart, Theme, series_style
-from anprompt.results.report.data import Case, Data, curve_of, per_class, terms_of
+from anprompt.results.report.data import Case, Data, per_class
 from anprompt.results.table import Table
 from anprompt.results.value import Value, harmonic_mean
 from common.text import plain
@@ -76,7 +76,7 @@ class Styles:
 MOST_POINTS = 12  # of a line that say their value
 
 
-def _points(
+def points_of(
     lines: dict[str, dict[int, Value]], styles: Styles, what: str, is_share: bool = False
 ) -> list[tuple[float, float, str, str]]:
     """Return points of lines, evenly chosen where they are many; ``is_share``: x in percent."""
@@ -92,7 +92,7 @@ def _points(
     return found
 
 
-def _rows(lines: dict[str, dict[int, Value]]) -> list[tuple]:
+def rows_of(lines: dict[str, dict[int, Value]]) -> list[tuple]:
     """Return curves as rows of a CSV file: method, place, mean, deviation, source."""
     return [
         (method, x, value.number, value.std, source(value))
@@ -228,91 +228,10 @@ def accuracy_by_severity(
             f"runs. {axis} does not start at 0."
         ),
         columns=("method", "severity", "accuracy_mean", "accuracy_std", "source"),
-        rows=_rows(lines),
+        rows=rows_of(lines),
         draw=draw,
-        points=_points(lines, styles, "severity"),
+        points=points_of(lines, styles, "severity"),
     )
-
-
-def training_curves(case: Case, styles: Styles, meter: str) -> Chart | None:
-    """Return a meter of the logs by share of the training; None without any."""
-    lines = {m.name: curve for m in case.methods if (curve := curve_of(case, m.name, meter))}
-    if not lines:
-        return None
-
-    def draw(axes: Axes, theme: Theme) -> None:
-        for method, curve in lines.items():
-            # Methods train for different numbers of epochs: share of the training compares them.
-            x = 100 * np.array(list(curve)) / max(curve)
-            style = {**styles.line(method), "markersize": 4 if len(curve) < 12 else 2.5}
-            colour = styles.colour(method, theme)
-            axes.plot(x, [n.number for n in curve.values()], color=colour, label=method, **style)
-        axes.set_xlabel("share of the training %")
-        axes.set_ylabel({"loss": "loss", "acc": "accuracy on training batches %"}[meter])
-        axes.set_xlim(0, 103)
-        numbers = [value.number for curve in lines.values() for value in curve.values()]
-        if meter == "loss" and min(numbers) > 0:
-            _log_axis(axes)
-
-    what = {"loss": "training loss", "acc": "training accuracy"}[meter]
-    protocol = "" if case.protocol == "base2new" else "all-classes"
-    return Chart(
-        name=slug("training", case.title, protocol, meter),
-        title=f"{case.title}: {what}",
-        caption=(
-            "Mean of each epoch as logged, over seeds; logarithmic. Losses of different methods "
-            "contain different terms: compare their course, not their height."
-            if meter == "loss"
-            else "Mean of each epoch as logged, over seeds, on augmented images."
-        ),
-        columns=("method", "epoch", f"{meter}_mean", f"{meter}_std", "source"),
-        rows=_rows(lines),
-        draw=draw,
-        points=_points(lines, styles, "epoch", is_share=True),
-    )
-
-
-def loss_terms(case: Case, styles: Styles, name: str) -> Chart | None:
-    """Return the terms of a method's loss over its epochs; None where it has one or none."""
-    found = {term: curve_of(case, name, term) for term in terms_of(case, name)}
-    lines = {term: curve for term, curve in found.items() if curve}
-    if len(lines) < 2:
-        return None
-
-    def draw(axes: Axes, theme: Theme) -> None:
-        for i, (term, curve) in enumerate(lines.items()):
-            style = {**series_style(i, False, False), "markersize": 3, "gid": styles.gid(name)}
-            values = [value.number for value in curve.values()]
-            axes.plot(list(curve), values, color=theme.series(i), label=term, **style)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("term of the loss")
-        axes.legend(
-            frameon=False, labelcolor=theme.muted, loc="lower center", ncols=min(len(lines), 3),
-            bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2,
-        )  # fmt: skip
-        if all(value.number > 0 for curve in lines.values() for value in curve.values()):
-            _log_axis(axes)
-
-    protocol = "" if case.protocol == "base2new" else "all-classes"
-    return Chart(
-        name=slug("terms", case.title, protocol, name),
-        title=f"{case.title}: terms of {name}'s loss",
-        caption="Mean of each epoch, over seeds, weights included; their sum is the loss.",
-        columns=("term", "epoch", "term_mean", "term_std", "source"),
-        rows=_rows(lines),
-        draw=draw,
-        points=_points(lines, styles, "epoch"),
-    )
-
-
-def _log_axis(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    axes.set_yscale("log")
-    subs = (1, 2, 5) if high > 4 * max(low, 1e-9) else tuple(np.arange(1, 10, 0.5))
-    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
@@ -351,9 +270,9 @@ def accuracy_by_shots(table: Table, styles: Styles) -> Chart | None:
         title=f"{table.subject}: accuracy by images per class",
         caption="All classes. Bars: deviation over seeds. The axis does not start at 0.",
         columns=("method", "shots", "accuracy_mean", "accuracy_std", "source"),
-        rows=_rows(lines),
+        rows=rows_of(lines),
         draw=draw,
-        points=_points(lines, styles, "images a class"),
+        points=points_of(lines, styles, "images a class"),
     )
 
 

@@ -2,8 +2,8 @@
 
 Whatever a tracker raises is said in one line and ends the tracking, not the training, and random
 numbers are as they would be without it. Nothing is sent unless the environment says so: W&B runs
-offline unless WANDB_MODE says otherwise (``wandb sync`` sends it later), MLflow writes to a folder
-beside the run's other files unless MLFLOW_TRACKING_URI names a server.
+offline unless WANDB_MODE says otherwise (``wandb sync`` sends it later), MLflow writes to
+``mlflow.db`` beside the run's other files unless MLFLOW_TRACKING_URI names a server.
 """
 
 import importlib
@@ -105,11 +105,20 @@ def _start_wandb(wandb: Any, folder: str, config: dict[str, Any]) -> tuple[Any, 
 
 def _start_mlflow(mlflow: Any, folder: str, config: dict[str, Any]) -> tuple[Any, Any]:
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        mlflow.set_tracking_uri((Path(folder).resolve() / "mlruns").as_uri())
+        mlflow.set_tracking_uri(f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}")
     mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
     mlflow.start_run(run_name=_name_of(folder))
-    mlflow.log_dict(config, "config.json")
+    mlflow.log_params(dict(_leaves(config)))
     return (lambda values, step: mlflow.log_metrics(values, step=step)), mlflow.end_run
+
+
+def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield settings by dotted name, as text of a length that MLflow takes."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, str(value)[:500]
 
 
 def _name_of(folder: str) -> str:

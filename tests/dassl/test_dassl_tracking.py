@@ -85,8 +85,9 @@ def test_mlflow(toy_cfg, monkeypatch, tmp_path):
     cfg = toy_cfg("OPTIM.MAX_EPOCH", 1, "TRAIN.TRACK", "mlflow")
     build(cfg).train()
     names = [name for name, _, _ in called]
-    assert names[:4] == ["set_tracking_uri", "set_experiment", "start_run", "log_dict"]
-    assert called[0][1][0].startswith("file:") and called[0][1][0].endswith("/mlruns")
+    assert names[:4] == ["set_tracking_uri", "set_experiment", "start_run", "log_params"]
+    assert called[0][1] == (f"sqlite:///{cfg.OUTPUT_DIR}/mlflow.db",)
+    assert called[3][1][0]["OPTIM.MAX_EPOCH"] == "1"
     assert names[-1] == "end_run"
     _, (values,), options = called[-2]
     assert "test/accuracy" in values and options == {"step": 2}

@@ -260,8 +260,6 @@ def _build_of(module: nn.Module) -> list[Any]:
         [
             name,
             f"{type(part).__module__}.{type(part).__qualname__}",
-            # compiled blocks have a forward of their own
-            "forward" in vars(part),
             {
                 key: value
                 for key, value in sorted(vars(part).items())

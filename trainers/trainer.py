@@ -287,7 +287,9 @@ class PromptTrainer(TrainerX):
 
     def frozen_tower(self, loader: Any) -> FrozenTower:
         """Return the frozen image tower, whose features of a loader's images may be kept."""
-        is_kept = self.cfg.TEST.get("KEEP_FEATURES", False) and can_be_kept(loader)
+        is_compiled = bool(self.cfg.get("INEXACT", {}).get("COMPILE"))
+        is_asked = bool(self.cfg.TEST.get("KEEP_FEATURES", False)) and not is_compiled
+        is_kept = is_asked and can_be_kept(loader)
         if is_kept not in self._towers:
             self._towers[is_kept] = FrozenTower(self.model, feature_store() if is_kept else None)
         return self._towers[is_kept]

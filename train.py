@@ -3,9 +3,14 @@
 ``python train.py --help`` lists the flags with examples. The run's folder (``--output-dir``) is
 touched only once everything has been built, so bad input leaves what is there as it is. From then
 on it is locked: a second command for the same folder ends at once, in one line.
+
+``torchrun --standalone --nproc-per-node N train.py ...`` shares the run among N processes: see
+``common.ranks``. The first of them alone has the folder.
 """
 
 import contextlib
+import io
+import os
 import shlex
 import sys
 from argparse import Namespace
@@ -17,6 +22,7 @@ from common import cli
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from common.ranks import Ranks
     from dassl.engine import SimpleTrainer
     from dassl.utils import Logger
 
@@ -31,17 +37,26 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     from anprompt.runs.arguments import make_parser
 
-    args = make_parser().parse_args(argv)
+    is_first = os.environ.get("RANK", "0") == "0"
+    # The processes that torchrun starts have one command line: the first answers it.
+    with contextlib.nullcontext() if is_first else contextlib.redirect_stderr(io.StringIO()):
+        args = make_parser().parse_args(argv)
 
     # After parsing, so that --help and a misspelt flag are answered at once.
     from dassl.utils import Logger
 
-    console = sys.stdout
-    with Logger(keeps=True, shows=not args.quiet) as log, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        ranks = None
+        if "WORLD_SIZE" in os.environ:
+            from common.ranks import joined
+
+            ranks = held.enter_context(joined())
+        console = sys.stdout
+        log = held.enter_context(Logger(keeps=True, shows=not args.quiet))
         held.callback(setattr, sys, "stdout", console)
         sys.stdout = log
         held.enter_context(cli.shown_messages(*TALKATIVE))
-        _Run(args, argv, log, held).execute()
+        _Run(args, argv, log, held, ranks).execute()
         log.flush()
     return 0
 
@@ -53,13 +68,17 @@ class _Run:
         args, argv: the command line, parsed and not.
         log: what is printed goes there.
         held: keeps the lock on the run's folder.
+        ranks: this process among those that share the run; None for one that is alone.
     """
 
-    def __init__(self, args: Namespace, argv: list[str], log: "Logger", held: Any):
+    def __init__(
+        self, args: Namespace, argv: list[str], log: "Logger", held: Any, ranks: "Ranks | None"
+    ):
         from anprompt.runs.config import build_cfg
         from common.lock import FolderLock
 
-        self.args, self.argv, self.log = args, argv, log
+        self.args, self.argv, self.log, self.ranks = args, argv, log, ranks
+        self.is_first = ranks is None or ranks.is_first
         self.known: dict = {}  # of the data, which are looked at twice
         self.checkpoint: dict[str, str] = {}  # digests of the files that an evaluation reads
         self.cfg: CfgNode = build_cfg(args)
@@ -69,24 +88,33 @@ class _Run:
         """Do what the command line asks for, as far as it is not done already."""
         if self._is_finished():
             return
-        self.lock.acquire(create=False)
+        if self.is_first:
+            self.lock.acquire(create=False)
         trainer = self._build()
         if self.args.eval_only:
             self._load_model(trainer)
         elif self.args.no_train:
             return
-        self.lock.acquire()
+        if self.is_first:
+            self.lock.acquire()
         # Another process may have had the folder while this one was building.
         if self._is_finished():
             return
-        self._start(trainer)
+        if self.is_first:
+            self._start(trainer)
         if self.args.eval_only:
             trainer.test()
         else:
             trainer.train()
-        self._say_result()
+        if self.is_first:
+            self._say_result()
 
     def _is_finished(self) -> bool:
+        if self.ranks is None:
+            return self._is_found_finished()
+        return bool(self.ranks.told(self.is_first and self._is_found_finished()))
+
+    def _is_found_finished(self) -> bool:
         from anprompt.runs.folder import state_of
 
         state = state_of(self.cfg, self.known)
@@ -118,6 +146,8 @@ class _Run:
 
         if cfg.SEED >= 0:
             set_random_seed(cfg.SEED)
+        elif self.ranks is not None:
+            set_random_seed(int(self.ranks.told(torch.seed() % 2**32)))
         if torch.cuda.is_available() and cfg.USE_CUDA:
             torch.backends.cudnn.benchmark = True
         trainer = build_trainer(cfg)
@@ -193,4 +223,7 @@ class _Run:
 
 
 if __name__ == "__main__":
-    cli.leave(main())
+    status = main()
+    if status and "WORLD_SIZE" in os.environ:  # threads of the lost group would end it their way
+        os._exit(status)
+    cli.leave(status)

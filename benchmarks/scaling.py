@@ -5,6 +5,11 @@ on a ViT-B/16.
 
     python -m benchmarks.scaling --trainer CoOp --counts 10,50,200,500,1000 --plain-up-to 200 \\
         --plot scaling.svg
+
+With --ranks it measures what the processes of torchrun save of the text part instead: features of
+--classes classes and the gradients they have, one thread to a process.
+
+    python -m benchmarks.scaling --ranks 1,2 --classes 500
 """
 
 from pathlib import Path
@@ -12,6 +17,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks import measure
+from benchmarks.ranks import measure_ranks
 from benchmarks.step_time import measure_steps
 
 COLOURS = {"fast": "#1b6ca8", "plain": "#b5651d"}
@@ -43,7 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="steps that are timed, per path")
     parser.add_argument("--skip-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--plot", help="write the plot to this file (.svg, .pdf, .png)")
+    parser.add_argument("--ranks", help="numbers of processes, by commas: measure these instead")
     args = parser.parse_args(arguments)
+    if args.ranks:
+        work = measure.workload(args)
+        with measure.scratch(args.scratch) as folder:
+            rows = measure_ranks(work, folder, [int(n) for n in args.ranks.split(",")], args.rounds)
+        measure.report(rows, {"workload": work.as_dict()}, args.json)
+        return
     rows, series = [], {}
     with measure.scratch(args.scratch) as folder:
         for classes in map(int, args.counts.split(",")):

@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .packing import Packing
+from common.ranks import Share
+
+from .packing import Packing, Rows
 
 Edit = Callable[[int, Tensor], Tensor]
 
@@ -39,6 +41,13 @@ class BlockChange:
     def beside(self, x: Tensor) -> Tensor | None:
         """Return what is added to the block's output, (..., D); None for nothing."""
         return None
+
+    def of_rows(self, rows: Rows) -> BlockChange:
+        """Return the change for an input that is only some rows of what one process would run.
+
+        A change that draws random numbers draws them for all rows.
+        """
+        return self
 
 
 Changes = Mapping[int, BlockChange]  # by 0-based block; the others are as they are
@@ -261,6 +270,8 @@ class Transformer(nn.Module):
     Attributes:
         classes_at_once: how many class texts ``clip.text`` runs together; 0 for all. With fewer
             the others' activations are not held: training makes them a second time.
+        images: in a step that processes share, the share of its images that this one has;
+            ``clip.text`` shares classes in the same way. None elsewhere.
     """
 
     def __init__(
@@ -276,6 +287,7 @@ class Transformer(nn.Module):
         self.width = width
         self.layers = layers
         self.classes_at_once = 0
+        self.images: Share | None = None
         block = partial(ResidualAttentionBlock, width, heads, causal, quick_gelu, mlp_width)
         self.resblocks = nn.Sequential(*[block() for _ in range(layers)])
 
@@ -308,6 +320,10 @@ class Transformer(nn.Module):
             )
         stop = self.layers if stop is None else stop
         blocks = self.blocks()
+        if changes and self.images is not None and self.images.is_split and not blocks[0].causal:
+            index = torch.arange(self.images.total, device=x.device)[self.images.own]
+            rows = Rows(0, self.images.total, index)
+            changes = {layer: change.of_rows(rows) for layer, change in changes.items()}
         for layer in range(start, stop):
             if edit is not None:
                 x = edit(layer, x)

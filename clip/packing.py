@@ -45,7 +45,7 @@ class Packing:
 def packing(last: tuple[int, ...], device: torch.device) -> Packing:
     """The packing of texts whose last real token is at these positions (from 0)."""
     lengths = torch.tensor(last) + 1
-    longest = int(lengths.max())
+    longest = max((position + 1 for position in last), default=0)
     position = torch.arange(longest)
     is_real = position < lengths[:, None]  # (C, S)
     return Packing(
@@ -56,3 +56,27 @@ def packing(last: tuple[int, ...], device: torch.device) -> Packing:
         later=(position > position[:, None]).to(device),
         beyond=~is_real[:, None, None, :].to(device),
     )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows a tensor has of a larger one that the processes of a run share.
+
+    dim: along which.
+    total: how many rows the larger one has.
+    index: which of them these are.
+    """
+
+    dim: int
+    total: int
+    index: Tensor
+
+
+@lru_cache(maxsize=64)
+def rows_of_texts(last: tuple[int, ...], first: int, step: int, device: torch.device) -> Rows:
+    """The rows that texts first, first + step, ... have when all are packed, along dimension 1."""
+    lengths = torch.tensor(last) + 1
+    owner = torch.arange(len(last)).repeat_interleave(lengths)
+    mine = torch.zeros(len(last), dtype=torch.bool)
+    mine[first::step] = True
+    return Rows(1, len(owner), mine[owner].nonzero().flatten().to(device))

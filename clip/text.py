@@ -15,7 +15,7 @@ that runs every sequence in full.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from common.ranks import Share
+
 from .blocks import BlockChange, Changes, Edit, LayerNorm, ResidualAttentionBlock, Transformer
-from .packing import packing
+from .packing import packing, rows_of_texts
 
 
 class TextTower(Protocol):
@@ -64,11 +66,22 @@ class SharedText:
     CoCoOp).
     own: (G, C, S, D), what follows, per class, cut at the longest text's end token.
     eot: (C,) position of the end token within ``own``; best on the CPU, as lengths decide shapes.
+    per_image: whether the groups are images, which the processes of a run may have others of.
+    share: of the C classes, ``own`` holds those of this share; None for all.
     """
 
     prefix: Tensor
     own: Tensor
     eot: Tensor
+    per_image: bool = False
+    share: Share | None = None
+
+    def split(self, images: Share | None) -> SharedText:
+        """Return what this process runs of it, given its share of a step's images."""
+        if images is None or self.share is not None or (self.per_image and images.is_split):
+            return self
+        share = images.of(len(self.eot))
+        return replace(self, own=self.own[:, share.own], share=share)
 
     def run(
         self,
@@ -83,11 +96,17 @@ class SharedText:
 
         After the transformer's last block only the end token's state is left, ``own`` (G, C, 1,
         D), and an empty prefix: nothing else is read.
+
+        Where processes share a step, each runs its own classes; ``features`` are those of all.
         """
         stop = transformer.layers if stop is None else stop
         blocks = transformer.blocks()[start:stop]
         if not blocks:
             return self
+        if transformer.images is not None and self.share is None:
+            divided = self.split(transformer.images)
+            if divided.share is not None:
+                return divided.run(transformer, start, stop, edit, changes)
         to_end = stop == transformer.layers
         inside = [(changes or {}).get(layer) for layer in range(start, stop)]
         # The beginnings do not depend on what follows, so they go through all blocks first.
@@ -98,21 +117,31 @@ class SharedText:
             prefix, keys_and_values = block.run_prefix(prefix, inside[layer - start])
             shared.append(keys_and_values)
 
-        eot, at_once = self.eot.tolist(), transformer.classes_at_once or len(self.eot)
+        eot, share = self.eot.tolist(), self.share or Share(total=len(self.eot))
+        at_once = transformer.classes_at_once or len(eot)
         pieces = []
         for first in range(0, len(eot), at_once):
-            piece = self.own[:, first : first + at_once], tuple(eot[first : first + at_once])
+            ends = tuple(eot[first : first + at_once])
+            # Of a piece's classes, which a process alone would run, this process has some or none.
+            start_at = (share.rank - first) % share.size
+            own = slice(start_at, None, share.size) if share.is_split else slice(None)
+            mine = slice(share.before(first), share.before(first + len(ends)))
+            changes_here = inside
+            if share.is_split and any(inside):
+                rows = rows_of_texts(ends, start_at, share.size, self.own.device)
+                changes_here = [change and change.of_rows(rows) for change in inside]
+            elif mine.start == mine.stop:
+                continue
+            piece = self.own[:, mine], ends[own], shared, to_end, changes_here
             if at_once < len(eot) and torch.is_grad_enabled():
-                run = checkpoint(
-                    _run_own, blocks, *piece, shared, to_end, inside, use_reentrant=False
-                )
+                run = checkpoint(_run_own, blocks, *piece, use_reentrant=False)
             else:
-                run = _run_own(blocks, *piece, shared, to_end, inside)
+                run = _run_own(blocks, *piece)
             pieces.append(run)
-        own = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        run = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if to_end:
-            return SharedText(prefix[:, :0], own, torch.zeros_like(self.eot))
-        return SharedText(prefix, own, self.eot)
+            return replace(self, prefix=prefix[:, :0], own=run, eot=torch.zeros_like(self.eot))
+        return replace(self, prefix=prefix, own=run)
 
     def with_class_tokens(self, tokens: Tensor, position: int = 1) -> SharedText:
         """Replace positions ``position .. position + n - 1`` by tokens of each class's own.
@@ -126,20 +155,23 @@ class SharedText:
         """
         groups, classes = self.own.shape[:2]
         end = position + tokens.shape[1]
+        tokens = tokens if self.share is None else tokens[self.share.own]
         rest = self.prefix[:, None, end:].expand(-1, classes, -1, -1)
         written = tokens.to(self.own.dtype).expand(groups, -1, -1, -1)
         own = torch.cat([written, rest, self.own], dim=2)
-        return SharedText(
-            self.prefix[:, :position], own, self.eot + self.prefix.shape[1] - position
-        )
+        eot = self.eot + self.prefix.shape[1] - position
+        return replace(self, prefix=self.prefix[:, :position], own=own, eot=eot)
 
     def features(self, clip: TextTower) -> Tensor:
         """Text features (G, C, embed_dim), or (C, embed_dim) for one group; not normalised."""
         if self.own.shape[2] == 1:
             at_end = self.own[:, :, 0]
         else:
-            at_end = self.own[:, torch.arange(len(self.eot), device=self.eot.device), self.eot]
+            eot = self.eot if self.share is None else self.eot[self.share.own]
+            at_end = self.own[:, torch.arange(len(eot), device=eot.device), eot]
         features = clip.ln_final(at_end) @ clip.text_projection
+        if self.share is not None:
+            features = self.share.together(features.transpose(0, 1)).transpose(0, 1)
         return features[0] if len(features) == 1 else features
 
 
@@ -190,13 +222,14 @@ def share_text(clip: TextTower, prefix: Tensor, own: Tensor, eot: Tensor) -> Sha
         own: (C, S, D) embeddings that follow.
         eot: (C,) position of the end token within ``own``.
     """
-    if prefix.dim() == 2:
+    per_image = prefix.dim() == 3
+    if not per_image:
         prefix = prefix.unsqueeze(0)
     shared, length = prefix.shape[1], own.shape[1]
     positions = clip.positional_embedding.to(clip.dtype)
     prefix = prefix.to(clip.dtype) + positions[:shared]
     own = own.to(clip.dtype) + positions[shared : shared + length]
-    return SharedText(prefix, own.expand(len(prefix), -1, -1, -1), eot)
+    return SharedText(prefix, own.expand(len(prefix), -1, -1, -1), eot, per_image)
 
 
 def split_embeddings(

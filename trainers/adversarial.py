@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UsageError
+from common.ranks import Share
 from common.settings import Setting, declare
 from noise import adversarial
 
@@ -116,6 +117,7 @@ class AttackedTraining(PromptTrainer):
         *,
         loss: adversarial.Loss = F.cross_entropy,
         start: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Return images within the ball around the given ones for which ``loss`` is high.
 
@@ -127,6 +129,7 @@ class AttackedTraining(PromptTrainer):
             label: (B,).
             state: the model's ``class_state``; no gradient reaches it.
             start: the change to start from, in pixel values; by default as the settings say.
+            first: place in the batch from which on the images are.
 
         Returns:
             (B, 3, H, W), normalised as the given ones.
@@ -134,7 +137,14 @@ class AttackedTraining(PromptTrainer):
         settings = self.attack_of(self.cfg)
         eps, steps = settings.EPS, settings.STEPS
         step = 1.5 * eps / max(steps, 1) if settings.STEP is None else settings.STEP
-        generator = torch.default_generator if settings.START == "uniform" else None
+        if start is None and settings.START == "uniform":
+
+            def uniform(shape: torch.Size) -> Tensor:
+                return torch.empty(shape, dtype=image.dtype).uniform_(-eps / 255, eps / 255)
+
+            start = self.drawn(uniform, image, first)
+        if not len(image):  # others have what is attacked
+            return image
         mean, std = self.pixel_scale(image)
         fixed = state.detach() if isinstance(state, Tensor) else state
         with (
@@ -148,10 +158,24 @@ class AttackedTraining(PromptTrainer):
                 eps=eps / 255,
                 step=step / 255,
                 steps=steps,
-                start=generator if start is None else start,
+                start=start,
                 loss=loss,
             )
         return (changed - mean) / std
+
+    def drawn(self, draw: Callable[[torch.Size], Tensor], image: Tensor, first: int = 0) -> Tensor:
+        """Return random numbers in the shape of images, as one process draws them for a batch.
+
+        Args:
+            draw: gives numbers for a shape.
+            image: those of this process, from place ``first`` of the batch on.
+        """
+        share = self.model.clip.transformer.images
+        if share is None or not share.is_split:
+            return draw(image.shape)
+        places = torch.arange(share.total)[share.own]
+        shape = torch.Size([share.total - first, *image.shape[1:]])
+        return draw(shape)[places[places >= first] - first]
 
     def attacked_logits(self, image: Tensor, state: Any) -> Tensor:
         """Return the logits that the attack sees; by default the model's own."""
@@ -187,9 +211,13 @@ class AdversarialTraining(AttackedTraining):
         batch = replace(batch, class_state=self.model.class_state())
         if kind == "trades":
             return self.trades(batch)
-        first = len(batch.image) // 2 if kind == "adv_half" else 0
-        changed = self.attack(batch.image[first:], batch.label[first:], batch.class_state)
-        return self.model.loss(replace(batch, image=torch.cat([batch.image[:first], changed])))
+        share = batch.share or Share(total=len(batch.image))
+        first = share.total // 2 if kind == "adv_half" else 0
+        clean = share.before(first)
+        changed = self.attack(
+            batch.image[clean:], batch.label[clean:], batch.class_state, first=first
+        )
+        return self.model.loss(replace(batch, image=torch.cat([batch.image[:clean], changed])))
 
     def trades(self, batch: TrainingBatch) -> Loss:
         """Return TRADES' loss [1]."""
@@ -201,7 +229,7 @@ class AdversarialTraining(AttackedTraining):
             batch.label,
             state,
             loss=lambda logits, label: divergence(logits, clean).mean(),
-            start=TRADES_START * torch.randn(image.shape),
+            start=TRADES_START * self.drawn(torch.randn, image),
         )
         natural = self.model.loss(batch)
         robust = divergence(self.logits_of(changed, state), natural.logits).mean()

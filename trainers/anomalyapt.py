@@ -259,11 +259,10 @@ class AnomalyAPT(AnomalyTrainer):
             super().backward(loss)
             return
         guide_gradients(
-            list(self.model.prompt_learner.parameters()),
+            self,
             loss.terms["image"] + loss.terms["pixel"],
             loss.terms["meta"],
             self.cfg.TRAINER.ANOMALYAPT.LAMBDA,
-            self.scaler,
         )
 
     def after_epoch(self) -> None:

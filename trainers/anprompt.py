@@ -260,7 +260,9 @@ class AntiNoiseCLIP(RepresentationCLIP):
             reg_weight=self.sim_weight,
         )
         if self.settings.WA_WEIGHT:
-            terms["wa"] = self.settings.WA_WEIGHT * wa_loss(z_noisy=tau * r @ w.t(), z=z)
+            # Its spread is that of all logits, so it looks at the whole batch.
+            z_noisy, z_whole = batch.whole(tau * r @ w.t()), batch.whole(z)
+            terms["wa"] = self.settings.WA_WEIGHT * wa_loss(z_noisy=z_noisy, z=z_whole)
         return Loss.of(self.mix(z, z_r), **terms)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 import clip
 from clip.blocks import BlockChange
+from clip.packing import Rows
 from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
@@ -54,6 +56,20 @@ def changed_blocks(position: str, layers: int) -> range:
     return range(first, stop)
 
 
+def dropped_out(x: Tensor, share: float, rows: Rows | None = None) -> Tensor:
+    """Return x with a share of its values zero and the others scaled up.
+
+    Where x is only some rows of what one process would have, random numbers are drawn for all.
+    """
+    shape = list(x.shape)
+    if rows is not None:
+        shape[rows.dim] = rows.total
+    is_kept = torch.empty(shape, dtype=torch.bool, device=x.device).bernoulli_(1 - share)
+    if rows is not None:
+        is_kept = is_kept.index_select(rows.dim, rows.index)
+    return x * is_kept * (1 / (1 - share))
+
+
 class LowRank(nn.Module, BlockChange):
     """Learned for one block: ``a`` (M, r, D) and ``b`` (M, D, r), for M of the three maps."""
 
@@ -67,10 +83,15 @@ class LowRank(nn.Module, BlockChange):
         self.a = nn.Parameter(a)
         self.b = nn.Parameter(torch.zeros(len(self.maps), width, settings.R, device=device))
 
-    def qkv(self, x: Tensor, qkv: Tensor) -> Tensor:
+    def of_rows(self, rows: Rows) -> BlockChange:
+        change = BlockChange()
+        change.qkv = partial(self.qkv, rows=rows)  # type: ignore[method-assign]
+        return change
+
+    def qkv(self, x: Tensor, qkv: Tensor, rows: Rows | None = None) -> Tensor:
         parts = list(qkv.chunk(3, dim=-1))
         for number, a, b in zip(self.maps, self.a, self.b, strict=True):
-            kept = F.dropout(x, self.dropout) if self.training and self.dropout else x
+            kept = dropped_out(x, self.dropout, rows) if self.training and self.dropout else x
             low = F.linear(F.linear(kept, a.to(x.dtype)), b.to(x.dtype))
             parts[number] = parts[number] + self.scale * low
         return torch.cat(parts, dim=-1)

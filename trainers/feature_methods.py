@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
+from common import ranks
 from common.errors import UsageError
 from common.settings import Setting
 from datasets.templates import IMAGENET_TEMPLATES_SELECT
@@ -228,11 +229,21 @@ class FeatureTrainer(PromptTrainer):
             return features.mean(dim=0)
         return F.normalize(F.normalize(features, dim=-1).mean(dim=0), dim=-1)
 
+    def build_data_loader(self) -> None:
+        # Steps on features take no time: processes that share a run each do all of them.
+        with ranks.alone():
+            super().build_data_loader()
+
+    def share_of(self, images: int) -> ranks.Share:
+        return ranks.here().share(0)
+
     def views(self, count: int) -> tuple[Tensor, Tensor]:
         """Return features (count, N, E) of random views of the training images, and labels."""
         loader, seed = self.dm.train_loader_x, self.cfg.SEED
         tower = self.frozen_tower(loader)
-        return augmented_features(tower, loader, count, seed if seed >= 0 else secrets.randbits(62))
+        if seed < 0:
+            seed = int(ranks.here().told(secrets.randbits(52)))
+        return augmented_features(tower, loader, count, seed)
 
     def prepare_training(self) -> None:
         super().prepare_training()

@@ -145,15 +145,14 @@ def test_batches(tower: FrozenTower, loader: DataLoader) -> Iterator[dict[str, A
     """Yield what a loader of test images would, with features in place of pixels."""
     dataset: Any = loader.dataset
     items = dataset.data_source
-    size = loader.batch_size or 1
-    batches = [range(i, min(i + size, len(items))) for i in range(0, len(items), size)]
+    batches: list[list[int]] = list(loader.batch_sampler)  # type: ignore[arg-type]
     for batch, values in zip(batches, tower.features(loader, batches), strict=True):
         yield {
             "img": KnownFeatures(values),
             "label": torch.tensor([items[i].label for i in batch]),
             "domain": torch.tensor([items[i].domain for i in batch]),
             "impath": [items[i].impath for i in batch],
-            "index": torch.tensor(list(batch)),
+            "index": torch.tensor(batch),
         }
 
 

@@ -24,6 +24,7 @@ import clip
 from clip.blocks import Changes, Edit
 from clip.text import SharedText
 from common.errors import UsageError
+from common.ranks import Share
 from common.schema import COUNT, Number, mismatch
 
 from .prompts import ClassPrompts
@@ -82,6 +83,7 @@ class TrainingBatch:
         views: further views of the images, each (B, 3, H, W); with DATALOADER.K_TRANSFORMS k there
             are k - 1.
         class_state: what `PromptedCLIP.class_state` gave, where this step has asked for it already.
+        share: which images of the step's batch these are, where processes share it.
     """
 
     image: Images
@@ -90,6 +92,14 @@ class TrainingBatch:
     epoch: int = 0
     views: tuple[Tensor, ...] = ()
     class_state: Any = None
+    share: Share | None = None
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return rows (B, ...) of these images with those of the step's other images.
+
+        For terms of a loss that are no mean over images; where one process has them all, as is.
+        """
+        return x if self.share is None else self.share.together(x)
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,13 @@ class Loss:
         for term in others:
             total = total + term
         return Loss(total, logits, terms)
+
+    def times(self, weight: float) -> Loss:
+        """Return the loss with total and terms multiplied by a number."""
+        if weight == 1:
+            return self
+        terms = {name: weight * term for name, term in self.terms.items()}
+        return Loss(weight * self.total, self.logits, terms)
 
 
 class PromptLearner(nn.Module):

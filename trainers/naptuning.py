@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -167,7 +168,7 @@ class RefiningCLIP(MaPLeCLIP):
             parts[0] = refiner(parts[0])
         if self.text_tokens in ("suffix", "all"):
             parts[2], own = refiner(parts[2]), refiner(own)
-        return SharedText(torch.cat(parts, dim=1), own, text.eot)
+        return replace(text, prefix=torch.cat(parts, dim=1), own=own)
 
     def raw_image_features(self, image: Tensor) -> Tensor:
         return self._run_image(image, None)

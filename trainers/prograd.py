@@ -14,12 +14,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import clip
 from common.errors import UsageError
@@ -30,6 +29,7 @@ from .base import (
     ClassPrompts,
     Loss,
     PromptedCLIP,
+    PromptTrainer,
     TrainingBatch,
     prompt_template,
 )
@@ -66,24 +66,15 @@ def project(a: Tensor, b: Tensor, strength: float) -> Tensor:
     return a - strength * along.clamp_max(0) * direction
 
 
-def guide_gradients(
-    parameters: Sequence[nn.Parameter],
-    task: Tensor,
-    guide: Tensor,
-    strength: float,
-    scaler: Any = None,
-) -> None:
+def guide_gradients(trainer: PromptTrainer, task: Tensor, guide: Tensor, strength: float) -> None:
     """Set the gradients of a task's loss, each without what opposes the guiding loss's.
 
     Args:
         strength: share of the opposing part that is taken out.
-        scaler: a gradient scaler in use, or None.
     """
-    if scaler is not None:
-        task, guide = scaler.scale(task), scaler.scale(guide)
-    stay = torch.autograd.grad(guide, parameters, retain_graph=True)
-    learn = torch.autograd.grad(task, parameters)
-    for parameter, a, b in zip(parameters, learn, stay, strict=True):
+    stay = trainer.gradients(guide, retain_graph=True)
+    learn = trainer.gradients(task)
+    for parameter, a, b in zip(trainer.learned(), learn, stay, strict=True):
         parameter.grad = project(a, b, strength)
 
 
@@ -162,10 +153,5 @@ class ProGrad(CoOp):
 
     def backward(self, loss: Loss) -> None:
         """Compute the cross-entropy's gradients, each without what opposes zero-shot CLIP's."""
-        guide_gradients(
-            list(self.model.prompt_learner.parameters()),
-            loss.terms["ce"],
-            loss.terms["zero_shot"],
-            self.cfg.LOSS.LAMBDA,
-            self.scaler,
-        )
+        terms = loss.terms
+        guide_gradients(self, terms["ce"], terms["zero_shot"], self.cfg.LOSS.LAMBDA)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 
 import clip
+from common import ranks
 from common.errors import UsageError
 from common.reading import read_text
 from common.settings import check_settings
@@ -44,7 +45,8 @@ def setting_for(dataset: str, value: float | None, table: dict) -> float:
 
 
 def _is_in_order(loader: Any) -> bool:
-    return isinstance(getattr(loader, "sampler", None), SequentialSampler)
+    own = getattr(loader, "batch_sampler", None)
+    return isinstance(getattr(getattr(own, "batches", own), "sampler", None), SequentialSampler)
 
 
 def read_learned(cfg: Any, path: pathlib.Path) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class PromptTrainer(TrainerX):
         learns: False for a method without training, such as zero-shot CLIP.
         task: what it is for, classification or anomaly (detection); data sets have one as well.
         any_size: whether images may be of another size than the backbone was trained on.
+        shares_steps: True: several processes can share one run, see ``common.ranks``.
     """
 
     method = ""
@@ -80,6 +83,7 @@ class PromptTrainer(TrainerX):
     learns = True
     task = "classification"
     any_size = False
+    shares_steps = True
 
     # What a method is; none of it needs a run
 
@@ -244,16 +248,46 @@ class PromptTrainer(TrainerX):
             index=None if index is None else to_device(index),
             epoch=self.epoch,
             views=tuple(others),
+            share=self.share_of(len(image)),
         )
+
+    def share_of(self, images: int) -> ranks.Share:
+        """Return the share of a step's images that this process has, being given so many."""
+        here = ranks.here()
+        if here.size > 1:
+            images = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+        return here.share(images)
+
+    @contextlib.contextmanager
+    def sharing(self, share: ranks.Share) -> Iterator[None]:
+        """Let CLIP's towers know, for a block, that processes share a step."""
+        visual: Any = self.model.clip.visual
+        towers = [self.model.clip.transformer, getattr(visual, "transformer", None)]
+        shared = [tower for tower in towers if tower is not None and share.size > 1]
+        for tower in shared:
+            tower.images = share
+        try:
+            yield
+        finally:
+            for tower in shared:
+                tower.images = None
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one step; return the loss, its terms and the accuracy (%) for the log."""
         given = self.training_batch(batch)
-        with self.autocast():
+        share: Any = given.share
+        with self.autocast(), self.sharing(share):
             loss = self.loss(given)
-        self.detect_anomaly(loss.total)
+        summary = self._summary(loss, given)
+        self.detect_anomaly(summary["loss"])
         self.model_zero_grad()
-        self.backward(loss)
+        self._summed = share.size == 1
+        self.backward(loss.times(share.weight))
+        if not self._summed and any(p.grad is not None for p in self.learned()):
+            raise UsageError(
+                f"{type(self).__name__}.backward leaves each process the gradients of its own "
+                "images: take them from self.gradients(term), or train in one process"
+            )
         if self.scaler is None:
             self.model_update()
         else:
@@ -261,14 +295,22 @@ class PromptTrainer(TrainerX):
                 if optimizer is not None:
                     self.scaler.step(optimizer)
             self.scaler.update()
+        if (self.batch_idx + 1) == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def _summary(self, loss: Loss, given: TrainingBatch) -> dict[str, Tensor]:
+        """Return what a step reports, of all processes' images."""
         summary = {
             "loss": loss.total.detach(),
             "acc": compute_accuracy(loss.logits.detach(), given.label)[0].detach(),
         }
         if len(loss.terms) > 1:
             summary |= {name: term.detach() for name, term in loss.terms.items()}
-        if (self.batch_idx + 1) == self.num_batches:
-            self.update_lr()
+        share: Any = given.share
+        if share.size > 1:
+            added = share.add_up(share.weight * value for value in summary.values())
+            summary = dict(zip(summary, added, strict=True))
         return summary
 
     def loss(self, batch: TrainingBatch) -> Loss:
@@ -278,10 +320,32 @@ class PromptTrainer(TrainerX):
     def backward(self, loss: Loss) -> None:
         """Compute gradients. Override it to change them, say by projecting one term's on another's.
 
-        With mixed precision a term goes through ``self.scaler.scale`` before its backward pass.
+        What ``super().backward(loss)`` leaves in the parameters, and what ``self.gradients(term)``
+        returns, is of the whole batch, where processes share it too.
         """
         total = loss.total if self.scaler is None else self.scaler.scale(loss.total)
         total.backward()
+        held = [parameter for parameter in self.learned() if parameter.grad is not None]
+        summed = self._add_up(parameter.grad for parameter in held)
+        for parameter, gradient in zip(held, summed, strict=True):
+            parameter.grad = gradient
+
+    def gradients(self, term: Tensor, retain_graph: bool = False) -> list[Tensor]:
+        """Return a term's gradients, scaled as mixed precision has it, one for each ``learned``.
+
+        Args:
+            retain_graph: as of ``torch.autograd.grad``: another term's follow.
+        """
+        scaled = term if self.scaler is None else self.scaler.scale(term)
+        return self._add_up(torch.autograd.grad(scaled, self.learned(), retain_graph=retain_graph))
+
+    def learned(self) -> list[nn.Parameter]:
+        """Return what trains."""
+        return [p for p in self.model.prompt_learner.parameters() if p.requires_grad]
+
+    def _add_up(self, gradients: Iterable[Any]) -> list[Tensor]:
+        self._summed = True
+        return ranks.here().share(0).add_up(gradients)
 
     # Testing
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tabulate import tabulate
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
+from common.ranks import here
 from dassl.utils import UsageError
 
 from .dataset_wrapper import DatasetWrapper
 from .datasets import build_dataset
-from .samplers import SeededSampler, build_sampler
+from .samplers import SeededSampler, SharedBatches, build_sampler
 from .transforms import build_transform
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def build_data_loader(
     between epochs. The loader takes from torch's global generator what the order and the transforms
     of a training epoch need and nothing else, whatever the number of workers.
 
+    Where several processes share a run, each gets its images of every training batch, and every so
+    manieth batch of a test; the order is that of one process.
+
     Args:
         cfg: the configuration.
         sampler_type: name of a sampler.
@@ -74,13 +78,16 @@ def build_data_loader(
     generator = torch.Generator()
     if cfg.SEED >= 0:
         generator.manual_seed(cfg.SEED)
+    drop_last = is_train and len(data_source) >= batch_size
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+    if here().size > 1:
+        batches = BatchSampler(sampler, batch_size, drop_last)
+        order = {"batch_sampler": SharedBatches(batches, here().share(0), whole=not is_train)}
     return DataLoader(
         wrapper(cfg, data_source, **options),
-        batch_size=batch_size,
-        sampler=sampler,
+        **order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         # Only the workers' own seeds come from this generator. Drawing them from the global one
         # would make the following random numbers depend on whether there are workers.
@@ -95,6 +102,7 @@ def _num_workers(cfg: "Config", num_images: int, batch_size: int) -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
+    cores = max(cores // here().size, 1)
     wanted = max(min(cfg.DATALOADER.NUM_WORKERS, cores, num_batches), 0)
     possible = min(wanted, max((_open_files() - FILES_BESIDE) // FILES_PER_WORKER, 0))
     if possible < wanted:

@@ -4,14 +4,40 @@ from collections.abc import Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
 
+from common.ranks import Share
 from dassl.utils import check_availability
 
 if TYPE_CHECKING:
     from .datasets import Datum
 
 SAMPLERS = {"RandomSampler": RandomSampler, "SequentialSampler": SequentialSampler}
+
+
+class SharedBatches(Sampler):
+    """One process's part of the batches that one process alone would read.
+
+    Args:
+        batches: those.
+        share: which process of how many.
+        whole: every batch belongs to one process, for tests: it stays as it is, and so do its
+            logits. Otherwise the processes share each batch.
+    """
+
+    def __init__(self, batches: BatchSampler, share: Share, whole: bool):
+        self.batches, self.share, self.whole = batches, share, whole
+
+    def __iter__(self) -> Iterator[list]:
+        for number, batch in enumerate(self.batches):
+            if not self.whole:
+                yield batch[self.share.of(len(batch)).own]
+            elif number % self.share.size == self.share.rank:
+                yield batch
+
+    def __len__(self) -> int:
+        total = len(self.batches)
+        return len(range(self.share.rank, total, self.share.size)) if self.whole else total
 
 
 class SeededSampler(Sampler):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.ranks import here
 from dassl.utils import get_rng_state, load_checkpoint, set_rng_state
 from dassl.utils.integrity import NotFiniteError
 from dassl.utils.torchtools import check_fits, content_of, restore
@@ -188,6 +189,7 @@ class TrainerBase:
             self.restore_meta(epoch, checkpoint["meta"])
             set_rng_state(checkpoint["rng"])
         self.trained_epochs = epoch
+        here().wait()  # the first process removes files that the others have read now
         print(f"Previous epoch: {epoch}")
         return epoch
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from common.ranks import here
 from dassl.utils import UsageError, load_checkpoint, save_checkpoint
 from dassl.utils.torchtools import BEST, POINTER, read_pointer
 
@@ -34,6 +35,8 @@ def write(
         shared: the entries that all files have.
         is_best, model_name, verbose: as `dassl.utils.save_checkpoint`.
     """
+    if not here().is_first:
+        return
     for name in registered.names():
         optim, sched = registered.optims[name], registered.scheds[name]
         save_checkpoint(
@@ -137,6 +140,8 @@ def model_path(directory: str, name: str, epoch: int | None) -> str:
 
 def remove(directory: str, names: Sequence[str], num_epochs: int) -> None:
     """Delete all models' checkpoints of an epoch; they may be gone already."""
+    if not here().is_first:
+        return
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(directory, name, file_name(num_epochs)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from common.errors import UsageError
 from common.files import atomic_write
+from common.ranks import here
 from dassl.utils import mkdir_if_missing
 
 CURVE = "curve.csv"
@@ -20,7 +21,7 @@ class ScalarWriter:
 
     def open(self, log_dir: str) -> None:
         """Start writing to ``log_dir``, if tensorboard is installed."""
-        if self._writer is not None:
+        if self._writer is not None or not here().is_first:
             return
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -75,6 +76,8 @@ class Curve:
         """Add an epoch's line (``epoch`` counted from 1) and write the file anew, atomically."""
         row = {"epoch": str(epoch)} | {name: _shown(value) for name, value in values.items()}
         self._rows = [*(old for old in self._rows if old["epoch"] != row["epoch"]), row]
+        if not here().is_first:
+            return
         columns = dict.fromkeys(name for row in self._rows for name in row)
         try:
             with atomic_write(self.path) as file:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from common.errors import one_line
+from common.ranks import here
 
 TRACKERS = ("wandb", "mlflow")
 PROJECT = "anprompt"
@@ -41,7 +42,7 @@ class Tracker:
             folder: the run's; its last parts name it.
             config: all settings.
         """
-        if not name or self._log is not None:
+        if not name or self._log is not None or not here().is_first:
             return
         self._name = name
         start = {"wandb": _start_wandb, "mlflow": _start_mlflow}[name]

@@ -17,9 +17,11 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from common.provenance import provenance
+from common.ranks import here
 from dassl.config import check_config
 from dassl.evaluation import Classification, Predictions, build_evaluator
 from dassl.evaluation.kept import KeptPredictions, write_predictions
+from dassl.evaluation.shared import Answer, in_order
 from dassl.utils import AverageMeter, MetricMeter, UsageError
 from dassl.utils.memory import process_peak_memory_mb
 from dassl.utils.torchtools import BEST
@@ -40,20 +42,23 @@ class SimpleTrainer(TrainerBase):
         dm, train_loader_x, val_loader, test_loader: data (see ``DataManager``).
         num_classes, lab2cname: classes.
         headline_rule: which of several inference rules is reported; None for the first.
+        shares_steps: whether the processes of a run can share its steps.
         best_result: best accuracy on validation so far (percent), with TEST.FINAL_MODEL best_val.
         provenance: what ``results.json`` says of where its numbers come from.
         epoch_metrics: means over the last epoch of what its steps reported, by name.
     """
 
     headline_rule: str | None = None
+    shares_steps = False
     model: Any
 
     def __init__(self, cfg: CfgNode):
         super().__init__()
         check_config(cfg)
         self.check_cfg(cfg)
-        use_cuda = torch.cuda.is_available() and cfg.USE_CUDA
-        self.device = torch.device("cuda" if use_cuda else "cpu")
+        if here().size > 1 and not self.shares_steps:
+            raise UsageError(f"trainer {cfg.TRAINER.NAME} runs in one process, without torchrun")
+        self.device = _own_device(torch.cuda.is_available() and cfg.USE_CUDA)
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
@@ -65,7 +70,8 @@ class SimpleTrainer(TrainerBase):
         self._earlier_peak_mb = 0.0
         # Finished epochs whose checkpoints go once the next epoch's are on disk.
         self._superseded: list[int] = []
-        self.build_data_loader()
+        with here().first_goes_first():  # which may index the data set
+            self.build_data_loader()
         if self._chooses_best() and self.val_loader is None:
             print(
                 "TEST.FINAL_MODEL is best_val, but there are no validation images: "
@@ -158,6 +164,7 @@ class SimpleTrainer(TrainerBase):
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
+                here().wait()  # for the first process to have written it
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")
@@ -283,13 +290,17 @@ class SimpleTrainer(TrainerBase):
         num_images = len(images)
         kept: dict[str, KeptPredictions] = {}
         paths: list[str] = []
-        batches = self.test_batches(data_loader)
+        answered: Iterable[Answer] = map(self._answer, self.test_batches(data_loader))
+        # Where processes share them, the loader has its own and the sampler knows all batches.
+        shared = getattr(getattr(data_loader, "batch_sampler", None), "batches", None)
+        batches = len(data_loader if shared is None else shared)
+        if shared is not None:
+            answered = in_order(iter(answered), batches, self.device)
         # No bar where stderr is no terminal.
-        for batch in tqdm(batches, total=len(data_loader), disable=None):
-            image, label = self.parse_batch_test(batch)
-            logits_by_rule = self.model_inference_rules(image)
-            if logits_by_rule is None:
-                logits = self.model_inference(image)
+        for answer in tqdm(answered, total=batches, disable=None if here().is_first else True):
+            label, logits_by_rule = answer.label, answer.logits
+            if None in logits_by_rule:
+                logits = logits_by_rule[None]
             else:
                 headline_rule = headline_rule or next(iter(logits_by_rule))
                 logits = logits_by_rule[headline_rule]
@@ -299,14 +310,16 @@ class SimpleTrainer(TrainerBase):
                     else:
                         rules.setdefault(name, Predictions(self.lab2cname)).add(rule_logits, label)
             if is_kept:
-                answers = logits_by_rule or {"class": logits}
-                for name in sorted(answers, key=lambda name: name != headline_rule):
-                    kept.setdefault(name, KeptPredictions(num_images)).add(answers[name], label)
-                paths.extend(batch["impath"])
+                for name in sorted(logits_by_rule, key=lambda name: name != headline_rule):
+                    rule = kept.setdefault(name or "class", KeptPredictions(num_images))
+                    rule.add(logits_by_rule[name], label)
+                paths.extend(answer.paths)
             evaluator.process(logits, label)
             if not is_builtin:
                 reported.add(logits, label)
         seconds = time.perf_counter() - started
+        if not here().is_first:
+            return here().told(0)
 
         if is_final:
             facts = self._facts(split, headline_rule if rules else None, seconds)
@@ -335,7 +348,13 @@ class SimpleTrainer(TrainerBase):
         step = (self.epoch + 1) * len(self.train_loader_x) - 1
         for name, value in metrics.items():
             self.write_scalar(f"{split}/{name}", value, step)
-        return next(iter(metrics.values()))
+        return here().told(next(iter(metrics.values())))
+
+    def _answer(self, batch: dict[str, Any]) -> Answer:
+        """Return what the model makes of a test batch."""
+        image, label = self.parse_batch_test(batch)
+        logits: Any = self.model_inference_rules(image) or {None: self.model_inference(image)}
+        return Answer(logits, label, batch.get("impath", []))
 
     def _shown(self, paths: list[str]) -> list[str]:
         """Return images' paths below the folder that holds the data set."""
@@ -382,6 +401,7 @@ class SimpleTrainer(TrainerBase):
             "test_seconds": round(seconds, 3),
             "peak_memory_mb": round(self.peak_memory_mb(), 1),
             "device": results.device_name(self.device),
+            **({"processes": here().size} if here().size > 1 else {}),
             "num_trainable": self.num_trainable,
             **self.provenance,
             "config": results.as_plain(cfg),
@@ -477,6 +497,24 @@ class TrainerX(SimpleTrainer):
             self._to_device(batch["label"]),
             self._to_device(batch["domain"]),
         )
+
+
+def _own_device(use_cuda: bool) -> torch.device:
+    """Return where this process computes: with several on a machine, each has a GPU.
+
+    Raises:
+        UsageError: there are fewer GPUs.
+    """
+    if not use_cuda or here().size == 1:
+        return torch.device("cuda" if use_cuda else "cpu")
+    number, there = here().local_rank, torch.cuda.device_count()
+    if number >= there:
+        raise UsageError(
+            f"{number + 1} or more processes on a machine with {there} GPUs: start torchrun with "
+            f"--nproc-per-node {there} or fewer"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _detached(summary: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.ranks import here
+
 __all__ = ["get_rng_state", "seeded", "set_rng_state"]
 
 
@@ -50,14 +52,22 @@ def get_rng_state() -> dict[str, Any]:
             "cached": float(cached),
         },
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": _cuda_states(),
     }
+
+
+def _cuda_states() -> list[torch.Tensor]:
+    """Return all devices' states; where processes share a run, that of this one's device."""
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_rng_state()] if here().size > 1 else torch.cuda.get_rng_state_all()
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Continue all generators from a state made by :func:`get_rng_state`.
 
-    CUDA states are restored for as many devices as there are both here and in the state.
+    CUDA states are restored for as many devices as there are both here and in the state; where
+    processes share a run, the first state on each one's own device.
     """
     python, numpy_ = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
@@ -72,5 +82,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     )
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available():
+        if here().size > 1:
+            for cuda_state in state["cuda"][:1]:
+                torch.cuda.set_rng_state(cuda_state)
+            return
         for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(cuda_state, device)

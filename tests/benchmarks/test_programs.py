@@ -107,3 +107,9 @@ def test_sweeps_plan_and_keep_gpus_busy(capsys):
     printed = capsys.readouterr().out
     assert "| 3000 runs: pack into shards |" in printed
     assert "| 2 GPUs busy, 6 runs of 0.05 s on average |" in printed
+
+
+def test_scaling_by_processes(scratch, capsys):
+    scaling.main([*TOY, *scratch, "--ranks", "1,2", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| 1", "| 2"]

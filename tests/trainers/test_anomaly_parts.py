@@ -1,5 +1,7 @@
 """Parts of the methods for anomaly detection, against slow twins and by what they must fulfil."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -75,15 +77,20 @@ def test_meta_prompt_stays_in_its_cone():
 
 def test_projection_never_opposes_the_guide():
     generator = torch.Generator().manual_seed(1)
+
+    def gradients(term, retain_graph=False):
+        return torch.autograd.grad(term, [parameter], retain_graph=retain_graph)
+
     for _ in range(50):
         parameter = nn.Parameter(torch.randn(7, generator=generator))
+        trainer = SimpleNamespace(learned=lambda own=parameter: [own], gradients=gradients)
         a, b = torch.randn(2, 7, generator=generator)
-        guide_gradients([parameter], (parameter * a).sum(), (parameter * b).sum(), 1.0)
+        guide_gradients(trainer, (parameter * a).sum(), (parameter * b).sum(), 1.0)
         along = float((parameter.grad * b).sum() / b.norm())
         assert along >= -1e-6
         if float((a * b).sum()) >= 0:
             assert torch.equal(parameter.grad, a)
-    guide_gradients([parameter], (parameter * a).sum(), 0 * parameter.sum(), 1.0)
+    guide_gradients(trainer, (parameter * a).sum(), 0 * parameter.sum(), 1.0)
     assert torch.equal(parameter.grad, a)  # a guide without direction takes nothing
 
 

@@ -84,6 +84,7 @@ class AnomalyTrainer(PromptTrainer):
     method = "ANOMALY"
     task = "anomaly"
     any_size = True
+    shares_steps = False  # a category's few images are one process's
     model: AnomalyModel
 
     @staticmethod

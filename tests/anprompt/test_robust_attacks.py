@@ -1,0 +1,108 @@
+"""Attacks from the command line: how many images, what is kept, how tables show it."""
+
+import json
+import shutil
+
+import pytest
+from called import robustness, table
+from runs_of_tests import run_folder
+
+from anprompt.robustness import evaluation
+
+
+@pytest.fixture
+def run(trained_output, tmp_path):
+    shutil.copytree(trained_output, tmp_path / "output")
+    return run_folder(tmp_path / "output", "CoOp")
+
+
+def attack(run, *flags):
+    return robustness(["--model-dir", run, "--images", "10", "--classes", "new", *flags])
+
+
+def part(run):
+    return json.loads((run / "robustness.json").read_text())["parts"]["new"]
+
+
+def test_some_images_are_attacked_and_their_answers_kept(run, capsys, monkeypatch):
+    flags = ("--noise", "pgd2", "--eps", "1,8", "--attack-images", "5", "--batch-size", "3")
+    made = []
+    original = evaluation.attacked
+
+    def counted(target, kind, bound, pictures, labels, **more):
+        made.append((bound, len(pictures)))
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return original(target, kind, bound, pictures, labels, **more)
+
+    monkeypatch.setattr(evaluation, "attacked", counted)
+    assert attack(run, *flags) == 130  # interrupted in the second attack's second batch
+    assert made == [(1, 3), (1, 2), (8, 3), (8, 2)]
+    printed = capsys.readouterr()
+    assert "pgd2 1/255: 5 images in" in printed.out and "images a second" in printed.out
+    assert "pgd2 8/255" in printed.err and "image/s" in printed.err  # the progress bar
+    del made[:]
+    assert attack(run, *flags) == 0  # what was done is not done again
+    assert made == [(8, 2)]
+    capsys.readouterr()
+    cells = part(run)["cells"]
+    assert set(cells) == {"adversarial/pgd2/1/1", "adversarial/pgd2/8/1"}
+    assert part(run)["attacked"]["used"] == 5 and part(run)["images"]["used"] == 10
+    kept = json.loads((run / "robustness_attacks.json").read_text())["parts"]["new"]
+    assert {len(images) for images in kept.values()} == {5}
+    before = (run / "robustness.json").read_bytes()
+    assert attack(run, *flags) == 0
+    assert made == [(8, 2)] and (run / "robustness.json").read_bytes() == before
+
+
+def test_the_same_in_one_go_and_in_other_batches(run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    for folder, size in ((run, "2"), (other, "10")):
+        flags = ("--noise", "pgd2", "--eps", "4", "--batch-size", size)
+        assert attack(folder, *flags) == 0
+    first, second = (part(folder)["cells"]["adversarial/pgd2/4/1"] for folder in (run, other))
+    assert first["class"]["accuracy"] == second["class"]["accuracy"]
+    assert first["class"]["brier"] == pytest.approx(second["class"]["brier"], abs=1e-3)
+
+
+def test_presets_and_checks_reach_the_tables(run, capsys, monkeypatch):
+    original = evaluation.attacked
+
+    def shortened(target, kind, *rest, **more):
+        return original(target, "pgd2", *rest, **more)
+
+    monkeypatch.setattr(evaluation, "attacked", shortened)
+    monkeypatch.setattr(evaluation, "check_attack", lambda kind, classes: None)
+    assert attack(run, "--noise", "eps1,pgd2,transfer", "--eps", "1") == 0
+    out = capsys.readouterr().out
+    assert "pgd100 1/255" in out and "transfer 1/255" in out
+    assert "masked gradients, CoOp" in out and "not checked (--noise masking)" in out
+    assert table([run.parents[6], "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert "new, robust" in out and "base, robust" not in out
+    assert "10 of 50 images" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--attack-images", "0"], "--attack-images 0: give 1 or more"),
+        (["--noise", "pgd2", "--eps", "0"], "--eps 0: give 1 to 255"),
+        (["--noise", "eps2"], "Did you mean eps"),
+    ],
+)
+def test_bad_flags_are_one_line(run, flags, said, capsys):
+    assert attack(run, *flags) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert not (run / "robustness.json").exists()
+
+
+def test_another_number_of_attacked_images_is_refused(run, capsys):
+    flags = ("--noise", "pgd2", "--eps", "1")
+    assert attack(run, *flags, "--attack-images", "4") == 0
+    before = (run / "robustness.json").read_bytes()
+    assert attack(run, "--noise", "pgd2", "--eps", "2", "--attack-images", "5") == 2
+    assert "--attack-images" in capsys.readouterr().err
+    assert (run / "robustness.json").read_bytes() == before

@@ -1,5 +1,6 @@
 """The tables of each protocol, from runs."""
 
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from anprompt.results.aggregate import Cell, Grid, GridRow, average, common_data
 from anprompt.results.assign import Placed
 from anprompt.results.measures import MEASURES, Measure
 from anprompt.results.run import HEADLINE, Run
+from anprompt.results.statistics import standard_error
 from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
 from anprompt.results.value import Value, count, harmonic, over_seeds, seed_by_seed
 
@@ -74,7 +76,26 @@ def make_tables(
             )
             for source, runs in _by_source(protocol, placed).items()
         ]
+    for table in tables if metric == "accuracy" else ():
+        table.notes += _few_images(table)
     return [_of_measure(table, MEASURES[metric]) for table in tables]
+
+
+def _few_images(table: Table) -> list[str]:
+    """Return what chance does to one run's accuracies, where that is a point or more."""
+    runs = {run.file: run for row in table.rows for run in row.runs}.values()
+    told = []
+    for subset in dict.fromkeys(run.subset for run in runs) if table.subject else ():
+        own = [run for run in runs if run.subset == subset]
+        number = own[0].num_test
+        if len({(run.dataset, run.num_test) for run in own}) > 1 or not number:
+            continue  # of a transfer, or not all on the same images
+        accuracies = [v.number for run in own if (v := run.value("accuracy")) is not None]
+        error = statistics.fmean(standard_error(accuracy, number) for accuracy in accuracies)
+        if round(error, 1) >= 1:
+            told.append(f"{number:,} images of {subset} classes: {error:.1f} points")
+    start = f"{table.subject}, standard error of one run's accuracy: "
+    return [f"{start}{'; '.join(told)}."] if told else []
 
 
 def _of_measure(table: Table, measure: Measure) -> Table:

@@ -147,6 +147,15 @@ def test_seeds_that_are_not_the_same_are_not_paired(tmp_path, capsys):
     assert "other seeds" in capsys.readouterr().out
 
 
+def test_few_test_images_are_said(tmp_path, capsys):
+    for number, trainer in enumerate(("ZeroshotCLIP", "CoOp"), start=1):
+        for folder in write_base_new(tmp_path, trainer, "EuroSAT", 0, 0):
+            keep(folder, np.arange(27) % 3 < number)
+    assert table([str(tmp_path)]) == 0
+    out = capsys.readouterr().out  # 100 * sqrt(1/3 * 2/3 / 27) = 9.07
+    assert "EuroSAT, standard error of one run's accuracy: 27 images of base classes: 9.1" in out
+
+
 def test_calibration_of_kept_predictions(runs, tmp_path):
     content = written(runs, tmp_path, "--metric", "ece", "--methods", "zsclip")
     rows = list(csv.DictReader(io.StringIO(content)))

@@ -211,15 +211,10 @@ def _attack(args: argparse.Namespace) -> Attack | None:
     """Return the attack that ``--robust`` names; None without it.
 
     Raises:
-        UsageError: there is no such attack, or it does not go with another flag.
+        UsageError: there is no such attack.
     """
     if not args.robust:
         return None
-    elsewhere = args.protocol in ("noise", "anomaly")
-    if args.grid or args.paired or args.metric != "accuracy" or elsewhere:
-        raise UsageError(
-            "--robust goes beside accuracy; leave --grid, --paired, --metric and --protocol noise"
-        )
     kind, colon, bound = args.robust.partition(":")
     if not colon and kind in PRESETS and PRESETS[kind][1]:
         (kind,), own = PRESETS[kind]
@@ -294,6 +289,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError(f"--paired and --grid do not go with --protocol {args.protocol}")
     if args.robust and (args.paired or args.grid):
         raise UsageError("--robust shows tables of its own; leave --paired and --grid out")
+    if args.robust and (args.metric != "accuracy" or args.protocol in ("noise", "anomaly")):
+        raise UsageError("--robust goes beside accuracy; leave --metric and --protocol noise out")
     if not args.grid and (args.columns or args.order or args.deviations):
         raise UsageError("--columns, --order and --deviations go with --grid")
     if args.against and not (args.paired or args.grid):

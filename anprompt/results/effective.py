@@ -77,8 +77,8 @@ def _on_own_classes(runs: Iterable[Run], shift: str) -> dict[int, Value | None]:
         if run.dataset != IMAGENET or not names or not (run.folder / FILE_NAME).is_file():
             continue
         answers = next(iter(read_predictions(run.folder, run.results).values()), None)
-        number = answers and accuracy_among(answers, names)
-        if answers and number is not None:
+        number = None if answers is None else accuracy_among(answers, names)
+        if answers is not None and number is not None:
             source = f"{(run.folder / FILE_NAME).as_posix()}#{answers.rule}/classes of {shift}"
             found[run.seed] = Value(number, source)
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from anprompt.results.noise.cells import measured
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.run import HEADLINE, Run
-from anprompt.results.table import Row, Table
+from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
 
 
@@ -60,7 +60,7 @@ def attacked_runs(
             found = by_folder.get((Path(folder).resolve(), run.subset))
             if found and found.header["dataset"] == run.results.get("dataset", run.dataset):
                 return found
-        standing = (run.trainer, run.backbone, run.results.get("dataset"), run.subset)
+        standing = (run.trainer, run.backbone, run.results.get("dataset", ""), run.subset)
         return None if run.learns else untrained.get(standing)
 
     return [_attacked(run, find(run), attack) for run in runs]
@@ -111,15 +111,17 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     if robust.averaged != natural.averaged:
         place = {name: j for name, j in place.items() if not name.startswith("average")}
     known = {_key(row): row.values for row in robust.rows}
-    pairs = []
+    pairs: list[tuple[Row, list[Value | None]]] = []
     for row in natural.rows:
-        values = known.get(_key(row))
-        own = [values and c.name in place and values[place[c.name]] for c in natural.columns]
-        pairs.append((row, [value or None for value in own]))
+        values = known.get(_key(row), ())
+        places = (place.get(column.name) for column in natural.columns)
+        own = [values[j] if values and j is not None else None for j in places]
+        pairs.append((row, own))
     shown = [j for j in range(len(natural.columns)) if any(own[j] for _, own in pairs)]
     if not shown:
         return natural
-    columns, rows = [], []
+    columns: list[Column] = []
+    rows: list[Row] = []
     for j, column in enumerate(natural.columns):
         columns += [column, *([replace(column, name=f"{column.name}, robust")] * (j in shown))]
     for row, own in pairs:

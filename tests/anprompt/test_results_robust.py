@@ -127,7 +127,7 @@ def test_published_rows_have_both_columns_and_the_printed_deviation(tmp_path, ca
         (["--robust", "pgd100"], "--robust pgd100: name its bound in 255ths, 1 to 255: pgd100:1"),
         (["--robust", "pgd100:0"], "name its bound in 255ths"),
         (["--robust", "pdg:1"], "Did you mean pgd"),
-        (["--robust", "eps1", "--grid"], "--robust goes beside accuracy"),
+        (["--robust", "eps1", "--grid"], "leave --paired and --grid out"),
         (["--robust", "eps1", "--metric", "ece"], "--robust goes beside accuracy"),
     ],
 )

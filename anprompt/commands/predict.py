@@ -217,7 +217,8 @@ def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:
         elif path.is_file():
             images.append(path)
         else:
-            raise UsageError(f"{path}: no such file or folder")
+            what = "no regular file" if path.exists() else "no such file or folder"
+            raise UsageError(f"{path}: {what}")
     return images, others
 
 

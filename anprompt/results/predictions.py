@@ -19,6 +19,13 @@ FILE_NAME = "predictions.npz"
 MAX_BYTES = 1 << 30
 
 
+BAD_ARRAYS = (
+    KeyError, ValueError, TypeError, IndexError, OSError, EOFError, OverflowError, SyntaxError,
+    AttributeError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What a damaged or foreign file of arrays raises while it is read and looked into."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """Answers to N images under one inference rule.
@@ -96,10 +103,7 @@ def read_predictions(
             names = [n for n in file.files if whole or not n.startswith("log_probabilities")]
             arrays = {name: file[name] for name in names}
         return _checked(arrays)
-    except (
-        KeyError, ValueError, TypeError, IndexError, OSError, EOFError, zipfile.BadZipFile,
-        zlib.error, NotImplementedError, MemoryError,
-    ) as error:  # fmt: skip
+    except BAD_ARRAYS as error:
         raise UsageError(f"{path}: not the predictions of a test ({error}); test again") from error
 
 

@@ -1,6 +1,8 @@
 """Runs of anomaly detection through the commands: train, table, page, predict."""
 
+import hashlib
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -113,6 +115,32 @@ def test_page(copied, tmp_path, capsys):
     kept.write_bytes(kept.read_bytes()[:-1])
     with pytest.raises(UsageError, match="not the file"):
         anomaly_report.main([str(copied), "-o", str(page)])
+
+
+def test_arrays_that_no_test_wrote_are_a_line(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr("anprompt.results.report.anomaly.to_svg", lambda chart: "")
+    file = next(copied.glob("metal/**/seed1/anomaly.npz"))
+    with np.load(file, allow_pickle=False) as kept:
+        good = {name: kept[name] for name in kept.files}
+    results = json.loads(file.with_name("results.json").read_text())
+    rng = random.Random(0)
+    refused = 0
+    for name in (*sorted(good), *rng.choices(sorted(good), k=20)):
+        array = good[name]
+        damaged = rng.choice(
+            [None, array.reshape(-1)[:0], array[..., None], array.astype("U8"), np.full(array.shape, np.nan),
+             np.full(array.shape, 10**6), np.array("x"), np.zeros((1, 9))]
+        )  # fmt: skip
+        np.savez(file, **{key: good[key] for key in good if key != name}
+                 | ({} if damaged is None else {name: damaged}))  # fmt: skip
+        results["scores"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        file.with_name("results.json").write_text(json.dumps(results))
+        try:
+            anomaly_report.main([str(copied), "-o", str(tmp_path / "page.html")])
+        except UsageError as error:
+            assert "not the scores of a test" in str(error)
+            refused += 1
+    assert refused > 10
 
 
 def test_predict_gives_the_scores_of_the_test(output, tmp_path, capsys):

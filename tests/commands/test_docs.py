@@ -76,7 +76,7 @@ def block_lines(block: str) -> list[str]:
 def words_of(line: str) -> tuple[dict[str, str], list[str]]:
     """Return the environment and the words of a command, without what stands for more of it."""
     line = re.split(r" (?:\||>|&&|\() ?", line.replace("...`", ""))[0]
-    words = shlex.split(re.sub(r"\[\w+ \.\.\.\]", "", line), comments=True)
+    words = shlex.split(re.sub(r"\[.*?\]", "", line), comments=True)  # what may be left out
     environment = {}
     while words and re.match(r"[A-Z_]+=", words[0]):
         name, _, value = words.pop(0).partition("=")

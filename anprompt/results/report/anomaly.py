@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from PIL import Image
 
 from anprompt.results.anomaly import AnomalyResult, anomaly_tables
 from anprompt.results.method import with_names
+from anprompt.results.predictions import BAD_ARRAYS
 from anprompt.results.render import value_text
 from anprompt.results.report.charts import Chart, Theme, series_style, to_svg
-from common.errors import UsageError, one_line
+from common.errors import UsageError
 from common.reading import read_bytes
 from common.text import plain
 
@@ -82,8 +84,21 @@ def read_kept(run: AnomalyResult) -> Kept | None:
     content = read_bytes(path)
     if hashlib.sha256(content).hexdigest() != named["sha256"]:
         raise UsageError(f"{path}: not the file that results.json speaks of; test again")
-    with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-        return Kept(run, {name: kept[name] for name in kept.files})
+    with _arrays_of(path), np.load(io.BytesIO(content), allow_pickle=False) as kept:
+        found = Kept(run, {name: kept[name] for name in kept.files})
+        curve = found.arrays["curve_0"]
+        if curve.ndim != 2 or len(curve) < 3 or not np.isfinite(curve).all():
+            raise ValueError("a curve of other numbers")
+        return found
+
+
+@contextlib.contextmanager
+def _arrays_of(path: Path) -> Iterator[None]:
+    """Turn what arrays that no test wrote raise into a ``UsageError`` that names their file."""
+    try:
+        yield
+    except (*BAD_ARRAYS, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path}: not the scores of a test ({error}); test again") from error
 
 
 def _address(content: bytes, kind: str) -> str:
@@ -109,19 +124,13 @@ def shown_of(kept: Kept, title: str) -> Shown:
     """Return the cases of a run.
 
     Raises:
-        UsageError: its file holds something else than a run keeps.
+        UsageError: its file holds other arrays than a test writes.
     """
-    try:
-        return _shown_of(kept, title)
-    except (KeyError, IndexError, ValueError, OSError) as error:
-        raise UsageError(
-            f"{kept.run.folder}: {kept.run.results['scores']['file']} is not what a run keeps "
-            f"({one_line(error)}); test again"
-        ) from None
+    with _arrays_of(kept.run.folder):
+        return _shown(kept.run, kept.arrays, title)
 
 
-def _shown_of(kept: Kept, title: str) -> Shown:
-    run, arrays = kept.run, kept.arrays
+def _shown(run: AnomalyResult, arrays: dict[str, np.ndarray], title: str) -> Shown:
     grids, labels = arrays["grid_0"].astype(np.float32), arrays["labels"]
     low, high = (float(np.percentile(grids, q)) for q in (100 - CUT, CUT))
     cases: list[tuple[bool, Case]] = []

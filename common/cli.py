@@ -9,8 +9,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common.errors import UsageError, one_line
 
@@ -18,11 +19,24 @@ TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse, with misspelt flags answered in one line as all bad input is."""
+    """argparse, with misspelt flags answered in one line as all bad input is.
+
+    A path is never empty: ``"$UNSET"`` would be the current folder.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where the flags are listed; exit status 2."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; is a variable not set?")
+    return Path(text)
 
 
 def run(

@@ -87,6 +87,9 @@ def check_own(path: str, images: str, classnames: str, train_per_class: int = 0)
     from datasets.imagefolder import examine
 
     place = Path(os.path.expanduser(path)).absolute()
+    if not place.is_dir() and not place.is_file():
+        what = "no regular file" if place.exists() else "no such folder or table"
+        raise UsageError(f"{path}: {what}")
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
         return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
     place = os.path.abspath(os.path.expanduser(path))
@@ -128,7 +131,7 @@ def prepare_published(args: argparse.Namespace) -> int:
     if not args.root:
         raise UsageError("no data folder; name it with --root, or with DATA in the environment")
     root = Path(args.root).expanduser().absolute()
-    if (args.check or args.make_split) and not root.is_dir():
+    if (args.check or args.make_split or root.exists()) and not root.is_dir():
         raise UsageError(f"no folder {root}")
     if args.make_split:
         for key in keys:

@@ -21,6 +21,7 @@ from safetensors.torch import save as save_safetensors
 from yacs.config import CfgNode
 
 from anprompt.runs.config import recorded_cfg
+from anprompt.runs.folder import CONFIG
 from anprompt.runs.trained import TrainedModel, versions
 from common.errors import UsageError
 from common.reading import read_bytes, read_json
@@ -113,13 +114,20 @@ def image_tower(trained: TrainedModel) -> str:
     return "backbone" if merged is model else "merged"
 
 
+def refuse_runs_folder(folder: str | Path) -> None:
+    """Refuse to write a model among a run's own files, which it would stand for or replace."""
+    if (Path(folder) / CONFIG).is_file():
+        raise UsageError(f"{folder} is the folder of a run; write the model to one of its own")
+
+
 @torch.no_grad()
 def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str | Path) -> None:
     """Write a model to ``folder``.
 
     Raises:
-        UsageError: its tensors are not finite.
+        UsageError: its tensors are not finite, or the folder is a run's.
     """
+    refuse_runs_folder(folder)
     model, cfg = trained.model, trained.cfg
     tensors = {
         LEARNED + name: tensor.contiguous().cpu()
@@ -188,8 +196,10 @@ def write_upstream(trained: TrainedModel, folder: str | Path) -> Path:
         The file.
 
     Raises:
-        UsageError: the method has no upstream repository, or learns nothing.
+        UsageError: the method has no upstream repository, or learns nothing; or the folder is a
+            run's.
     """
+    refuse_runs_folder(folder)
     model, name = trained.model, trained.cfg.TRAINER.NAME
     learned = model.prompt_learner.state_dict()
     renamed = {model.upstream_key(key): tensor.cpu() for key, tensor in learned.items()}

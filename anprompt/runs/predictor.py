@@ -40,6 +40,7 @@ from common.errors import UsageError, one_line
 from common.images import convert, read_image
 from dassl.data.datasets import build_dataset, reading_of
 from datasets.classnames import same_names
+from datasets.splits import name_problem
 from trainers.base import trained_classnames
 
 AnImage = str | Path | Image.Image | Tensor  # a tensor is prepared already, (3, H, W)
@@ -296,13 +297,16 @@ def _chosen(classnames: Sequence[str] | None, own: Sequence[str]) -> list[str]:
     """Return the classes to answer with; a run's own are taken as they are.
 
     Raises:
-        UsageError: fewer than two names, an empty one, or two that are one in prompts.
+        UsageError: fewer than two names, one that no prompt can say, or two that are one there.
     """
     if classnames is None or list(classnames) == list(own):
         return list(own)
     names = [str(name).strip() for name in classnames]
     if len(names) < 2 or not all(names):
         raise UsageError(f"{len(names)} class names; classification takes two at least, none empty")
+    for name in names:
+        if problem := name_problem(name):
+            raise UsageError(problem)
     for first, second, *_ in same_names(names):
         other = "" if first == second else f" ({second!r} is the same in prompts)"
         raise UsageError(f"class {first!r} is named twice{other}")

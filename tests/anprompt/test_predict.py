@@ -223,7 +223,7 @@ def test_logits_features_and_other_classes_at_run_time(trained_output, images):
     with pytest.raises(UsageError, match="two at least"):
         predictor.set_classes(["sea"])
     with pytest.raises(UsageError, match="class 'very.*CLIP reads 77"):
-        predictor.set_classes(["sea", "very " * 80])
+        predictor.set_classes(["sea", "very v " * 40])
 
 
 def test_answers_that_are_not_finite_are_none(trained_output, images):
@@ -250,8 +250,20 @@ def test_what_training_accepts_is_accepted(trained_output, images, tmp_path):
     assert Predictor.load(run, predictor.classnames).classnames == predictor.classnames
     with pytest.raises(UsageError, match="named twice"):
         Predictor.load(run, ["cat", "cat"])
+    for unsayable in ("_", "a\0b", "x" * 600):
+        with pytest.raises(UsageError, match="class name"):
+            Predictor.load(run, ["cat", unsayable])
     with pytest.raises(UsageError, match="'a_cat' is named twice .'A cat' is the same in prompts"):
         Predictor.load(run, ["a_cat", "dog", "A cat"])
+
+
+def test_a_model_is_not_written_among_a_runs_files(trained_output, tmp_path):
+    run = run_folder(trained_output, "CoOp", "train_base")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for option in ("--export", "--export-upstream"):
+        with pytest.raises(UsageError, match="is the folder of a run"):
+            predict.main(["--model-dir", str(run), option, str(run)])
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_a_damaged_export_is_noticed(trained_output, tmp_path):
@@ -353,6 +365,8 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
         (["--model-dir", run], "name an image"),
         (["--model-dir", run, tmp_path / "missing.png"], "no such file or folder"),
         (["--model-dir", run, tmp_path / "none"], "no image in this folder"),
+        (["--model-dir", run, "/dev/null"], "no regular file"),
+        (["--model-dir", run, ""], "an empty path"),
         (["--model-dir", run, images, "--top", "0"], "--top 0"),
         (["--model-dir", run, images, "--classes", tmp_path / "no.txt"], "no such file"),
         (["--model-dir", run, images, "--classes", tmp_path / "one.txt"], "two at least"),

@@ -128,9 +128,11 @@ def test_arrays_that_no_test_wrote_are_a_line(copied, tmp_path, monkeypatch):
     for name in (*sorted(good), *rng.choices(sorted(good), k=20)):
         array = good[name]
         damaged = rng.choice(
-            [None, array.reshape(-1)[:0], array[..., None], array.astype("U8"), np.full(array.shape, np.nan),
-             np.full(array.shape, 10**6), np.array("x"), np.zeros((1, 9))]
-        )  # fmt: skip
+            [
+                *(None, array.reshape(-1)[:0], array[..., None], array.astype("U8"), np.array("x")),
+                *(np.full(array.shape, np.nan), np.full(array.shape, 10**6), np.zeros((1, 9))),
+            ]
+        )
         np.savez(file, **{key: good[key] for key in good if key != name}
                  | ({} if damaged is None else {name: damaged}))  # fmt: skip
         results["scores"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()

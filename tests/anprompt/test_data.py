@@ -100,7 +100,7 @@ def test_make_split_without_the_files_it_needs(tmp_path, capsys):
         (["eurosat"], "--root"),
         (["Shapes"], "nothing to prepare: Shapes draws"),
         (["check"], "check what?"),
-        (["check", "nowhere"], "no such folder or table of images"),
+        (["check", "nowhere"], "no such folder or table"),
         (
             ["tests", "--root", "."],
             "images of your own are checked with: anprompt data check tests",

@@ -46,9 +46,16 @@ def window_mask(grid: tuple[int, int], radius: int, device: torch.device | None 
     return (place[:, None] - place[None]).abs().amax(dim=-1) <= radius
 
 
-def local_block(block: ResidualAttentionBlock, y: Tensor, mask: Tensor | None) -> Tensor:
-    """Return patches (B, P, D) with what value-value attention of a block adds to them."""
-    return y + block.attn(block.ln_1(y), change=ValueAttention(), mask=mask)
+def local_block(
+    block: ResidualAttentionBlock, y: Tensor, mask: Tensor | None, source: Tensor | None = None
+) -> Tensor:
+    """Return patches (B, P, D) with what value-value attention of a block adds to them.
+
+    Args:
+        source: patches whose values are exchanged, where these are not ``y``'s own.
+    """
+    normed = block.ln_1(y if source is None else source)
+    return y + block.attn(normed, change=ValueAttention(), mask=mask)
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def patch_tokens(
     layers: Iterable[int] = (),
     start: int = 0,
     radius: int | None = None,
+    of_stock: bool = False,
 ) -> PatchTokens:
     """Run both paths over images of any size that the patches divide.
 
@@ -82,6 +90,8 @@ def patch_tokens(
         layers: 0-based blocks of the stock path whose output is wanted.
         start: block from which on the second path runs; before it both are one.
         radius: of the window in patches; None: every patch sees all.
+        of_stock: the second path adds up values of the stock path's patches, as [0] does, not of
+            its own.
 
     Raises:
         ValueError: a layer that the tower does not have.
@@ -93,16 +103,20 @@ def patch_tokens(
     grid = image.shape[-2] // patch, image.shape[-1] // patch
     x = visual.ln_pre(visual.embed(image))  # (B, 1 + P, D)
     found: dict[int, Tensor] = {}
-    done, y = 0, x[:, 1:]
-    for stop in sorted({layer + 1 for layer in wanted} | ({start} - {0})):
+    done = 0
+    stops = {layer + 1 for layer in wanted} | ({start} - {0})
+    inputs = {0: x[:, 1:]}
+    if of_stock:
+        stops |= set(range(start + 1, tower.layers))
+    for stop in sorted(stops):
         x, done = tower.run(x, done, stop), stop
         if stop - 1 in wanted:
             found[stop - 1] = x[:, 1:]
-        if stop == start:
-            y = x[:, 1:]
+        inputs[stop] = x[:, 1:]
     if done < tower.layers:
         x = tower.run(x, done, keep=slice(0, 1))
     mask = None if radius is None else window_mask(grid, radius, x.device)
-    for block in tower.blocks()[start:]:
-        y = local_block(block, y, mask)
+    y = inputs[start]
+    for layer, block in enumerate(tower.blocks()[start:], start=start):
+        y = local_block(block, y, mask, inputs[layer] if of_stock else None)
     return PatchTokens(visual.project(x[:, 0]), visual.project(y), found, grid)

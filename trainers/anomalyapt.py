@@ -110,7 +110,7 @@ class APTModel(AnomalyModel):
         """(2, E)."""
         learner = self.prompt_learner
         sides = (learner.prompts(self, x) for x in (learner.normal, learner.anomalous))
-        return torch.stack([mean_direction(side) for side in sides])
+        return torch.stack([mean_direction(F.normalize(side, dim=-1)) for side in sides])
 
     # Synthetic anomalies
 

@@ -55,7 +55,7 @@ class TwoSidedPrompts(nn.Module):
         self.learned = ContextPrompts(clip_model, [name], n_ctx + n_ab)
 
     def features(self, model: AnomalyModel) -> tuple[Tensor, Tensor, Tensor]:
-        """Return normalised features (., E): normal, manual anomalous and learned anomalous."""
+        """Return features (., E), not normalised: normal, manual and learned anomalous."""
         n, m = len(self.normal), len(self.anomalous)
         both = torch.cat(
             [
@@ -117,8 +117,10 @@ class PromptADModel(AnomalyModel):
         normal, manual, learned = part.features(self)
         anomalous = torch.cat([manual, learned])
         anchor, opposite = mean_direction(normal), mean_direction(anomalous)
-        logits = self.scale * features @ torch.cat([anchor[None], anomalous]).t()
-        match = (mean_direction(manual) - mean_direction(learned)).square().sum()
+        texts = torch.cat([anchor[None], F.normalize(anomalous, dim=-1)])
+        logits = self.scale * features @ texts.t()
+        manual, learned = (F.normalize(x, dim=-1).mean(dim=0) for x in (manual, learned))
+        match = (manual - learned).square().sum()
         terms = {
             "ce": F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.long)),
             # A triplet loss of margin 0.

@@ -90,6 +90,19 @@ def test_second_path_starts_where_it_is_told_to(visual, images):
     torch.testing.assert_close(tokens.local, visual.project(y))
 
 
+def test_second_path_of_the_stock_paths_values(visual, images):
+    blocks = visual.transformer.blocks()
+    x = visual.ln_pre(visual.embed(images))
+    y = x[:, 1:]
+    mask = window_mask(patch_tokens(visual, images).grid, 2)
+    for block in blocks:
+        y = y + local_block(block, x[:, 1:], mask) - x[:, 1:]
+        x = block.run(x)
+    tokens = patch_tokens(visual, images, layers=(1,), radius=2, of_stock=True)
+    torch.testing.assert_close(tokens.local, visual.project(y), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(tokens.image, visual(images))
+
+
 def test_layers_that_are_not_there(visual, images):
     with pytest.raises(ValueError, match="the tower has 12"):
         patch_tokens(visual, images, layers=(12,))

@@ -145,6 +145,7 @@ class AnomalyModel(PromptedCLIP):
                 layers=self.settings.LAYERS if self.needs_memory else (),
                 start=self.settings.START,
                 radius=None if radius < 0 else radius,
+                of_stock=self.settings.OF_STOCK,
             )
             layers = (F.normalize(x.float(), dim=-1) for x in found.layers.values())
             return Encoded(

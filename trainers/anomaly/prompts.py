@@ -26,6 +26,7 @@ class ContextPrompts(nn.Module):
         self.prompts = TokenizedPrompts(clip_model, prompts)
 
     def forward(self, model: AnomalyModel, context: Tensor) -> Tensor:
-        """Return normalised features (G * texts, E) with contexts (G, n_ctx, D)."""
-        text = self.prompts.shared_text(model.clip, context)
-        return model.run_text(text).reshape(len(context) * len(self.prompts.tokens), -1)
+        """Return features (G * texts, E) with contexts (G, n_ctx, D), fp32, not normalised."""
+        text = self.prompts.shared_text(model.clip, context).run(model.clip.transformer)
+        found = text.features(model.clip).float()
+        return found.reshape(len(context) * len(self.prompts.tokens), -1)

@@ -46,6 +46,9 @@ SETTINGS = {
         3, "local path: how many rows and columns of patches a patch sees around itself; -1: all",
         ge=-1, le=1000,
     ),
+    "OF_STOCK": Setting(
+        True, "local path: it adds up values of the stock path's patches, not of its own"
+    ),
     "START": Setting(0, "local path: its first block, from 0", ge=0, le=63),
     "LAYERS": Setting(
         [2, 7], "memory: blocks whose patches are compared, from 0", ge=0, le=63, length=(1, 8)

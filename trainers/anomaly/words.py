@@ -51,7 +51,7 @@ def described(name: str, states: Iterable[str], templates: Iterable[str] = ("{}"
 
 
 def mean_direction(features: Tensor, dim: int = -2) -> Tensor:
-    """Return the normalised mean of features that are normalised."""
+    """Return the normalised mean of features."""
     return F.normalize(features.mean(dim=dim), dim=-1)
 
 

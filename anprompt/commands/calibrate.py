@@ -53,10 +53,12 @@ def main(argv: list[str]) -> int:
     from anprompt.runs.calibration import FILE_NAME, Scaling, factors_of
     from anprompt.runs.config import load_plugin
     from anprompt.runs.predictor import Predictor
+    from anprompt.runs.trained import read_cfg
     from dassl.utils import write_json
 
     for plugin in args.plugin:
         load_plugin(plugin)
+    read_cfg(args.run, args.root)
     kept = read_predictions(args.run)
     if not kept:
         raise UsageError(f"{args.run}: no kept answers; test it with TEST.SAVE_PREDICTIONS True")
@@ -73,6 +75,8 @@ def main(argv: list[str]) -> int:
     write_json(content, str(args.run / FILE_NAME))
     images = f"{fitted_on['images']:,} images of {fitted_on['split']}"
     print(f"temperature {temperature:.4f}, fitted on {images}")
+    if fitted_on["split"] == "train":
+        print("on images trained on a model is surer than elsewhere: look whether this helps")
     print(f"{len(answers.labels):,} test images, {answers.rule} logits; % but for Brier and NLL")
     rows = [
         [name, *(f"{row[key]:.{2 if key not in ('brier', 'nll') else 4}f}" for key in row)]

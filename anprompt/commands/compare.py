@@ -21,12 +21,14 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from anprompt.commands import report, sweep, table
 from anprompt.commands.data import check_own
 from anprompt.protocols.environment import numbers
+from anprompt.runs.folder import RESULTS, read_results
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -112,6 +114,9 @@ def main(argv: list[str]) -> int:
     listed = [word for root in roots for word in ("--root", str(root))]
     report.main([output, "--output", f"{output}/report.html", "--title", title, *listed])
     _say(f"Open the report in a browser: {Path(output).resolve()}/report.html")
+    run = best_run(Path(output))
+    if run is not None:
+        _say(f"Ask a model: python -m anprompt predict --model-dir {shlex.quote(run)} IMAGES")
     return status
 
 
@@ -123,6 +128,13 @@ def settings_for(images: Path, image_root: str, title: str, per_class: int) -> l
         data = ["DATASET.CSV", str(images)]
         data += ["DATASET.IMAGE_DIR", str(Path(image_root).resolve())] if image_root else []
     return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", str(per_class)]
+
+
+def best_run(output: Path) -> str | None:
+    """Return the folder of the run with the highest accuracy, None where there is none."""
+    found = {path.parent: read_results(path.parent) for path in sorted(output.rglob(RESULTS))}
+    done = {str(folder): results["accuracy"] for folder, results in found.items() if results}
+    return max(done, key=lambda folder: done[folder], default=None)
 
 
 def _say(text: str) -> None:

@@ -92,8 +92,7 @@ def check_own(path: str, images: str, classnames: str, train_per_class: int = 0)
         raise UsageError(f"{path}: {what}")
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
         return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
-    place = os.path.abspath(os.path.expanduser(path))
-    found = examine(place, images, classnames, train_per_class)
+    found = examine(str(place), images, classnames, train_per_class)
     say_problems(path, found.problems)
     for note in found.notes:
         print(f"{path}: note: {note}")

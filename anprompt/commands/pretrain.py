@@ -90,7 +90,9 @@ def train(args: argparse.Namespace) -> int:
     print(f"distinct tokens in captions: {len(training.captions.ids)}", flush=True)
 
     planned = args.samples + recipe.tail_steps * recipe.batch_size
-    bar = tqdm(total=planned, initial=training.samples, unit="image", desc="pretraining")
+    bar = tqdm(
+        total=planned, initial=training.samples, unit="image", desc="pretraining", disable=None
+    )
     last_saved = last_exported = last_checked = training.seconds
     mean_loss = evaluation = None
     clock = time.monotonic()

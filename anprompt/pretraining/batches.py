@@ -23,7 +23,7 @@ class Captions:
     def __init__(self, world: World):
         encode = SimpleTokenizer().encode
         tokens = {}
-        for text in tqdm(world.all_texts(), desc="reading captions", leave=False):
+        for text in tqdm(world.all_texts(), desc="reading captions", leave=False, disable=None):
             if text not in tokens:
                 tokens[text] = [START, *encode(text)[: LONGEST - 2], END]
         self.ids = torch.tensor(sorted({token for row in tokens.values() for token in row}))

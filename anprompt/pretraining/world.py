@@ -180,7 +180,9 @@ def _load_square(path: Path) -> np.ndarray:
 
 def _load_all(paths: list[Path], what: str) -> torch.Tensor:
     images = np.empty((len(paths), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    for i, path in enumerate(tqdm(paths, desc=f"reading {what}", unit="image", leave=False)):
+    for i, path in enumerate(
+        tqdm(paths, desc=f"reading {what}", unit="image", leave=False, disable=None)
+    ):
         images[i] = _load_square(path)
     return torch.from_numpy(images)
 
@@ -205,7 +207,7 @@ def _drawn(classes: _Classes, count: int, seed: int) -> Source:
         classes.add(" ".join(combination), shape_captions(*combination), [])
         for combination in combinations
     ]
-    for i in tqdm(range(count), desc="drawing pictures", unit="image", leave=False):
+    for i in tqdm(range(count), desc="drawing pictures", unit="image", leave=False, disable=None):
         which = int(rng.integers(len(combinations)))
         images[i] = draw_picture(*combinations[which], rng).transpose(2, 0, 1)
         labels[i] = numbers[which]

@@ -74,7 +74,9 @@ def read_split(folder: Path, name: str, split: str, resolution: int) -> Images:
     names = {item[1]: item[2] for item in content["test"]}
     transform = _transform(resolution)
     pixels = []
-    for item in tqdm(content[split], desc=f"reading {name} {split}", unit="image", leave=False):
+    for item in tqdm(
+        content[split], desc=f"reading {name} {split}", unit="image", leave=False, disable=None
+    ):
         with Image.open(folder / benchmark.images / item[0]) as image:
             pixels.append(transform(image))
     return Images(

@@ -86,7 +86,7 @@ class Evidence:
         """
         found: dict[str, _Answered] = {}
         runs = [run for run in self._runs.values() if (run.folder / FILE_NAME).is_file()]
-        for run in tqdm(runs, "predictions", delay=3, leave=False):
+        for run in tqdm(runs, "predictions", delay=3, leave=False, disable=None):
             answers = read_predictions(run.folder, run.results, whole=False)
             for number, (rule, own) in enumerate(answers.items()):
                 content = "\n".join([*own.paths.tolist(), *map(str, own.labels.tolist())])
@@ -109,7 +109,7 @@ class Evidence:
         for entry, answered in self._answered.items():
             by_images.setdefault(answered.images, {})[entry] = answered.is_correct
         found: dict[str, np.ndarray] = {}
-        for images, own in tqdm(by_images.items(), "bootstrap", delay=3, leave=False):
+        for images, own in tqdm(by_images.items(), "bootstrap", delay=3, leave=False, disable=None):
             generator = np.random.default_rng(int(images[:16], 16))
             correct = np.stack(list(own.values()), axis=1).astype(np.float32)  # (N, entries)
             count, entries = correct.shape

@@ -169,7 +169,7 @@ def measure(
     texts = _text_cells(tasks)
     batches = -(-len(images) // batch_size)
     steps = sum(map(len, texts.values())) + batches * (len(shown) + len(tokens))
-    with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
+    with tqdm(total=steps, desc=title, unit="step", mininterval=1, disable=None) as bar:
         states = _text_states(texts, pools, bar)
         passes = images.passes([*shown, *([None] * len(tokens))], batch_size, workers)
         for noisy, (_, pictures) in zip([*shown, *tokens], passes, strict=True):
@@ -360,7 +360,9 @@ def _attack(
         state = classifier.class_state()
     started = time.monotonic()
     name = f"{title}: {cell.kind} {cell.severity}/255".removeprefix(": ")
-    with tqdm(total=len(chosen), initial=len(chosen) - len(left), desc=name, unit="image") as bar:
+    with tqdm(
+        total=len(chosen), initial=len(chosen) - len(left), desc=name, unit="image", disable=None
+    ) as bar:
         for start in range(0, len(left), batch_size):
             places = left[start : start + batch_size]
             indices = [int(chosen[place]) for place in places]

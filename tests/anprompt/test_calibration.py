@@ -120,7 +120,7 @@ def test_what_cannot_be_calibrated_is_one_line(new_run, capsys, tmp_path):
     with pytest.raises(UsageError, match="ZeroshotCLIP: DAC needs the classes of training"):
         Predictor.load(zero_shot).calibrate("dac", zero_shot)
     for arguments, message in [
-        ([str(tmp_path)], "no kept answers"),
+        ([str(tmp_path)], "no config.yaml"),
         ([str(base), "--batch", "0"], "0"),
     ]:
         assert cli.run(calibrate.main, "anprompt calibrate", arguments) == 2

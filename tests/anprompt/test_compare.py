@@ -1,6 +1,8 @@
 """anprompt compare: one command from a folder of images to table and report."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -61,7 +63,9 @@ def test_table_and_report(images, tmp_path, monkeypatch, capsys, base2new):
     argv += ["--cfg", "coop=vit_b16_ep50_ctxv1"] + ["--base2new"] * base2new
     argv += ["--", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
     assert compare.main(argv) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
+    run = re.search(r"predict --model-dir (\S+) IMAGES", said)
+    assert run and (Path(run[1]) / "results.json").is_file()
     assert "my things" in shown and "ZeroshotCLIP" in shown and "CoOp" in shown
     assert "my things" in (output / "report.html").read_text(encoding="utf-8")
     assert "CoOp" in (output / "table.tex").read_text(encoding="utf-8")

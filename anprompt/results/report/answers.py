@@ -35,7 +35,9 @@ def tests(data: Data) -> list[dict[str, Any]]:
     found = list(_tests(data))
     images = TestImages(data.image_roots)
     share = max(MOST // max(len(found), 1), 4)
-    shown = (_shown(data, test, images, share) for test in tqdm(found, "answers", delay=3))
+    shown = (
+        _shown(data, test, images, share) for test in tqdm(found, "answers", delay=3, disable=None)
+    )
     return [test for test in shown if test is not None]
 
 

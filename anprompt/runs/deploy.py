@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from anprompt.runs.calibration import Scaling
 from anprompt.runs.export import check_finite, describe
 from anprompt.runs.trained import TrainedModel
-from common.errors import UsageError
+from common.errors import UsageError, one_line
 from common.files import atomic_write
 
 UNSCALED = Scaling()
@@ -180,7 +180,11 @@ def _shallow(module: nn.Module) -> Any:
 
 @contextmanager
 def _exporting() -> Iterator[None]:
-    """Make a graph without gradients, and keep what exporters say of their workings to itself."""
+    """Make a graph without gradients, and keep what exporters say of their workings to itself.
+
+    Raises:
+        UsageError: they fail.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), torch.no_grad():
@@ -189,6 +193,11 @@ def _exporting() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         try:
             yield
+        except Exception as error:  # whatever exporters raise at what they do not know
+            raise UsageError(
+                f"torch {torch.__version__} makes no graph of this model ({type(error).__name__}: "
+                f"{one_line(error)[:200]}); another version may, or export it as safetensors"
+            ) from error
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

@@ -169,6 +169,11 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
 
     attack = _attack(args)
     tables = make(placed)
+    if not tables and runs and MEASURES[args.metric].is_kept:
+        raise UsageError(
+            f"--metric {args.metric} is computed from answers to each image, and no run here kept "
+            "them (predictions.npz); test again with TEST.SAVE_PREDICTIONS True"
+        )
     if not tables:
         what = f" of {args.protocol}" if args.protocol else ""
         more = [f"{len(unfinished)} not finished"] if unfinished else []

@@ -49,10 +49,10 @@ def measured(run: Run, measure: str, rule: str = HEADLINE) -> Value | None:
     """
     if not MEASURES[measure].is_kept:
         return run.value(measure, rule)
-    if not (run.folder / FILE_NAME).is_file():
+    said = run.results.get("predictions")
+    if not said or not (run.folder / FILE_NAME).is_file():
         return None
-    said = (run.results.get("predictions") or {}).get("sha256", "")
-    by_rule = _calibrations(run.folder, said, measure == "brier")
+    by_rule = _calibrations(run.folder, said["sha256"], measure == "brier")
     name = next(iter(by_rule), "") if rule == HEADLINE else rule
     number = by_rule.get(name, {}).get(measure)
     if number is None:

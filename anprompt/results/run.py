@@ -60,6 +60,7 @@ _RESULTS = {
     "host?": str,
     "command?": str,
     "identity?": {"data?": Each(str)},
+    "predictions?": {"sha256": str},
     "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]}},
 }
 _LOGGED = {

@@ -190,6 +190,16 @@ def test_refusals_are_one_line(runs, capsys, options, message):
     assert message in err and len(err.strip().splitlines()) == 1
 
 
+def test_files_that_results_do_not_speak_of_are_not_read(tmp_path, capsys):
+    for trainer in ("CoOp", "ZeroshotCLIP"):
+        for folder in write_base_new(tmp_path, trainer, "EuroSAT", 60, 50):
+            (folder / "predictions.npz").write_bytes(b"anything")
+    for option in (["--metric", "ece"], ["--paired"]):
+        assert table([str(tmp_path), *option]) == 2
+        assert "TEST.SAVE_PREDICTIONS" in capsys.readouterr().err
+    assert table([str(tmp_path), "--format", "latex"]) == 0
+
+
 def test_predictions_that_do_not_fit_the_accuracy_are_refused(tmp_path, capsys):
     folder, _ = write_base_new(tmp_path, "CoOp", "EuroSAT", 0, 0)
     write_base_new(tmp_path, "ZeroshotCLIP", "EuroSAT", 0, 0)

@@ -160,6 +160,11 @@ def test_one_call_for_all_equals_one_call_each(output, fresh, capsys):
             for rule, figures in a["cells"][key].items():
                 assert b["cells"][key][rule] == pytest.approx(figures, abs=1e-3)
         assert [e["image"] for e in a["examples"]] == [e["image"] for e in b["examples"]]
+        shown = [{(v["kind"], v["severity"]) for v in e["views"]} for e in a["examples"]]
+        kinds = ("gaussian_noise", "blur")
+        every = {("clean", 0), *((kind, severity) for kind in kinds for severity in (1, 4))}
+        assert shown[:2] == [every, every]  # these at every severity, the others at the middle one
+        assert all(own == {v for v in every if v[1] in (0, 4)} for own in shown[2:])
 
 
 def test_adversarial_images_mislead(output):

@@ -55,7 +55,11 @@ def read_curve(path: Path) -> dict[int, dict[str, float]]:
     result depends on it.
     """
     found: dict[int, dict[str, float]] = {}
-    for row in csv.DictReader(read_lines(path)):
+    try:
+        rows = list(csv.DictReader(read_lines(path)))
+    except csv.Error:
+        return found
+    for row in rows:
         epoch = row.pop("epoch", "") or ""
         if epoch.isdecimal() and len(epoch) < 9:
             found[int(epoch)] = {

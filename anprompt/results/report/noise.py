@@ -239,7 +239,8 @@ def _cards(speakers: Speakers, every: bool) -> list[dict[str, Any]]:
                 "rows": [(name, [_answer(of.get(key)) for key in keys]) for name, _, of in having],
             })  # fmt: skip
         title = own[(clean or noisy[middle[0]])[0]][1].replace("_", " ")
-        cards.append({"title": title, "image": image, "parts": parts})
+        if parts:
+            cards.append({"title": title, "image": image, "parts": parts})
     # What is there at every severity first.
     return sorted(cards, key=lambda card: -len(card["parts"]))
 

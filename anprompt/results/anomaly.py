@@ -41,6 +41,7 @@ _DESCRIPTION = {
     "num_trainable?": Number(0),
     "scores?": {"file": str, "sha256": str},
     "seconds_per_image?": Number(0),
+    "config?": {"RUN?": {"MODEL_DIR?": str}},
 }
 # Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
 _OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}

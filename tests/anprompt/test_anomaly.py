@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import train
+from anprompt.__main__ import main
 from anprompt.commands import anomaly_report, predict, robustness, run, table
 from anprompt.results.anomaly import find_anomaly_runs
 from anprompt.results.run import find_runs
@@ -102,6 +103,33 @@ def test_runs_that_differ_are_not_averaged(copied):
     file.write_text(json.dumps(results))
     with pytest.raises(UsageError, match="image_auroc"):
         table.main(["--protocol", "anomaly", str(copied)])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rules": 5},
+        {"config": [1]},
+        {"config": {"RUN": {"MODEL_DIR": 7}}},
+        {"scores": {"file": "../../x", "sha256": "x"}, "seed": "one"},
+        {"category": None},
+        {"task": ["anomaly"]},
+        {"image_auroc": "high"},
+        {"rules": {"text": {"image_auroc": 50.0}}},
+        {"scores": {"file": 1}},
+    ],
+    ids=str,
+)
+def test_damaged_results_are_one_line(copied, tmp_path, damage, capsys):
+    file = next(copied.glob("wood/**/seed1/results.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    for command, *more in (
+        ["table", "--protocol", "anomaly"],
+        ["anomaly-report", "-o", str(tmp_path / "page.html")],
+    ):
+        assert main([command, *more, str(copied)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "results.json" in said
 
 
 def test_page(copied, tmp_path, capsys):

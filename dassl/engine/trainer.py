@@ -99,7 +99,10 @@ class SimpleTrainer(TrainerBase):
 
     def build_model(self) -> None:
         """Create ``self.model`` and register what trains."""
-        raise NotImplementedError(f"{type(self).__name__} has no build_model()")
+        raise UsageError(
+            f"trainer {type(self).__name__} has no build_model(): a trainer makes its model there "
+            "(docs/ADDING_A_METHOD.md)"
+        )
 
     def train(self) -> None:  # type: ignore[override]  # Dassl's signature
         """Train from where the run's folder stands, then test."""

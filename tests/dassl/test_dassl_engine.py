@@ -412,6 +412,15 @@ def test_trainer_without_model_only_tests(toy_cfg):
     assert (results(cfg)["epochs"], results(cfg)["num_trainable"]) == (0, 0)
 
 
+def test_a_trainer_without_a_model_is_told(toy_cfg):
+    class Bare(TrainerX):
+        def check_cfg(self, cfg):
+            pass
+
+    with pytest.raises(UsageError, match=r"trainer Bare has no build_model\(\)"):
+        Bare(toy_cfg())
+
+
 # Checkpoints
 
 

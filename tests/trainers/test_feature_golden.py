@@ -1,4 +1,4 @@
-"""Parity of the methods on frozen features with the authors' code, as in test_golden.py."""
+"""Parity of DePT and of the methods on frozen features with the authors' code: test_golden.py."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from dassl.engine import build_trainer
 from trainers.base import KnownFeatures
 from trainers.tipadapter import grid
 
-NAMES = ["taskres", "linearprobe", "clap", "clipadapter"]
+NAMES = ["taskres", "linearprobe", "clap", "clipadapter", "deptcoop"]
 
 
 @pytest.fixture

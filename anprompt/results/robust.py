@@ -7,9 +7,11 @@ here.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 from anprompt.results.noise.cells import measured
 from anprompt.results.noise.files import Evaluation
+from anprompt.results.noise.tables import masking_note
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
@@ -34,10 +36,12 @@ class AttackedRun(Run):
 
     Attributes:
         attacked: by inference rule.
+        attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
     """
 
     attacked: dict[str, Value] = field(default_factory=dict, repr=False)
+    attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
@@ -92,7 +96,12 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     of, used = run.num_test, (evaluation.part.get("attacked") or evaluation.part["images"])["used"]
     if found and of and used < of:
         part = f"{used} of {of:,} images"
-    return AttackedRun(**known, attacked=found, part=part)
+    attacks = {
+        (cell.kind, cell.severity): cell.figures["accuracy"]
+        for cell in evaluation.cells()
+        if cell.group == "adversarial"
+    }
+    return AttackedRun(**known, attacked=found, attacks=attacks, part=part)
 
 
 def beside(natural: Sequence[Table], robust: Sequence[Table], attack: Attack) -> list[Table]:
@@ -140,8 +149,26 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     )
     if parts:
         notes.append(f"attacked on a part of the test images: {'; '.join(parts)}.")
+    notes += _signs(robust)
     references = list(dict.fromkeys([*natural.references, *robust.references]))
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
+
+
+def _signs(table: Table) -> list[str]:
+    """Return the signs of masked gradients for each row, by data set and half of the classes."""
+    notes = []
+    for row in table.rows if table.subject else ():
+        cells: dict[str, list[AttackedRun]] = {}
+        for run in row.runs:
+            if isinstance(run, AttackedRun) and run.attacked:
+                half = f", {run.subset} classes" if run.subset != "all" else ""
+                place = f", {run.dataset}" if run.dataset != table.subject else ""
+                cells.setdefault(f"{row.name}{place}{half}", []).append(run)
+        for name, runs in cells.items():
+            common = set.intersection(*(set(run.attacks) for run in runs))
+            accuracy = {key: fmean(run.attacks[key] for run in runs) for key in sorted(common)}
+            notes.append(masking_note(name, accuracy))
+    return notes
 
 
 def _key(row: Row) -> tuple:

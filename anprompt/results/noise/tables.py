@@ -1,7 +1,7 @@
 """Tables of figures under noise, and what is to be said about them."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
@@ -137,9 +137,18 @@ def masking_notes(comparison: Comparison) -> list[str]:
                 kind, _, bound = group.partition(" ")
                 accuracy[kind, int(bound.removesuffix("/255"))] = value.number
         if accuracy:
-            checks = masking_checks(accuracy)
-            notes.append(f"masked gradients, {row.method.name}: {_told(checks)}")
+            notes.append(masking_note(row.method.name, accuracy))
     return notes
+
+
+def masking_note(name: str, accuracy: Mapping[tuple[str, int], float]) -> str:
+    """Return the signs of masked gradients in words.
+
+    Args:
+        name: whose.
+        accuracy: in percent, by attack and bound in 255ths.
+    """
+    return f"masked gradients, {name}: {_told(masking_checks(accuracy))}"
 
 
 def _told(checks: Sequence[Check]) -> str:

@@ -32,6 +32,7 @@ DRY = {"run", "sweep", "reproduce", "ablations", "demo"}
 """Commands that know DRY_RUN."""
 
 NEED_ARGUMENTS = {"run", "sweep", "reproduce", "compare", "robustness", "predict", "data"}
+NEED_ARGUMENTS |= {"calibrate", "export", "interpret"}
 
 ELSEWHERE = ("~/CoOp", "WEIGHTS")
 """In what only a checkout or files of upstream's can run."""

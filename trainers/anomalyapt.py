@@ -85,6 +85,8 @@ class APTModel(AnomalyModel):
     """
 
     anchor: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,
@@ -201,6 +203,8 @@ class APTModel(AnomalyModel):
 
 @TRAINER_REGISTRY.register()
 class AnomalyAPT(AnomalyTrainer):
+    model: APTModel
+
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
         train: dict[str, Any] = {"scope": "training"}

@@ -58,7 +58,8 @@ class Scores:
 
 def harmonic(*scores: Tensor) -> Tensor:
     """Return the harmonic mean of scores: it is high where all are."""
-    return len(scores) / sum(1 / score.clamp_min(_TINY) for score in scores)
+    inverse = torch.stack([score.clamp_min(_TINY).reciprocal() for score in scores])
+    return len(scores) / inverse.sum(dim=0)
 
 
 def enlarging(size: int, rows: int, sigma: float) -> np.ndarray:

@@ -169,7 +169,8 @@ class AnomalyTrainer(PromptTrainer):
         Raises:
             UsageError: an answer is not finite.
         """
-        cfg, dataset, model = self.cfg, self.dm.dataset, self.model
+        cfg, model = self.cfg, self.model
+        dataset: Any = self.dm.dataset
         model.eval()
         print("Evaluate on the *test* set")
         started = time.perf_counter()
@@ -223,7 +224,7 @@ class AnomalyTrainer(PromptTrainer):
 
     def _masks(self, index: Sequence[int], size: int) -> np.ndarray:
         """Return masks (B, size, size) of test images; of one without a mask all is normal."""
-        dataset = self.dm.dataset
+        dataset: Any = self.dm.dataset
         found = np.zeros((len(index), size, size), bool)
         for place, number in enumerate(index):
             path = dataset.samples[number].mask

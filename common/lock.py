@@ -1,4 +1,4 @@
-"""Folder locks: one process at a time."""
+"""Folder locks: one process at a time, on one machine or on several that share a disk."""
 
 import errno
 import os
@@ -6,21 +6,24 @@ import platform
 from pathlib import Path
 from typing import IO
 
+from .claim import Claim
 from .errors import UsageError
 
 LOCK = ".lock"
+CLAIM = ".host"  # ends the name of a lock's claim
 _HELD_ELSEWHERE = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class FolderLock:
-    """An advisory lock on a folder, by a file in it.
+    """An advisory lock on a folder, by two files in it.
 
-    The operating system releases it when the process ends, however it ends; worker processes do
-    not inherit it. The file stays: removing it would let two processes lock different files of
-    that name. It says who holds the folder.
+    Among processes of a machine the operating system's lock counts, which it releases when the
+    process ends, however it ends; worker processes do not inherit it. Its file stays: removing it
+    would let two processes lock different files of that name. It says who holds the folder.
 
-    Where the file system knows no locks the folder is used without one, and that is said.
+    Among machines that share a disk a claim counts (`common.claim`), since locks may not reach from
+    one to another.
 
     Args:
         folder: what is locked.
@@ -31,6 +34,7 @@ class FolderLock:
         self.path = Path(folder) / name
         self.is_exclusive = False  # True once nobody else can hold it
         self._file: IO[str] | None = None
+        self._claim = Claim(self.path.with_name(name + CLAIM))
 
     def acquire(self, create: bool = True) -> None:
         """Take the lock, if this object does not hold it already.
@@ -54,6 +58,7 @@ class FolderLock:
             raise UsageError(
                 f"{self.path.parent} cannot be written to ({error.strerror}); name another folder"
             ) from None
+        has_lock = True
         try:
             _lock(file.fileno())
         except OSError as error:
@@ -68,9 +73,13 @@ class FolderLock:
             if error.errno not in _NOT_SUPPORTED:
                 file.close()
                 raise
-            print(f"{self.path.parent}: no locks here; do not start a second run in this folder")
-        else:
-            self.is_exclusive = True
+            has_lock = False
+        try:
+            self._claim.take(has_lock=has_lock)
+        except BaseException:
+            file.close()
+            raise
+        self.is_exclusive = True
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
@@ -79,6 +88,7 @@ class FolderLock:
     def release(self) -> None:
         """Give the lock back; does nothing where it is not held."""
         if self._file is not None:
+            self._claim.give_back()
             self._file.close()
             self._file, self.is_exclusive = None, False
 

@@ -9,7 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
+from common.claim import holder_elsewhere
+from common.lock import CLAIM, LOCK
 
 try:
     import fcntl
@@ -104,6 +107,12 @@ def is_held(log: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def is_on_another_machine(run: RunSpec, environment: Environment) -> bool:
+    """Return whether a process of another machine has a run's folder, and lives."""
+    folder = Path(run.folder(environment.output))
+    return bool(holder_elsewhere(folder / f"{LOCK}{CLAIM}"))
 
 
 def tail(log: Path, size: int = 4096) -> str:

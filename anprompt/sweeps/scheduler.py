@@ -15,7 +15,7 @@ from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.folder import RESULTS, read_results
 from anprompt.sweeps.costs import Costs, side_by_side
-from anprompt.sweeps.processes import Process, stop
+from anprompt.sweeps.processes import Process, is_on_another_machine, stop
 from anprompt.sweeps.work import WorkQueue
 
 LOOK_SECONDS = 0.5  # between looks at what runs, and at runs that another process has
@@ -109,6 +109,10 @@ class Sweep:
         """Fill the free slots; return runs that another process has."""
         blocked: list[RunSpec] = []
         while self.free and (run := self.waiting.take()) is not None:
+            if is_on_another_machine(run, self.environment):
+                blocked.append(run)
+                self._note_elsewhere(run)
+                continue
             slot = self.free[-1]
             version = self._results_version(run)
             command = self.environment.command(run, self.options)
@@ -141,6 +145,11 @@ class Sweep:
         run, status = process.run, process.wait()
         slot, version = self.running.pop(process)
         self.free.append(slot)
+        if status and is_on_another_machine(run, self.environment):
+            # Two machines began it, and this one was later.
+            self._note_elsewhere(run)
+            self.waiting.put_back(run)
+            return
         if status:
             self._note_failure(run, status, f"status {status}, see {process.log}")
             lines = process.printed().strip().splitlines()[-5:]

@@ -7,7 +7,7 @@ from pathlib import Path
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.sweeps.cluster import Standing
-from anprompt.sweeps.processes import is_held, tail
+from anprompt.sweeps.processes import is_held, is_on_another_machine, tail
 from anprompt.sweeps.scheduler import epoch_in, log_file
 
 LAST_LINES = 3
@@ -37,7 +37,12 @@ def status_lines(
         elif standing.state == "queued":
             state = "queued"
             reasons[standing.about] += 1
-        elif standing.state == "running" or has_log and is_held(log):
+        elif (
+            standing.state == "running"
+            or has_log
+            and is_held(log)
+            or is_on_another_machine(run, environment)
+        ):
             state = "running"
             epoch = epoch_in(tail(log)) if has_log else ""
             lines.append(f"running  {run}  {epoch}{standing.about}".rstrip())

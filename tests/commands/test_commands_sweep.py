@@ -28,7 +28,7 @@ from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, RunSpec, plan
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import record_config
-from anprompt.sweeps import checks, devices, scheduler
+from anprompt.sweeps import checks, devices, processes, scheduler
 from anprompt.sweeps.costs import Costs
 from anprompt.sweeps.finished import Configurations, find_finished
 from anprompt.sweeps.work import WorkQueue
@@ -302,6 +302,35 @@ def test_waits_for_a_run_that_another_process_has_begun(stand_in, monkeypatch, c
     assert starts(noted) == ["fewshot dtd CoOp seed2", "fewshot dtd CoOp seed1"]
     assert started == [2, 1]
     assert capsys.readouterr().out.count("running already, from elsewhere") == 1
+
+
+@pytest.mark.parametrize("begins", ["before", "at the same time"])
+def test_waits_for_a_run_that_another_machine_has(begins, stand_in, monkeypatch, capsys, tree):
+    """A sweep beside this one on a shared disk, where locks may not reach from one to the other."""
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--seeds", "1,2"]
+    command += ["--shots", "16", "--jobs", "1"]
+    first, _ = sweep.runs_for(sweep.parse(command, sweep.make_parser())[0])
+    claim = Path(first.folder(tree)) / ".lock.host"
+    claim.parent.mkdir(parents=True)
+    looks = []
+
+    def look(run, environment) -> bool:
+        looks.append(run.seed)
+        if begins == "at the same time" and len(looks) == 1:
+            monkeypatch.setenv("FAIL", "seed1")  # train.py is refused
+            return False
+        monkeypatch.delenv("FAIL", raising=False)
+        if 2 in looks and looks.count(1) > 2:
+            claim.unlink(missing_ok=True)
+        return processes.is_on_another_machine(run, environment)
+
+    claim.write_text("process 5 on node-b (node-b 77)\n")
+    monkeypatch.setattr(scheduler, "is_on_another_machine", look)
+    status, noted = stand_in(*command)
+    assert status == 0
+    ended = [run for what, run in parse(noted) if what == "end"]
+    assert ended == ["fewshot dtd CoOp seed2", "fewshot dtd CoOp seed1"]
+    assert capsys.readouterr().out.count("seed 1 is running already, from elsewhere") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

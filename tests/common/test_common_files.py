@@ -16,7 +16,7 @@ import pytest
 from common.errors import UsageError
 from common.files import atomic_write, file_digest, remove_abandoned, temporary_name
 from common.late_import import import_late
-from common.lock import LOCK, FolderLock
+from common.lock import CLAIM, LOCK, FolderLock
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 300  # seconds
@@ -63,7 +63,7 @@ def holder(tmp_path):
 def test_a_second_process_is_refused_until_the_first_ends(holder, tmp_path):
     folder = tmp_path / "new" / "run"
     process = holder(folder)
-    assert [path.name for path in folder.iterdir()] == [LOCK]
+    assert {path.name for path in folder.iterdir()} == {LOCK, LOCK + CLAIM}
     before = (folder / LOCK).read_bytes()
     for create in (True, False):
         with pytest.raises(UsageError, match="in use by another process") as raised:
@@ -110,19 +110,6 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written to"):
         FolderLock(tmp_path / "file" / "run").acquire()
-
-
-def test_file_systems_without_locks_are_used_without(tmp_path, monkeypatch, capsys):
-    import common.lock
-
-    def unsupported(descriptor):
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr(common.lock, "_lock", unsupported)
-    with FolderLock(tmp_path) as lock:
-        lock.acquire()
-        assert not lock.is_exclusive
-    assert "no locks here" in capsys.readouterr().out
 
 
 WRITE = """

@@ -23,7 +23,7 @@ import pytest
 from anprompt.commands import ablations, reproduce, sweep
 from anprompt.protocols import environment as environments
 from anprompt.protocols.environment import Environment
-from anprompt.protocols.methods import all_methods, find_method
+from anprompt.protocols.methods import find_method
 from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, RunSpec, plan
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
@@ -537,7 +537,7 @@ def test_shards_are_all_runs_in_parts_of_equal_length(tree):
     assert max(lengths) < 1.05 * min(lengths)
     for runs in parts:
         assert all(run.needs is None or run.needs in runs for run in runs)
-    assert len(part("705/705")) == 0  # of 418 trainings with their tests
+    assert len(part("99999/99999")) == 0  # there are not as many
     for wrong in ("0/4", "5/4", "1", "a/b", "1/0"):
         with pytest.raises(ValueError, match=f"--shard {wrong}: expected"):
             part(wrong)
@@ -780,7 +780,7 @@ def test_published_times_are_met_roughly():
     assert Costs("gpu", ["OPTIM.MAX_EPOCH", "10"]).seconds(train) > 1.8 * Costs("gpu").seconds(
         train
     )
-    runs = plan("base2new", all_methods(), DATASETS, [1, 2, 3], backbone="ViT-B/16")
+    runs = plan("base2new", methods(*TWELVE.split(",")), DATASETS, [1, 2, 3], backbone="ViT-B/16")
     assert 30 < Costs("gpu").total(runs, 1) / 3600 < 300
 
 

@@ -91,6 +91,8 @@ def _few_images(table: Table) -> list[str]:
         if len({(run.dataset, run.num_test) for run in own}) > 1 or not number:
             continue  # of a transfer, or not all on the same images
         accuracies = [v.number for run in own if (v := run.value("accuracy")) is not None]
+        if not accuracies:
+            continue
         error = statistics.fmean(standard_error(accuracy, number) for accuracy in accuracies)
         if round(error, 1) >= 1:
             told.append(f"{number:,} images of {subset} classes: {error:.1f} points")

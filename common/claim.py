@@ -159,10 +159,13 @@ def _look(path: Path) -> _Seen | None:
 
 
 def _is_silent(path: Path, seen: _Seen) -> bool:
-    with tempfile.TemporaryFile(dir=path.parent) as file:
+    now = time.time()
+    # What may not be written to is only looked at: this machine's clock will do.
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path.parent) as file:
         file.write(b".")
         file.flush()
-        return os.fstat(file.fileno()).st_mtime - seen.touched > SILENCE_SECONDS
+        now = os.fstat(file.fileno()).st_mtime
+    return now - seen.touched > SILENCE_SECONDS
 
 
 @functools.cache

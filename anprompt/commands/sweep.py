@@ -219,6 +219,8 @@ def main(argv: list[str]) -> int:
 def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     """Run what `parse` returned; returns the exit status."""
     end_on_signals()
+    if args.slurm and not args.cluster:
+        raise UsageError("--slurm says how to submit: it stands with --cluster slurm")
     runs = runs_for(args)
     environment: Environment = args.environment
     if not runs:

@@ -91,7 +91,9 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "torch_has_gpu_support", lambda: False)
     monkeypatch.setattr(slurm, "LOOK_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    provenance.code.cache_clear()
+    yield tmp_path
+    provenance.code.cache_clear()
 
 
 def submit(*arguments: str) -> int:
@@ -350,6 +352,12 @@ def test_ones_own_files_that_changed_stop_their_shards(cluster, capsys):
     assert submit("--cfg", "coop=mine.yaml", "--plugin", "plugin.py", "--status") == 0
     printed = capsys.readouterr().out
     assert f"failed  coop (mine) shapes seed 1 train: {beside} changed since" in printed
+
+
+def test_flags_for_slurm_need_slurm(cluster, capsys):
+    command = ["sweep", "fewshot", "--methods", "coop", "--datasets", "shapes"]
+    assert main([*command, "--slurm", "partition=gpu"]) == 2
+    assert "it stands with --cluster slurm" in capsys.readouterr().err
 
 
 # Faults --------------------------------------------------------------------------------------

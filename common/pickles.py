@@ -16,5 +16,5 @@ def check_pickle(content: bytes) -> None:
         Exception: of any kind, where it is damaged.
     """
     for opcode, argument, _ in pickletools.genops(content):  # refuses lengths beyond the end
-        if opcode.name.endswith("PUT") and argument > len(content):
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(content):
             raise pickle.UnpicklingError(f"it keeps {argument:,} objects in {len(content):,} bytes")

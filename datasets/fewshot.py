@@ -263,7 +263,7 @@ def read_upstream_cache(path: str | os.PathLike) -> dict[str, list[Entry]]:
         UsageError: the file is something else, or damaged.
     """
     try:
-        pickled = read_bytes(path)
+        pickled = read_bytes(Path(path))
         check_pickle(pickled)
         content = _CacheReader(io.BytesIO(pickled)).load()
         return {

@@ -106,7 +106,6 @@ class APTModel(AnomalyModel):
         self.register_buffer("pixel_std", std, persistent=False)
         self._keys: list[str] = []
         self._objects: list[np.ndarray] = []
-        self._support: tuple[Tensor, Tensor] | None = None
 
     def text_features(self) -> Tensor:
         """(2, E)."""
@@ -117,15 +116,12 @@ class APTModel(AnomalyModel):
     # Synthetic anomalies
 
     @torch.no_grad()
-    def prepare_support(self, images: Tensor, keys: Sequence[str]) -> None:
+    def prepare_support(self, images: Tensor, keys: Sequence[str]) -> list[Encoded]:
         """Keep the normal images' features, and find the object on each."""
         self._keys = list(keys)
-        encoded = [self.encode(image[None]) for image in images]
-        self._support = (
-            torch.cat([e.image for e in encoded]),
-            torch.cat([e.patches for e in encoded]),
-        )
+        encoded = super().prepare_support(images, keys)
         self._objects = [self.object_mask(e, images.shape[2:]) for e in encoded]
+        return encoded
 
     def object_mask(self, encoded: Encoded, size: Sequence[int]) -> np.ndarray:
         """Return where the object is (H, W) on one image."""
@@ -168,11 +164,7 @@ class APTModel(AnomalyModel):
         images, truth = self.changed(batch.image, list(index), batch.epoch)
         with torch.no_grad():
             made = self.encode(images)
-            if self._support is None or batch.index is None:
-                encoded = self.encode(batch.image)
-                first = encoded.image, encoded.patches
-            else:
-                first = self._support[0][batch.index], self._support[1][batch.index]
+        first = self.normal_features(batch)
         image = torch.cat([first[0], made.image])  # (3 B, E): as they are, augmented, anomalous
         patches = torch.cat([first[1], made.patches])
         truth = torch.cat([torch.zeros_like(truth[:n]), truth])

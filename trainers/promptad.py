@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,7 +90,6 @@ class PromptADModel(AnomalyModel):
     def __init__(self, *args: Any, weight: float, **named: Any):
         super().__init__(*args, **named)
         self.weight = weight
-        self._support: tuple[Tensor, Tensor] | None = None
 
     def text_features(self) -> Tensor:
         """(2, 2, E): for images and patches, the mean normal and the mean anomalous prompt."""
@@ -101,14 +99,6 @@ class PromptADModel(AnomalyModel):
             anomalous = torch.cat([manual, learned])
             found.append(torch.stack([mean_direction(normal), mean_direction(anomalous)]))
         return torch.stack(found)
-
-    @torch.no_grad()
-    def prepare_support(self, images: Tensor, keys: Sequence[str]) -> None:
-        encoded = [self.encode(image[None]) for image in images]
-        self._support = (
-            torch.cat([e.image for e in encoded]),
-            torch.cat([e.patches for e in encoded]),
-        )
 
     def part_loss(
         self, part: TwoSidedPrompts, features: Tensor
@@ -134,12 +124,7 @@ class PromptADModel(AnomalyModel):
         return terms, torch.stack([anchor, opposite])
 
     def loss(self, batch: TrainingBatch) -> Loss:
-        if self._support is None or batch.index is None:
-            with torch.no_grad():
-                encoded = self.encode(batch.image)
-            image, patches = encoded.image, encoded.patches
-        else:
-            image, patches = (x[batch.index] for x in self._support)
+        image, patches = self.normal_features(batch)
         learner = self.prompt_learner
         for_images, texts = self.part_loss(learner.image, image)
         for_patches, _ = self.part_loss(learner.patch, patches.flatten(0, 1))

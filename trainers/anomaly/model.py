@@ -17,7 +17,7 @@ from common.errors import UsageError
 from common.late_import import import_late
 
 from ..backbone import require_vit
-from ..model import PromptedCLIP, PromptLearner, grad_if_image_asks
+from ..model import PromptedCLIP, PromptLearner, TrainingBatch, grad_if_image_asks
 from ..prompts import ClassPrompts
 
 TEXT, MEMORY, HARMONIC = FUSIONS = ("text", "memory", "harmonic")
@@ -123,6 +123,7 @@ class AnomalyModel(PromptedCLIP):
         self.settings = settings
         self.rules, self.rule = tuple(rules), rules[0]
         self.bank: list[Tensor] = []
+        self._support: tuple[Tensor, Tensor] | None = None
 
     @property
     def scale(self) -> Tensor | float:
@@ -236,9 +237,27 @@ class AnomalyModel(PromptedCLIP):
             found[rule] = torch.stack([torch.log1p(-score), score.log()], dim=-1)
         return found
 
-    def prepare_support(self, images: Tensor, keys: Sequence[str]) -> None:
-        """Make what training needs of all normal images (K, 3, H, W), once.
+    # Training
+
+    @torch.no_grad()
+    def prepare_support(self, images: Tensor, keys: Sequence[str]) -> list[Encoded]:
+        """Keep the features of all normal images (K, 3, H, W) for training; return them one by one.
 
         Args:
             keys: their names, which random numbers are seeded with.
         """
+        encoded = [self.encode(image[None]) for image in images]
+        self._support = (
+            torch.cat([e.image for e in encoded]),
+            torch.cat([e.patches for e in encoded]),
+        )
+        return encoded
+
+    @torch.no_grad()
+    def normal_features(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return features (B, E) and patches (B, P, E) of a batch: those kept, or made now."""
+        if self._support is None or batch.index is None:
+            encoded = self.encode(batch.image)
+            return encoded.image, encoded.patches
+        image, patches = self._support
+        return image[batch.index], patches[batch.index]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,17 @@ def make_cfg(work: Workload, folder: Path) -> Any:
     return cfg
 
 
-def build(work: Workload, folder: Path) -> Any:
-    """The workload's trainer, ready to take steps; what it prints while building is dropped."""
+def build(work: Workload, folder: Path, changes: Sequence[Any] = ()) -> Any:
+    """The workload's trainer, ready to take steps; what it prints while building is dropped.
+
+    Args:
+        changes: further settings: name, value, name, value, ...
+    """
     if work.threads:
         torch.set_num_threads(work.threads)
     synthetic.write(folder / "data", work.classes)
     cfg = make_cfg(work, folder)
+    cfg.merge_from_list(list(changes))
     cfg.freeze()
     with contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(1)

@@ -23,6 +23,9 @@ DTYPES = {
 }
 
 
+NEED_GPU = ("fp16", "amp")  # precisions that a CPU has too, many times slower than fp32; tests do
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return the precision a run really has: on a CPU, ``fp16`` and ``amp`` mean ``fp32``.
 
@@ -31,7 +34,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """
     if precision not in PRECISIONS:
         raise UsageError(f"PREC {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and precision in ("fp16", "amp"):
+    if device.type == "cpu" and precision in NEED_GPU:
         logger.info(f"Precision: {precision} needs a GPU; running in fp32 on the CPU")
         return "fp32"
     return precision

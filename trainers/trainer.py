@@ -169,7 +169,7 @@ class PromptTrainer(TrainerX):
         clip_model = load_clip(cfg, self.precision, self.device, self.any_size)
         prompts = ClassPrompts(self.fixed_template(cfg), self.dm.dataset.classnames)
         self.model = self.build(cfg, clip_model, prompts).to(self.device)
-        self.scaler = torch.amp.GradScaler("cuda") if self.precision == "amp" else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "amp" else None
         if not self.learns:
             return
         if cfg.MODEL.INIT_WEIGHTS:
@@ -290,7 +290,7 @@ class PromptTrainer(TrainerX):
             )
         if self.scaler is None:
             self.model_update()
-        else:
+        elif any(p.grad is not None for p in self.learned()):  # TipAdapter's have none
             for optimizer in self._optims.values():
                 if optimizer is not None:
                     self.scaler.step(optimizer)

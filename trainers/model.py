@@ -242,7 +242,9 @@ class PromptedCLIP(nn.Module):
 
     def raw_image_features(self, image: Tensor) -> Tensor:
         """Return image features (B, E), fp32, not normalised; by default frozen CLIP's."""
-        pieces = [image] if torch.is_grad_enabled() else image.split(TOGETHER)
+        # A graph for any number of images, as an export makes it, has no pieces.
+        whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        pieces = [image] if whole else image.split(TOGETHER)
         with grad_if_image_asks(image):
             return torch.cat([self.clip.encode_image(piece).float() for piece in pieces])
 

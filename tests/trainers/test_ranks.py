@@ -81,8 +81,13 @@ def assert_same(one, other, within=1e-5):
     for number, (own, theirs) in enumerate(zip(one[0][:10], other[0], strict=False)):
         assert own == pytest.approx(theirs, rel=within, abs=within), f"step {number + 1}"
     for key, tensor in one[1].items():
-        close = {"rtol": 10 * within, "atol": within if within < 1e-4 else 1e-3}
-        np.testing.assert_allclose(other[1][key], tensor, err_msg=key, **close)
+        if within >= 1e-4:  # attacked: a hidden unit may be on or off by round-off, too
+            apart = np.linalg.norm(other[1][key] - tensor)
+            assert apart <= 0.02 * np.linalg.norm(tensor) + 1e-3, key
+            continue
+        np.testing.assert_allclose(
+            other[1][key], tensor, rtol=10 * within, atol=within, err_msg=key
+        )
     assert one[2] == other[2]
 
 

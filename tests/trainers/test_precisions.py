@@ -9,6 +9,8 @@ import pytest
 import torch
 from inputs import random_clip_state_dict
 from test_golden import golden_cfg
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves
 
 import trainers  # noqa: F401  (registers them)
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -80,16 +82,34 @@ def test_losses_of_half_and_mixed_precision(name, make_trainer):
         assert found == pytest.approx(wanted, rel=0.02, abs=0.01), precision
 
 
+class FakeGpu(FakeTensorMode):
+    """Computes with shapes on the GPU; what is on the CPU alone, such as lengths, has values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        leaves = tree_leaves((args, kwargs or {}))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        to_gpu = any(isinstance(x, (torch.device, str)) and "cuda" in str(x) for x in leaves)
+        if not to_gpu and not any(isinstance(x, FakeTensor) for x in tensors):
+            return func(*args, **(kwargs or {}))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
 def to_fake_gpu(module, mode):
     """Put a module's parameters and buffers on a GPU that is not there."""
+
+    def moved(tensor):
+        fake = mode.from_tensor(tensor.detach())
+        with mode:
+            return fake.to("cuda")
+
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                fake = mode.from_tensor(parameter.detach()).to("cuda")
-                part._parameters[name] = torch.nn.Parameter(fake, parameter.requires_grad)
+                on_gpu = torch.nn.Parameter(moved(parameter), parameter.requires_grad)
+                part._parameters[name] = on_gpu
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = mode.from_tensor(buffer).to("cuda")
+                part._buffers[name] = moved(buffer)
 
 
 @pytest.mark.slow
@@ -97,14 +117,13 @@ def to_fake_gpu(module, mode):
 @pytest.mark.parametrize("precision", ["fp32", "amp", "fp16", "bf16"])
 @pytest.mark.parametrize("name", METHODS)
 def test_everything_is_on_the_gpu_and_nothing_waits(name, precision, make_trainer):
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     trainer = make_trainer(name, precision)
     trainer.prepare_training()
     model = trainer.model
     size = trainer.cfg.INPUT.SIZE
-    with FakeTensorMode() as mode:
-        to_fake_gpu(model, mode)
+    mode = FakeGpu(allow_non_fake_inputs=True)
+    to_fake_gpu(model, mode)
+    with mode:
         image = torch.zeros(4, 3, *size, device="cuda")
         label = torch.zeros(4, dtype=torch.int64, device="cuda")
         model.train()

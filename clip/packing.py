@@ -44,7 +44,7 @@ class Packing:
 @lru_cache(maxsize=64)
 def packing(last: tuple[int, ...], device: torch.device) -> Packing:
     """The packing of texts whose last real token is at these positions (from 0)."""
-    lengths = torch.tensor(last) + 1
+    lengths = torch.tensor(last, dtype=torch.int64) + 1
     longest = max((position + 1 for position in last), default=0)
     position = torch.arange(longest)
     is_real = position < lengths[:, None]  # (C, S)
@@ -75,7 +75,7 @@ class Rows:
 @lru_cache(maxsize=64)
 def rows_of_texts(last: tuple[int, ...], first: int, step: int, device: torch.device) -> Rows:
     """The rows that texts first, first + step, ... have when all are packed, along dimension 1."""
-    lengths = torch.tensor(last) + 1
+    lengths = torch.tensor(last, dtype=torch.int64) + 1
     owner = torch.arange(len(last)).repeat_interleave(lengths)
     mine = torch.zeros(len(last), dtype=torch.bool)
     mine[first::step] = True

@@ -3,6 +3,8 @@
 #
 #   bash scripts/anomaly.sh METHOD train DATASET CATEGORY [SHOTS [SEED]] [-- KEY VALUE ...]
 #   bash scripts/anomaly.sh METHOD test  DATASET CATEGORY [SHOTS [SEED]] [-- KEY VALUE ...]
+#   bash scripts/anomalyapt/train.sh     DATASET CATEGORY [SHOTS [SEED]] [-- KEY VALUE ...]
+#   bash scripts/anomalyapt/test.sh      DATASET CATEGORY [SHOTS [SEED]] [-- KEY VALUE ...]
 #
 #   METHOD     anomalyapt, promptad, anomalyzeroshot, anomalymemory, anomalyfusion
 #   DATASET    mvtec, visa, anomaly_folder (with -- DATASET.IMAGE_DIR FOLDER), or defect_tiles, which

@@ -142,6 +142,9 @@ def test_commands_are_understood(line, request, monkeypatch, capsys):
     if program == "python" and words[0] == "-m" and words[1].startswith("benchmarks."):
         script, words = (ROOT / words[1].replace(".", "/")).with_suffix(".py"), words[2:]
     words = [word.replace("MyMethod", "CoOp") for word in words]
+    if script.name == "gpu_check.sh":
+        assert text_of(script).splitlines()[-1] == 'exec "$PY" -m benchmarks.gpu_check "$@"'
+        script = ROOT / "benchmarks/gpu_check.py"
     if script.suffix == ".sh":
         assert script.is_file()
         if script.name in ("test.sh", "setup.sh"):

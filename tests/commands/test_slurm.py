@@ -48,15 +48,20 @@ def slurm(tmp_path_factory):
         pytest.skip(f"{START} takes root")
     folder = tmp_path_factory.mktemp("slurm")
     variables = {"SLURM_TEST_DIR": str(folder)}
-    done = subprocess.run(
-        ["bash", start], env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.DEVNULL, timeout=600,
-    )  # fmt: skip
-    variables |= dict(re.findall(r"(SLURM_\w+)=(\S+)", done.stdout))
+    printed = folder / "printed"
     try:
+        # Not a pipe: SLURM's daemons hold what the script was given, and it would never end.
+        with printed.open("w") as file:
+            done = subprocess.run(
+                ["bash", start], env={**os.environ, **variables}, stdout=file,
+                stderr=subprocess.DEVNULL, timeout=300,
+            )  # fmt: skip
+        variables |= dict(re.findall(r"(SLURM_\w+)=(\S+)", printed.read_text()))
         if done.returncode or "SLURM_CONF" not in variables:
             pytest.skip(f"{start} could not put a SLURM up (status {done.returncode})")
         yield variables
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"{start} did not put a SLURM up in 5 minutes")
     finally:
         subprocess.run(
             ["bash", str(Path(start).with_name("stop"))], env={**os.environ, **variables}

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
+from .files import temporary_name
 
 BEAT_SECONDS = 15.0  # between touches
 SILENCE_SECONDS = 120.0  # without one its process counts as dead; NFS may show times a minute late
@@ -132,7 +133,7 @@ class Claim:
 
     def _set_aside(self, seen: _Seen) -> None:
         """Remove a claim of the dead, unless another process was faster and this is its new one."""
-        aside = f"{self.path}.{os.getpid()}.tmp"
+        aside = temporary_name(self.path)  # goes with the abandoned files if this is killed
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, aside)
             moved = _look(Path(aside))

@@ -15,6 +15,7 @@ import pytest
 
 from common import claim
 from common.claim import Claim, holder_elsewhere
+from common.files import remove_abandoned
 from common.lock import CLAIM, LOCK, FolderLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +156,20 @@ def test_a_claim_that_nobody_touches_is_no_obstacle(content, touched, tmp_path, 
     assert path.read_text() == held.text
     held.give_back()
     assert os.listdir(tmp_path) == []
+
+
+def test_who_dies_while_it_takes_over_leaves_what_the_next_removes(tmp_path):
+    (tmp_path / CLAIM).write_text(f"process 1 on here ({claim._machine()})\n")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom common.claim import Claim\n"
+        "os.remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Claim(Path(sys.argv[1])).take()"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / CLAIM)], cwd=ROOT, env=env)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1  # set aside, not removed
+    assert remove_abandoned(tmp_path, is_held=True) == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_claim_that_somebody_removed_is_made_again(tmp_path):

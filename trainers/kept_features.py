@@ -31,11 +31,11 @@ from common import images
 from common.errors import UsageError
 from common.files import file_digest
 from common.store import Store
-from dassl.data import DatasetWrapper
 
 from .model import TOGETHER, KnownFeatures, PromptedCLIP
 
 FORMAT = 1
+WRAPPER = "dassl.data.dataset_wrapper"
 _READERS = 8  # threads that read image files
 
 # An image's number in its data set; in training with the seed of its transform.
@@ -47,7 +47,7 @@ def can_be_kept(loader: Any) -> bool:
     dataset = loader.dataset
     steps: Any = getattr(getattr(dataset, "transform", None), "transforms", None)
     return (
-        type(dataset) is DatasetWrapper
+        type(dataset).__module__ == WRAPPER  # Dassl.pytorch's stands elsewhere
         and dataset.k_tfm == 1
         and bool(steps)
         and all(type(step).__module__.startswith("torchvision.") for step in steps)

@@ -19,6 +19,8 @@ from anprompt.runs.predictor import Predictor
 from common.errors import UsageError
 from datasets import defect_tiles
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

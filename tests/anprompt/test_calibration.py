@@ -18,6 +18,8 @@ from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit
 from common import cli
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def test_temperature_is_found():
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,8 @@ from PIL import Image
 from anprompt.commands import compare
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def images(tmp_path):

@@ -20,6 +20,8 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler, build_optimizer
 from trainers.base import ClassPrompts, TrainingBatch
 
+pytestmark = pytest.mark.slow
+
 TRAINERS = sorted(
     name
     for name in TRAINER_REGISTRY.registered_names()

@@ -23,6 +23,8 @@ from clip.model import build_model
 from common import cli
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs/DEPLOYMENT.md"
 _, ONNX, PROGRAM, STOCK = re.findall(
     r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S

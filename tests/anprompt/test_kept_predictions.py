@@ -10,6 +10,8 @@ from anprompt.results.predictions import FILE_NAME, read_predictions
 from common.errors import UsageError
 from dassl.evaluation import kept
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder, classes=6, count=40, rules=("mix", "class")):
     generator = torch.Generator().manual_seed(3)

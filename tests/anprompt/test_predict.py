@@ -23,6 +23,8 @@ from dassl.engine import build_trainer
 from dassl.utils import UsageError
 from datasets.eurosat import EuroSAT
 
+pytestmark = pytest.mark.slow
+
 BASE = [
     "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
     "Industrial Buildings",

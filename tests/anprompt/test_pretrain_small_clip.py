@@ -34,6 +34,8 @@ from anprompt.pretraining.zero_shot import (
 from clip import load_model, tokenize
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def few_words():

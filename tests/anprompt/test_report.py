@@ -21,6 +21,8 @@ from anprompt.results.report.charts import Chart, to_csv, to_file, to_svg
 from anprompt.results.report.pictures import TestImages
 from anprompt.results.value import cell_patterns
 
+pytestmark = pytest.mark.slow
+
 
 class Reader(HTMLParser):
     """Table cells, traced numbers, ids, links and loaded resources of a page."""

@@ -26,6 +26,8 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("ZeroshotCLIP", "CoOp", "MaPLe", "ANPrompt")
 NAUGHTY = "<img src=x onerror=alert(1)>"
 

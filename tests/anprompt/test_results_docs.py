@@ -14,6 +14,8 @@ from anprompt.__main__ import main
 from anprompt.results.report import page
 from common import cli
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "docs/TABLES.md").read_text(encoding="utf-8")
 LINES = [
     shlex.split(line, comments=True)

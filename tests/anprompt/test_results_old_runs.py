@@ -8,6 +8,8 @@ import pytest
 from called import report, table
 from test_report import Reader
 
+pytestmark = pytest.mark.slow
+
 PROTOCOLS = ("all", "base2new", "crossdata", "domaingen", "fewshot")
 
 

@@ -9,6 +9,8 @@ from runs_of_tests import run_folder
 
 from anprompt.robustness import evaluation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(trained_output, tmp_path):

@@ -6,6 +6,8 @@ import shutil
 import pytest
 from test_robustness import call
 
+pytestmark = pytest.mark.slow
+
 RUNS = ["ZeroshotCLIP/vit_b16-small", "CoOp/vit_b16_ep50_ctxv1-small", "ANPrompt/vit_b16-small"]
 NOISE = ["--noise", "char,embed,gaussian_noise,both", "--severities", "3", "--seeds", "1",
          "--images", "24"]  # fmt: skip

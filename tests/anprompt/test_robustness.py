@@ -36,6 +36,8 @@ from noise.metrics import calibration_error
 from noise.seeding import rng_for
 from noise.text import perturb_prompt, text_rate
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--noise", "char,embed,gaussian_noise,blur,both,learned,pgd", "--severities", "1,4",
          "--seeds", "1", "--images", "20", "--eps", "4"]  # fmt: skip
 

@@ -11,6 +11,8 @@ from clip.model import Transformer
 from clip.text import SharedText
 from dassl.engine import TRAINER_REGISTRY
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(
     name
     for name in TRAINER_REGISTRY.registered_names()

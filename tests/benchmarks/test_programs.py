@@ -20,6 +20,8 @@ from benchmarks.upstream import UpstreamSteps
 from benchmarks.workload import Workload
 from clip.simple_tokenizer import SimpleTokenizer
 
+pytestmark = pytest.mark.slow
+
 TOY = ["--backbone", "micro", "--classes", "4", "--batch", "2", "--threads", "1"]
 
 

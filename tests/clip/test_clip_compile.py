@@ -8,6 +8,8 @@ from clip import tokenize
 from clip.compile import compile_blocks
 from clip.model import build_model
 
+pytestmark = pytest.mark.slow
+
 SIZE = dict(vw=64, vl=2, patch=16, image=32, tw=64, tl=2, embed=64)
 
 

@@ -15,6 +15,8 @@ from clip.weights.configs import Preprocessing
 from clip.weights.loading import load_state_dict
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 TEXT = dict(context_length=77, vocab_size=49408, width=64, heads=2, layers=2)
 # A small model of each kind; settings as the registry's models of that kind have them.
 TOWERS = {

@@ -10,6 +10,8 @@ from clip.model import CLIP, build_model, convert_weights
 from clip.weights import hub
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a photo of a cat.", "annual crop land"]
 TINY_VISION = dict(layers=2, width=128, head_width=64, patch_size=8, image_size=32)
 TINY_TEXT = dict(width=64, heads=1, layers=2)

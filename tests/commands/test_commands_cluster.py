@@ -22,6 +22,8 @@ from anprompt.sweeps.shards import pack
 from common import paths, provenance
 from common.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("submitit")
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -33,6 +33,8 @@ from anprompt.sweeps.costs import Costs
 from anprompt.sweeps.finished import Configurations, find_finished
 from anprompt.sweeps.work import WorkQueue
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands for train.py: notes when it runs, with its folder, environment and arguments.

@@ -13,6 +13,8 @@ import torch
 import parse_test_res
 import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0", "DATASET.NUM_SHOTS", "4"]
 BASE = ["DATASET.SUBSAMPLE_CLASSES", "base"]

@@ -14,6 +14,8 @@ from PIL import Image
 import train
 from dassl.utils import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("circle", "cross", "square")
 PER_CLASS = 6

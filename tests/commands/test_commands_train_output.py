@@ -14,6 +14,8 @@ from PIL import Image
 
 import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("круг", "cross")
 

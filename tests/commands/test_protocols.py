@@ -21,6 +21,8 @@ from anprompt.protocols.methods import all_methods, find_method, method_of
 from anprompt.protocols.plan import PROTOCOLS
 from common import cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = [method.name for method in all_methods()]
 WRAPPERS = {

@@ -8,6 +8,8 @@ import torch
 from benchmarks.processes import PATIENCE, Together
 from common.ranks import LostProcess, Share, gather, here
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("total", [1, 2, 7, 12])

@@ -62,7 +62,7 @@ def test_log(toy_cfg, capsys):
     number = r"\d+\.\d+"
     pattern = (
         rf"epoch \[(\d)/2\] batch \[(\d)/3\] time {number} \({number}\) data {number} \({number}\) "
-        rf"loss ({number}) \(({number})\) acc {number} \({number}\) lr (\S+) eta 0:00:0\d"
+        rf"loss ({number}) \(({number})\) acc {number} \({number}\) lr (\S+) eta 0:\d\d:\d\d"
     )
     matches = [re.fullmatch(pattern, line) for line in progress]
     assert [(m.group(1), m.group(2)) for m in matches] == [("1", "2"), ("2", "2")]
@@ -73,7 +73,7 @@ def test_log(toy_cfg, capsys):
     end = lines[lines.index("Finish training") :]
     assert end[1:4] == ["Deploy the last-epoch model", "Evaluate on the *test* set", "=> result"]
     assert re.fullmatch(r"\* accuracy: ([\.\deE+-]+)%", end[6])
-    assert re.fullmatch(r"Elapsed: 0:00:\d\d", end[-1])
+    assert re.fullmatch(r"Elapsed: 0:\d\d:\d\d", end[-1])
 
 
 def test_short_epoch_prints_every_batch(toy_cfg, capsys):

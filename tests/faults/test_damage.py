@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 ATTEMPTS = int(os.environ.get("ANPROMPT_DAMAGE", "20"))
 

@@ -27,6 +27,8 @@ from datasets.eurosat import EuroSAT  # noqa: E402
 from datasets.imagefolder import ImageFolder, examine  # noqa: E402
 from datasets.imagenet_r import ImageNetR  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CLASSES = {"Forest": "Forest", "River": "River", "SeaLake": "Sea or Lake"}
 SPLIT = make_split(CLASSES, (4, 2, 3))
 WORDS = (

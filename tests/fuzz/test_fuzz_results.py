@@ -12,6 +12,8 @@ import parse_test_res
 from anprompt.commands import report, table
 from anprompt.results.report import page
 
+pytestmark = pytest.mark.slow
+
 FILES = ("results.json", "robustness.json", "log.txt", "config.yaml")
 TOKENS = (b"NaN", b"1e999", b"9" * 5000, b"[" * 9000, b"\xef\xbb\xbf", b"\x1b[31m", b"<b>", b"-1")
 ABSURD = re.compile(r"(?<![\w.])(?:nan|inf|770\.\d|1e\+?308|101\.0|-1\.0)(?![\w.])")

@@ -15,6 +15,8 @@ import pytest
 import trainers  # noqa: F401  (registers the trainers)
 from dassl.engine import TRAINER_REGISTRY
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = ["benchmarks", "clip", "common", "configs", "dassl", "datasets", "noise", "scripts"]
 FOLDERS += ["anprompt", "tests", "trainers"]

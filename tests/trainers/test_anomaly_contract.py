@@ -23,6 +23,8 @@ from datasets import defect_tiles
 from trainers.anomaly.model import FUSIONS
 from trainers.base import ClassPrompts, TrainingBatch, load_learned
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(
     name
     for name in TRAINER_REGISTRY.registered_names()

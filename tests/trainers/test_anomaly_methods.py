@@ -19,6 +19,8 @@ from trainers.anomaly.words import (
 )
 from trainers.base import ClassPrompts, TrainingBatch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip_model(tiny_clip_state_dict):

@@ -20,6 +20,8 @@ from trainers.base import ClassPrompts, TrainingBatch, apply_speed_settings
 from trainers.coop import phrase_context, rest_of_phrase
 from trainers.promptsrc import ensemble_features, gaussian_epoch_weights, promptsrc_loss
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = ["cat", "very large dog", "Highway or Road", "c"]
 BASELINES = ["CoCoOp", "KgCoOp", "VPT", "IVLP", "PromptSRC", "MMRL", "MMRLpp"]

@@ -5,6 +5,8 @@ from test_golden import check_logits, golden_cfg, load_initial, train_as_recorde
 
 from dassl.engine import build_trainer
 
+pytestmark = pytest.mark.slow
+
 # (recorded run, registered name, logits of the record: on base classes, on new classes)
 TRAINED = [
     ("cocoop", "CoCoOp", "logits", "logits"),

@@ -23,6 +23,8 @@ from noise.adversarial import pgd
 from noise.cells import Cell
 from trainers.base import ClassPrompts, TrainingBatch, load_learned
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(
     name
     for name in TRAINER_REGISTRY.registered_names()

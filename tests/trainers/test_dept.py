@@ -10,6 +10,8 @@ from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import ClassPrompts, TrainingBatch, load_learned
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["river", "annual crop land", "sea or lake"]
 HOSTS = {"DePTCoOp": "CoOp", "DePTKgCoOp": "KgCoOp", "DePTMaPLe": "MaPLe"}
 

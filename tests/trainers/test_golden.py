@@ -11,6 +11,8 @@ from yacs.config import CfgNode
 from anprompt.runs.config import default_cfg
 from dassl.engine import build_trainer
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
 # (recorded run, registered name, which logits of the record are the model's answer)

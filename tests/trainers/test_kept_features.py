@@ -13,6 +13,8 @@ from dassl.engine import build_trainer
 from trainers.kept_features import augmented_features
 from trainers.model import TOGETHER, KnownFeatures
 
+pytestmark = pytest.mark.slow
+
 FROZEN = ["ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "KgCoOp", "ProGrad", "TCP"]
 
 

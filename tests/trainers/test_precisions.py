@@ -17,6 +17,8 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers import backbone
 from trainers.base import TrainingBatch
 
+pytestmark = pytest.mark.slow
+
 METHODS = [
     name
     for name in sorted(TRAINER_REGISTRY.registered_names())

@@ -13,6 +13,8 @@ from benchmarks.processes import Together
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers.adversarial import AttackedTraining
 
+pytestmark = pytest.mark.slow
+
 NAMES = [
     name
     for name in sorted(TRAINER_REGISTRY.registered_names())

@@ -8,6 +8,7 @@
 Results are in the runs' own folders, as always. Nothing is learnt from submitit's pickles.
 """
 
+import datetime
 import os
 import platform
 import secrets
@@ -38,6 +39,11 @@ _BATCH = {
     "array_size": Number(1, 10**7, whole=True), "shards": [[_RUN]],
     "environment": {"output": str, "data": str, "plugins": [str], "load_epoch": str},
 }  # fmt: skip
+
+
+def _moment() -> str:
+    """Return the time in UTC, to the microsecond, so that names sort by it."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H%M%S.%f")
 
 
 def key_of(run: RunSpec) -> str:
@@ -82,7 +88,7 @@ class Batch:
         """
         parent = Path(environment.output).resolve() / FOLDER
         copy = snapshot.take(parent, code)
-        folder = parent / f"anprompt-{now()[:19].replace(':', '')}-{secrets.token_hex(2)}"
+        folder = parent / f"anprompt-{_moment()}-{secrets.token_hex(2)}"
         given = asdict(environment)
         content = {
             "command": command,

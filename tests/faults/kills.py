@@ -199,6 +199,10 @@ def main() -> int:
         deaths = disturb(rng, arguments, log, seconds)
         status = ended(train(arguments, log))
         assert status == 0, (output, log.read_text()[-3000:])
+        if "Finished already" in log.read_text()[-500:]:
+            # Killed after its results were written: nothing is written to a finished run, and the
+            # claim of the dead (common.claim) stays until somebody wants the folder.
+            (output / ".lock.host").unlink(missing_ok=True)
         found = differences(expected, state(output))
         counts.update(runs=1, deaths=deaths, identical=not found)
         if found:

@@ -1,11 +1,14 @@
-"""Seeded test inputs: random CLIP weights, and the fake EuroSAT that the golden numbers were
-recorded on. Both are the same to the bit wherever they are made.
+"""Seeded test inputs, and a check that several contracts share.
+
+The inputs are random CLIP weights and the fake EuroSAT that the golden numbers were recorded on:
+the same to the bit wherever they are made.
 """
 
 import hashlib
 import json
 import os
 
+import pytest
 import torch
 
 from benchmarks.random_clip import random_clip_state_dict  # noqa: F401  (tests take it from here)
@@ -75,3 +78,27 @@ def state_dict_digest(weights):
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_resuming(make_trainer, name: str):
+    """Train a method in folder "whole", and in "parts" with an interruption; compare bit by bit."""
+    whole = make_trainer(name, "whole")
+    whole.train()
+    begin = make_trainer(name, "parts")
+    before_epoch = begin.before_epoch
+
+    def interrupted():
+        if begin.epoch == 1:
+            raise KeyboardInterrupt
+        before_epoch()
+
+    begin.before_epoch = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        begin.train()
+    resumed = make_trainer(name, "parts")
+    torch.manual_seed(99)  # the checkpoint's random state counts, not the process's
+    resumed.train()
+    assert resumed.start_epoch == 1
+    expected = whole.model.prompt_learner.state_dict()
+    for key, tensor in resumed.model.prompt_learner.state_dict().items():
+        assert torch.equal(tensor, expected[key]), key

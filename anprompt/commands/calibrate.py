@@ -22,6 +22,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from anprompt.runs.arguments import add_plugin_option
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dac", action="store_true", help="distance-aware calibration as well")
     add("--root", default="", metavar="DIR", help="data sets, where they have moved")
     add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    add_plugin_option(parser)
     return parser
 
 

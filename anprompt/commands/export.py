@@ -25,6 +25,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from anprompt.runs.arguments import add_calibrate_option, add_model_options
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -47,14 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder or file that is written (default: model, model.onnx, model.pt2)",
     )
     add("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
-    add(
-        "--calibrate",
-        choices=("temperature", "dac", "both"),
-        help="onnx, torch: scale confidences, as anprompt calibrate RUN has found",
-    )
-    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
-    add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    add_calibrate_option(parser, "onnx, torch")
+    add_model_options(parser)
     return parser
 
 

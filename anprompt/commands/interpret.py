@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from anprompt.runs.arguments import add_model_options
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -36,9 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("run", type=Path, metavar="RUN", help="a run, or a safetensors export")
     add("--top", type=int, default=5, metavar="K", help="words a vector (default 5)")
     add("--csv", action="store_true", help="print CSV")
-    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
-    add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    add_model_options(parser)
     return parser
 
 

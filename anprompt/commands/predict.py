@@ -31,6 +31,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anprompt.runs.arguments import add_calibrate_option, add_model_options
 from common.cli import CommandParser
 from common.errors import UsageError, one_line
 from common.reading import read_json, read_text
@@ -56,11 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="print CSV")
     add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
     add("--workers", type=int, default=2, metavar="N", help="threads that read images (default 2)")
-    add(
-        "--calibrate",
-        choices=("temperature", "dac", "both"),
-        help="scale confidences, as anprompt calibrate RUN has found (answers stay as they are)",
-    )
+    add_calibrate_option(parser, "answers stay as they are")
     add("--export", type=Path, metavar="DIR", help="write the model to this folder")
     add(
         "--export-upstream",
@@ -69,9 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="write the learned tensors as the method's upstream repository would have",
     )
     add("--maps", type=Path, metavar="DIR", help="anomaly detection: write maps to this folder")
-    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
-    add("--root", default="", metavar="DIR", help="data sets, for a run that was never tested")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    add_model_options(parser)
     return parser
 
 
@@ -148,7 +143,6 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
         ("--export", args.export),
         ("--export-upstream", args.export_upstream),
         ("--classes", args.classes),
-        ("--calibrate", args.calibrate),
         ("--calibrate", args.calibrate),
     ):
         if given is not None:

@@ -21,6 +21,7 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from anprompt.runs.arguments import add_model_options
 from common.cli import CommandParser, shown_messages
 
 
@@ -98,13 +99,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="ImageNet-C in memory: save pictures as JPEG 85 and read them again (default: as the "
         "released ones of that size were)",
     )
-    add("--root", default="", metavar="DIR", help="folder of the data sets, if it has moved")
-    add("--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)")
     add("--batch-size", type=int, default=100, metavar="B")
     add("--workers", type=int, default=0, metavar="W", help="processes that prepare images")
     add("--all-kinds", action="store_true", help="table: means over all kinds, seen or not")
     add("--redo", action="store_true", help="measure anew the classes that are asked for")
-    add("--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's")
+    add_model_options(parser)
     return parser
 
 

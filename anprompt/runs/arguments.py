@@ -131,3 +131,30 @@ def make_parser() -> argparse.ArgumentParser:
         help="settings by name, after all flags, e.g. OPTIM.MAX_EPOCH 5",
     )
     return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands ask that rebuild a run's model: checkpoint, data sets, plugins."""
+    parser.add_argument(
+        "--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)"
+    )
+    parser.add_argument(
+        "--root", default="", metavar="DIR", help="folder of the data sets, if it has moved"
+    )
+    add_plugin_option(parser)
+
+
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """Add --plugin."""
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE.py", help="as train.py's"
+    )
+
+
+def add_calibrate_option(parser: argparse.ArgumentParser, note: str) -> None:
+    """Add --calibrate; ``note`` ends its help."""
+    parser.add_argument(
+        "--calibrate",
+        choices=("temperature", "dac", "both"),
+        help=f"scale confidences, as anprompt calibrate RUN has found ({note})",
+    )

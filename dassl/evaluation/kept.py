@@ -78,13 +78,18 @@ def write_predictions(
     }
     for number, kept in enumerate(rules.values()):
         arrays |= kept.arrays(number)
+    return write_arrays(os.path.join(folder, FILE_NAME), arrays)
+
+
+def write_arrays(path: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Write an npz file, atomically; returns its ``file`` name, ``bytes`` and ``sha256``."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     content = buffer.getvalue()
-    with atomic_write(os.path.join(folder, FILE_NAME), "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(content)
     return {
-        "file": FILE_NAME,
+        "file": os.path.basename(path),
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }

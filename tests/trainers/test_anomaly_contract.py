@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from inputs import check_resuming
 from PIL import Image
 
 import trainers  # noqa: F401  (registers them)
@@ -192,26 +193,7 @@ def test_only_the_learner_changes(name, make_trainer):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_interrupted_and_resumed_equals_undisturbed(name, make_trainer, tmp_path):
-    whole = make_trainer(name, "whole")
-    whole.train()
-    begin = make_trainer(name, "parts")
-    before_epoch = begin.before_epoch
-
-    def interrupted():
-        if begin.epoch == 1:
-            raise KeyboardInterrupt
-        before_epoch()
-
-    begin.before_epoch = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        begin.train()
-    resumed = make_trainer(name, "parts")
-    torch.manual_seed(99)
-    resumed.train()
-    assert resumed.start_epoch == 1
-    expected = whole.model.prompt_learner.state_dict()
-    for key, tensor in resumed.model.prompt_learner.state_dict().items():
-        assert torch.equal(tensor, expected[key]), key
+    check_resuming(make_trainer, name)
     figures = [
         json.loads((tmp_path / folder / "results.json").read_text())
         for folder in ("whole", "parts")

@@ -8,6 +8,7 @@ import json
 
 import pytest
 import torch
+from inputs import check_resuming
 from test_golden import golden_cfg
 
 import trainers  # noqa: F401  (registers them)
@@ -353,26 +354,7 @@ def test_saved_and_reloaded_gives_the_same_logits(name, make_trainer, tmp_path):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_interrupted_and_resumed_equals_undisturbed(name, make_trainer):
-    whole = make_trainer(name, "whole")
-    whole.train()
-    begin = make_trainer(name, "parts")
-    before_epoch = begin.before_epoch
-
-    def interrupted():
-        if begin.epoch == 1:
-            raise KeyboardInterrupt
-        before_epoch()
-
-    begin.before_epoch = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        begin.train()
-    resumed = make_trainer(name, "parts")
-    torch.manual_seed(99)  # the checkpoint's random state counts, not the process's
-    resumed.train()
-    assert resumed.start_epoch == 1
-    expected = whole.model.prompt_learner.state_dict()
-    for key, tensor in resumed.model.prompt_learner.state_dict().items():
-        assert torch.equal(tensor, expected[key]), key
+    check_resuming(make_trainer, name)
 
 
 @pytest.mark.parametrize("name", LEARNING)

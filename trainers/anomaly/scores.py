@@ -15,7 +15,6 @@ Without pickles: ``numpy.load(path, allow_pickle=False)``.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -24,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.files import atomic_write
 from common.images import read_image, read_mask
 from dassl.evaluation.anomaly import Curves, PixelCounts, image_metrics, pixel_metrics
+from dassl.evaluation.kept import write_arrays
 
 FILE_NAME = "anomaly.npz"
 POINTS = 200  # of a curve that is kept
@@ -120,16 +119,7 @@ def write_scores(
             mask = read_mask(os.path.join(dataset.image_dir, sample.mask))
             truth = Image.fromarray(mask).resize((SIDE, SIDE), Image.Resampling.NEAREST)
             arrays[f"truth_{i}"] = _encoded(truth, "PNG")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    content = buffer.getvalue()
-    with atomic_write(os.path.join(folder, FILE_NAME), "wb") as file:
-        file.write(content)
-    return {
-        "file": FILE_NAME,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    return write_arrays(os.path.join(folder, FILE_NAME), arrays)
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> np.ndarray:

@@ -30,10 +30,7 @@ FORMAT = 2
 MEASURES = ("accuracy", "consistency", "ece", "adaptive_ece", "max_ce", "brier")
 
 _CLEAN = {
-    "accuracy": PERCENT,
-    "ece": PERCENT,
-    "adaptive_ece?": PERCENT,
-    "max_ce?": PERCENT,
+    **dict.fromkeys(("accuracy", "ece", "adaptive_ece?", "max_ce?"), PERCENT),
     "brier?": Number(0, 2 + 1e-6),
 }
 _VIEW = {

@@ -136,16 +136,7 @@ class Explorer:
             rows.append(replace(next(iter(own.values()))[0], values=(average(values), *values)))
         rows.sort(key=lambda row: self._page.names.index(row.name))
         named = [f"{AVERAGE} of {len(names)}", *(SHORT.get(name, name) for name in names)]
-        columns = [_noise_column(name, measure) for name in named]
-        told = NOISE_MEASURES[measure]
-        return Table(
-            "noise",
-            told,
-            columns,
-            rows,
-            measure=f"{told[0].upper()}{told[1:]} in %",
-            has_rules=False,
-        )
+        return _noise_table(named, rows, measure)
 
     def _by_kind(self, comparison: Comparison, measure: str, severity: int | None) -> Table:
         named: dict[str, tuple[str, str | None]] = {} if measure in ("drop", "consistency") else {
@@ -168,16 +159,7 @@ class Explorer:
             )
             for row in self._page.in_order(comparison)
         ]
-        columns = [_noise_column(name, measure) for name in named]
-        told = NOISE_MEASURES[measure]
-        return Table(
-            "noise",
-            told,
-            columns,
-            rows,
-            measure=f"{told[0].upper()}{told[1:]} in %",
-            has_rules=False,
-        )
+        return _noise_table(named, rows, measure)
 
     def _view(
         self, table: Table, protocol: str, shown: str, kind: str, severity: str, seed: str
@@ -273,9 +255,17 @@ def _cells(kind: str | None, severity: int | None) -> Any:
     return choose
 
 
-def _noise_column(name: str, measure: str) -> Column:
+def _noise_table(names: Iterable[str], rows: list[Row], measure: str) -> Table:
     best = "lowest" if measure in ("drop", "ece") else "highest"
-    return Column(name, 1, best)
+    told = NOISE_MEASURES[measure]
+    return Table(
+        "noise",
+        told,
+        [Column(name, 1, best) for name in names],
+        rows,
+        measure=f"{told[0].upper()}{told[1:]} in %",
+        has_rules=False,
+    )
 
 
 def _top(table: Table, j: int) -> Value | None:

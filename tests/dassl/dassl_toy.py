@@ -1,8 +1,10 @@
 """A data set of tiny pictures and a linear trainer: enough to run all of dassl in a second."""
 
+import json
 import os
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
@@ -11,9 +13,10 @@ from torch import nn
 
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.engine import TrainerX
+from dassl.engine import TrainerX, build_trainer
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import set_random_seed
 
 # For property tests: no time limit per example, because machines are busy.
 few = settings(deadline=None, max_examples=40)
@@ -126,3 +129,34 @@ def state(trainer):
     for group in trainer.optim.state.values():
         tensors += [t.double().flatten() for t in group.values() if isinstance(t, torch.Tensor)]
     return torch.cat(tensors)
+
+
+# Counted by machine and clock, so no run repeats them.
+MEASURED = {"train_seconds", "test_seconds", "peak_memory_mb", "date", "config"}
+
+
+def build(cfg, seed=0):
+    set_random_seed(seed)
+    return build_trainer(cfg)
+
+
+def results(cfg):
+    with open(os.path.join(cfg.OUTPUT_DIR, "results.json")) as file:
+        return json.load(file)
+
+
+def figures(cfg):
+    return {key: value for key, value in results(cfg).items() if key not in MEASURED}
+
+
+def files(cfg, model="linear"):
+    return sorted(os.listdir(os.path.join(cfg.OUTPUT_DIR, model)))
+
+
+def train_until(cfg, epoch, batch=1):
+    """A run that dies in that epoch (index)."""
+    trainer = build(cfg)
+    trainer.stop_at = (epoch, batch)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    return trainer

@@ -94,11 +94,11 @@ class Share:
         return _Together.apply(x, self) if self.is_split else x
 
     def add_up(self, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Return sums of fp32 tensors over processes, taken in one go."""
+        """Return sums of tensors over processes, in fp32 or better, taken in one go."""
         tensors = list(tensors)
         if self.size == 1 or not tensors:
             return tensors
-        flat = torch.cat([tensor.detach().float().reshape(-1) for tensor in tensors])
+        flat = torch.cat([at_least_fp32(tensor.detach()).reshape(-1) for tensor in tensors])
         with _others():
             dist.all_reduce(flat)
         pieces = flat.split([tensor.numel() for tensor in tensors])
@@ -112,7 +112,7 @@ class _Together(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, share: Share) -> Tensor:
         ctx.share = share
         rows = -(-share.total // share.size)
-        padded = x.new_zeros(rows, *x.shape[1:], dtype=torch.float32)
+        padded = at_least_fp32(x.new_zeros(rows, *x.shape[1:]))
         padded[: share.count] = x
         return interleave(gather(padded, share.size))[: share.total].to(x.dtype)
 
@@ -120,6 +120,11 @@ class _Together(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (summed,) = ctx.share.add_up([gradient])
         return summed[ctx.share.own].to(gradient.dtype), None
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return half precision as fp32, the rest as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def gather(x: Tensor, size: int) -> list[Tensor]:

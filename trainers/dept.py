@@ -109,7 +109,6 @@ class DecoupledCLIP(KnownClassesCLIP):
         super().__init__(clip_model, learner, prompts)
         self.host = host
         self.weight = weight
-        self.knows_classes = True
 
     @property
     def is_image_tower_frozen(self) -> bool:
@@ -160,10 +159,6 @@ class DecoupledCLIP(KnownClassesCLIP):
 
     def prepare_training(self) -> None:
         self.host.prepare_training()
-
-    def on_classes_known(self, known: bool) -> None:
-        super().on_classes_known(known)
-        self.knows_classes = known
 
     def rename_key(self, name: str) -> str:
         return name

@@ -117,6 +117,7 @@ class KnownClassesCLIP(PromptedCLIP):
 
     def on_classes_known(self, known: bool) -> None:
         """React to whether the classes are among those of training."""
+        self.knows_classes = known
         if not known:
             logger.info("Not trained on these classes: what is each class's own has no part")
 

@@ -208,11 +208,14 @@ class PromptedCLIP(nn.Module):
         rules: the inference rules that ``classify`` gives logits under.
         rule: the one whose logits ``forward`` gives.
         reads_texts: whether the classes' texts have a part in the answer, once trained.
+        knows_classes: whether all that was learned has a part in it; not so where some belongs to
+            other classes.
     """
 
     rules: tuple[str, ...] = ("class",)
     rule = "class"
     reads_texts = True
+    knows_classes = True
     # How many of the image tower's first blocks compute what frozen CLIP's do; with any,
     # ``encode_above`` goes on from their output, and models on one CLIP may share it.
     frozen_blocks = 0

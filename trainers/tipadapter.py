@@ -9,9 +9,9 @@ trains the keys. Both are answered under two rules, from one run:
 
 Where upstream and this differ [O]: it reports the epoch of TipAdapterF that is best on the *test*
 images, and the best of several test figures; here the last epoch counts. It searches on ImageNet's
-test images, which are its only validation images; here there is no search then, and both rules
-agree. It searches on the full validation split; here on the few-shot one, min(4, shots) images a
-class, as in CoOp. It trains TipAdapterF on new random views in every epoch; here on PASSES views,
+test images, which are its only validation images; here there is no search then, and the rule is
+``fixed``. It searches on the full validation split; here on the few-shot one, min(4, shots) images
+a class, as in CoOp. It trains TipAdapterF on new random views in every epoch; here on PASSES views,
 others than the keys', and PASSES 0 does as upstream.
 
 Keys belong to the classes trained on. Others, the new ones of base-to-new, are answered by 100 f t
@@ -129,7 +129,16 @@ class CacheCLIP(FrozenTextCLIP):
     """Zero-shot logits and those of the cache."""
 
     rules = ("fixed", "searched")
-    rule = "searched"
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.choose_rule()
+        self.prompt_learner.register_load_state_dict_post_hook(lambda *_: self.choose_rule())
+
+    def choose_rule(self) -> None:
+        """Answer by ``searched`` only where there was a search: tables name the rule."""
+        fixed, searched = self.prompt_learner.strengths
+        self.rule = "fixed" if torch.equal(fixed, searched) else "searched"
 
     @property
     def scale(self) -> float:
@@ -169,6 +178,7 @@ class CacheCLIP(FrozenTextCLIP):
                 if correct > best:
                     best = correct
                     learner.strengths[1] = learner.strengths.new_tensor([alpha, beta])
+        self.choose_rule()
         alpha, beta = learner.strengths[1].tolist()
         shown = f"alpha {alpha:.3g}, beta {beta:.3g}"
         logger.info(f"Best on {len(labels)} validation images ({best} right): {shown}")

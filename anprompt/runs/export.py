@@ -26,6 +26,7 @@ from anprompt.runs.trained import TrainedModel, versions
 from common.errors import UsageError
 from common.reading import read_bytes, read_json
 from common.schema import Number, mismatch
+from dassl.data.datasets import reading_of
 from dassl.utils import atomic_write, save_checkpoint, write_json
 from trainers.base import PromptedCLIP
 
@@ -77,7 +78,8 @@ def describe(trained: TrainedModel, classnames: Sequence[str]) -> dict[str, Any]
     """Return what whoever uses a model has to know of it, as JSON holds it.
 
     ``input`` says how an image is prepared: its shorter side resized to ``size``, the middle cut
-    out, values 0 to 1, less ``mean``, over ``std``. ``image_tower`` is "backbone" where an image
+    out, values 0 to 1, less ``mean``, over ``std``; ``reading`` is how its file becomes RGB
+    (`common.images`). ``image_tower`` is "backbone" where an image
     meets nothing but the backbone and ``class_features``, so that any implementation of it answers
     alike; "merged" where that holds once it has the tensors ``merged.<name>``; else "changed".
     """
@@ -94,6 +96,7 @@ def describe(trained: TrainedModel, classnames: Sequence[str]) -> dict[str, Any]
             "interpolation": cfg.INPUT.INTERPOLATION,
             "mean": list(cfg.INPUT.PIXEL_MEAN),
             "std": list(cfg.INPUT.PIXEL_STD),
+            "reading": reading_of(cfg.DATASET.NAME),
         },
         "versions": versions(),
     }

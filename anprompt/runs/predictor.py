@@ -12,6 +12,7 @@
 set and no run are needed then.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,8 @@ from dassl.data.datasets import build_dataset, reading_of
 from datasets.classnames import same_names
 from datasets.splits import name_problem
 from trainers.base import trained_classnames
+
+log = logging.getLogger(__name__)
 
 AnImage = str | Path | Image.Image | Tensor  # a tensor is prepared already, (3, H, W)
 
@@ -141,8 +144,14 @@ class Predictor:
             trained.model.rule = self._rule
         else:
             learned_for = trained_classnames(trained.checkpoint.get("meta", {})) or []
-            if not set(trained.model.prompts.classnames) <= set(learned_for):
+            is_known = set(trained.model.prompts.classnames) <= set(learned_for)
+            if "class" in trained.model.rules and not is_known:
                 trained.model.rule = "class"
+            if not trained.model.knows_classes:
+                log.warning(
+                    f"{trained.cfg.TRAINER.NAME} was not trained on these classes, and what it "
+                    "learned for each class has no part in the answers (docs/FEATURES.md)"
+                )
         self.trained = trained
         self.classnames = list(classnames)
         self.scaling = scaling_of(*self._calibration, trained) if self._calibration else Scaling()

@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from runs_of_tests import run_folder
 
 from anprompt import Predictor
@@ -22,6 +22,7 @@ from clip.clip import PIXEL_MEAN, PIXEL_STD
 from clip.model import build_model
 from common import cli
 from common.errors import UsageError
+from common.images import READINGS, read_image
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,37 @@ def photo(tmp_path, monkeypatch) -> Path:
     return tmp_path / "photo.jpg"
 
 
+def pictures(folder: Path) -> list[Path]:
+    """Files that upstream's reading and a viewer's show differently, and a plain one."""
+    grain = np.random.default_rng(0).integers(0, 256, (9, 13, 4), dtype=np.uint8)
+    plain, turned = Image.fromarray(grain[..., :3]), Image.Exif()
+    turned[0x0112] = 6
+    plain.save(folder / "plain.png")
+    plain.save(folder / "turned.jpg", exif=turned)
+    plain.quantize(8).save(folder / "palette.gif", transparency=0)
+    Image.fromarray(grain).save(folder / "clear.webp", lossless=True)
+    deep = grain[..., 0].astype(np.uint16) * 251
+    Image.fromarray(deep).save(folder / "deep.png")
+    Image.fromarray(deep).save(folder / "deep.tif")
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_the_pages_lines_read_images_as_the_run_did(reading, tmp_path):
+    lines = re.search(r'^image = Image.open.*?^image = image.convert\("RGB"\)$', ONNX, re.M | re.S)
+    assert lines
+    files = pictures(tmp_path)
+    for file in files:
+        found = {"Image": Image, "ImageOps": ImageOps, "np": np, "how": {"reading": reading}}
+        exec(lines[0].replace("photo.jpg", str(file)), found)
+        expected = np.asarray(read_image(file, reading))
+        assert np.array_equal(np.asarray(found["image"]), expected), file.name
+    differs = [
+        f for f in files if np.any(read_image(f, "as_seen").tobytes() != read_image(f).tobytes())
+    ]
+    assert len(differs) == len(files) - 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["CoOp", "MaPLe", "ANPrompt"])
 def test_onnx_answers_as_the_model(trained_output, trainer, photo):
@@ -65,6 +97,7 @@ def test_onnx_answers_as_the_model(trained_output, trainer, photo):
     answers = found["session"].run(None, {"image": batch.numpy()})[0]
     np.testing.assert_allclose(answers, predictor.probabilities(batch), atol=1e-4)
     about = found["about"]
+    assert found["how"]["reading"] == "upstream"
     assert about["trainer"] == trainer and about["rule"] == predictor.rule
     assert "text" not in about["image_tower"]
 

@@ -15,7 +15,8 @@ import trainers  # noqa: F401  (registers them)
 from anprompt.robustness.models import noise_in_training
 from anprompt.robustness.texts import Pools, noisy_prompts, noisy_tokens, noisy_words
 from anprompt.runs.deploy import Deployed
-from anprompt.runs.trained import trained_from
+from anprompt.runs.predictor import Predictor
+from anprompt.runs.trained import checkpoint_path, read_learned, trained_from
 from clip.model import build_model
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -378,6 +379,22 @@ def test_train_ends_in_results(name, make_trainer, tmp_path):
         assert results["rules"][results["headline_rule"]]["accuracy"] == results["accuracy"]
         assert results["headline_rule"] == trainer.model.rule
         assert trainer.model.rule in ("mix", "searched")  # classes trained on
+    assert_answers_other_classes(trainer)
+
+
+def assert_answers_other_classes(trainer):
+    """A model serves other classes, under a rule that it has; ``predict --classes`` asks so."""
+    cfg, own = trainer.cfg, trainer.dm.dataset.classnames
+    path = checkpoint_path(cfg)
+    checkpoint = read_learned(cfg, path) if path else {}
+    trained = trained_from(cfg, own, trainer.model.clip, checkpoint, path)
+    predictor = Predictor(trained, own, own, trained.model.rule)
+    image = torch.zeros(1, 3, *trainer.cfg.INPUT.SIZE)
+    assert predictor.rule == trainer.model.rule
+    assert torch.isfinite(predictor.probabilities(image)).all()
+    predictor.set_classes(["lake", "river", "sea"])
+    assert predictor.rule in predictor.trained.model.rules
+    assert predictor.probabilities(image).sum() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", LEARNING)

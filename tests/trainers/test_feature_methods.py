@@ -1,5 +1,7 @@
 """Methods on frozen features: their formulas written a second time, classes they do not know."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -338,6 +340,23 @@ def test_tip_adapter_trains_nothing_and_searches_on_validation(make_trainer):
     trainer.search()
     assert torch.equal(learner.strengths[1], learner.strengths[0])
     assert not torch.equal(searched, learner.strengths[0])
+
+
+def test_without_validation_images_the_rule_is_called_fixed(make_trainer, tmp_path):
+    trainer = make_trainer("TipAdapter", "TIPADAPTER", SEARCH_STEP=[5, 4])
+    trainer.val_loader = None
+    trainer.train()
+    assert trainer.model.rule == "fixed"
+    (results,) = tmp_path.rglob("results.json")
+    found = json.loads(results.read_text())
+    assert found["headline_rule"] == "fixed"
+    assert found["rules"]["fixed"] == found["rules"]["searched"]
+    again = make_trainer("TipAdapter", "TIPADAPTER", SEARCH_STEP=[5, 4])
+    again.model.prompt_learner.strengths[1, 0] = 9
+    again.model.choose_rule()
+    assert again.model.rule == "searched"
+    again.load_model(trainer.output_dir)
+    assert again.model.rule == "fixed"
 
 
 def test_several_views_at_once_are_refused(tiny_clip_path, fake_eurosat, tmp_path):

@@ -60,7 +60,7 @@ def run(
     """
     prepare_streams()
     goodbye = f"{name}: interrupted; {interrupted}"
-    with _second_interrupt_ends(goodbye):
+    with _second_interrupt_ends(goodbye) as ignore_further:
         try:
             status = main(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
@@ -74,6 +74,7 @@ def run(
             _say(f"{name}: error: {one_line(error)}")
             return 2
         except KeyboardInterrupt:
+            ignore_further()  # the line is said once
             _say(goodbye)
             return 130
 
@@ -85,14 +86,17 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _second_interrupt_ends(goodbye: str) -> Iterator[None]:
+def _second_interrupt_ends(goodbye: str) -> Iterator[Callable[[], None]]:
     """Let the first Ctrl-C be a ``KeyboardInterrupt`` and each further one end the process.
 
     The first may come while a library is imported, which passes it on late or not at all; a second
     one while the first is dealt with would end in a traceback.
+
+    Yields:
+        What makes further ones have no effect.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     count = 0
 
@@ -105,9 +109,12 @@ def _second_interrupt_ends(goodbye: str) -> Iterator[None]:
             os.write(2, f"{goodbye}\n".encode(errors="backslashreplace"))
         os._exit(130)
 
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield ignore
     finally:
         signal.signal(signal.SIGINT, before)
 

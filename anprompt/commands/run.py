@@ -30,6 +30,7 @@ from anprompt.protocols.anomaly import NO_CATEGORY, AnomalyRun, categories_of
 from anprompt.protocols.environment import Environment, numbers
 from anprompt.protocols.methods import ANOMALY, Method, method_of, plugin_method, read_settings
 from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, dataset_file, run_spec
+from anprompt.sweeps.checks import refuse_settings
 from common.errors import UsageError
 from common.paths import ROOT
 
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
         )
         about = f"Few-shot on {runs[0].dataset}: {shots} images per class, seed {seeds}"
         print(about, file=sys.stderr, flush=True)
+    if environment.is_dry_run:
+        refuse_settings(runs, environment, options)
     for run in runs:
         command = environment.command(run, options)
         if environment.is_dry_run:
@@ -204,17 +207,14 @@ def _call(command: list[str]) -> int:
     process = subprocess.Popen(command)
 
     def pass_on(number: int, frame: object) -> None:
-        process.send_signal(number)
+        if number != signal.SIGINT:  # a terminal's Ctrl-C has reached the run, which says so
+            process.send_signal(number)
 
-    others = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, pass_on) for number in others}
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    caught = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, pass_on) for number in caught}
     try:
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:  # the terminal's Ctrl-C has reached the run as well
-                continue
+        status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

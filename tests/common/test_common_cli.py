@@ -110,6 +110,40 @@ def test_a_second_interrupt_ends_the_process_in_one_line():
     assert err == "tool: interrupted; the same command goes on from here\n"
 
 
+LINGERING = """
+import sys, time
+from common import cli
+
+class Slow:  # stderr of one who reads slowly, as the second Ctrl-C comes
+    def write(self, text):
+        print("saying", flush=True)
+        time.sleep(0.5)
+        return sys.__stderr__.write(text)
+    def flush(self):
+        sys.__stderr__.flush()
+
+def main(arguments):
+    sys.stderr = Slow()
+    print("started", flush=True)
+    time.sleep(600)
+
+cli.leave(cli.run(main, "tool", []))
+"""
+
+
+def test_an_interruption_is_said_once_however_often_it_comes():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LINGERING], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    for said in ("started\n", "saying\n"):
+        assert process.stdout.readline() == said
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert err == "tool: interrupted; the same command goes on from here\n"
+
+
 SPEAKS = """
 import sys
 from common import cli

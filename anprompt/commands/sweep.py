@@ -38,7 +38,7 @@ from anprompt.protocols.environment import Environment, numbers
 from anprompt.protocols.methods import Method, all_methods, plugin_method
 from anprompt.protocols.plan import PROTOCOLS, RunSpec, check_datasets, plan
 from anprompt.sweeps import cluster, slurm, snapshot
-from anprompt.sweeps.checks import problems
+from anprompt.sweeps.checks import problems, refuse_settings
 from anprompt.sweeps.costs import Costs, learn_from_folder
 from anprompt.sweeps.devices import slots
 from anprompt.sweeps.finished import find_finished
@@ -183,9 +183,6 @@ def runs_for(args: argparse.Namespace) -> list[RunSpec]:
     usual = ",".join(map(str, protocol.shots))
     shots = numbers("--shots", args.shots or environment.shots or usual, least=1)
     seeds = numbers("--seeds", args.seeds, least=0)
-    for option, given in (("--jobs", args.jobs), ("--per-gpu", args.per_gpu)):
-        if given is not None and given < 1:
-            raise UsageError(f"{option} {given}: expected 1 or more")
     datasets = list(protocol.datasets if args.datasets is None else args.datasets)
     check_datasets(datasets)
     read = [*datasets, environment.source] if protocol.is_transfer else datasets
@@ -219,8 +216,7 @@ def main(argv: list[str]) -> int:
 def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     """Run what `parse` returned; returns the exit status."""
     end_on_signals()
-    if args.slurm and not args.cluster:
-        raise UsageError("--slurm says how to submit: it stands with --cluster slurm")
+    asked = _check_places(args)
     runs = runs_for(args)
     environment: Environment = args.environment
     if not runs:
@@ -232,6 +228,8 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
     if args.status:
         print("\n".join(status_lines(runs, finished, environment, _known(missing, environment))))
         return 0
+    if args.print_commands or environment.is_dry_run:
+        refuse_settings(missing, environment, options)
     if args.print_commands:
         print("\n".join(command_lines(missing, environment, options)))
         return 0
@@ -240,7 +238,7 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
         return 0
     if args.cluster:
         with cluster.lock(environment):
-            return _submit(args, options, runs, missing)
+            return _submit(args, options, runs, missing, asked)
     places, about = slots(args.jobs, args.gpus, args.per_gpu)
     is_gpu = bool(places[0].name)
     costs = Costs("gpu" if is_gpu else "cpu", options)
@@ -252,6 +250,27 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
         finished=finished, slots=places, costs=costs, longest_first=is_gpu and len(places) > 1,
     )  # fmt: skip
     return sweep.go()
+
+
+def _check_places(args: argparse.Namespace) -> slurm.Options:
+    """Return what is asked of a cluster; refuse places that runs cannot go to.
+
+    Raises:
+        UsageError: so.
+    """
+    if args.slurm and not args.cluster:
+        raise UsageError("--slurm says how to submit: it stands with --cluster slurm")
+    asked = slurm.Options.read(args.slurm)
+    if not 0.1 <= args.shard_minutes <= 100_000:
+        raise UsageError(f"--shard-minutes {args.shard_minutes:g}: expected 0.1 to 100000")
+    for option, given in (("--jobs", args.jobs), ("--per-gpu", args.per_gpu)):
+        if given is not None and given < 1:
+            raise UsageError(f"{option} {given}: expected 1 or more")
+    if args.cluster and args.gpus is not None:
+        raise UsageError("--gpus chooses among this machine's; for SLURM: --slurm gpus_per_node=N")
+    if not (args.cluster or args.status or args.print_commands):
+        slots(args.jobs, args.gpus, args.per_gpu)
+    return asked
 
 
 def _known(runs: Sequence[RunSpec], environment: Environment) -> dict[RunSpec, cluster.Standing]:
@@ -268,14 +287,10 @@ def _submit(
     options: Sequence[str],
     runs: Sequence[RunSpec],
     missing: Sequence[RunSpec],
+    asked: slurm.Options,
 ) -> int:
     """Give a cluster what it does not have yet."""
     environment: Environment = args.environment
-    asked = slurm.Options.read(args.slurm)
-    if args.gpus is not None:
-        raise UsageError("--gpus chooses among this machine's; for SLURM: --slurm gpus_per_node=N")
-    if not 0.1 <= args.shard_minutes <= 100_000:
-        raise UsageError(f"--shard-minutes {args.shard_minutes:g}: expected 0.1 to 100000")
     slurm.check_there()
     code = snapshot.check_committed(args.allow_dirty)
     known = cluster.standings(missing, environment, slurm.settled_tasks)

@@ -40,6 +40,19 @@ def problems(
     return [*found, *without, *dict.fromkeys(_of_settings(runs, environment, options))]
 
 
+def refuse_settings(
+    runs: Sequence[RunSpec], environment: Environment, options: Sequence[str] = ()
+) -> None:
+    """Refuse settings and plugins that train.py would refuse; needs no data and no weights.
+
+    Raises:
+        UsageError: with what it says of the first.
+    """
+    runs = [replace(run, backbone=BUNDLED) for run in runs]
+    for problem in _of_configurations(runs, environment, options):
+        raise UsageError(problem)
+
+
 def _of(check: Callable[[], object]) -> list[str]:
     """Call something and return what it refuses."""
     try:
@@ -83,18 +96,28 @@ def _of_settings(
     """Check the settings of one run of each configuration, and each data set."""
     pairs = zip(options[::2], options[1::2], strict=False)
     of_data = [word for pair in pairs if pair[0].startswith("DATASET.") for word in pair]
-    configurations = {(run.config_file, run.stage): run for run in reversed(runs)}
     datasets = {run.dataset: run for run in reversed(runs) if run.dataset not in DRAWN}
-    found: list[str] = []
-    for run in reversed(configurations.values()):
-        found += _of(partial(_configuration, environment.argv(run, options)))
+    found = list(_of_configurations(runs, environment, options))
     for run in reversed(datasets.values()):
         found += _of(partial(_read_data, environment.argv(run, of_data)))
     return found
 
 
+def _of_configurations(
+    runs: Sequence[RunSpec], environment: Environment, options: Sequence[str]
+) -> Iterator[str]:
+    configurations = {(run.config_file, run.stage): run for run in reversed(runs)}
+    for run in reversed(configurations.values()):
+        yield from _of(partial(_configuration, environment.argv(run, options)))
+
+
 def _configuration(argv: list[str]) -> Any:
-    return build_cfg(make_parser().parse_args(argv))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            args = make_parser().parse_args(argv)
+    except SystemExit:
+        raise UsageError(said.getvalue().partition("error: ")[2] or "bad arguments") from None
+    return build_cfg(args)
 
 
 def _read_data(argv: list[str]) -> None:

@@ -95,6 +95,9 @@ def stop(processes: Sequence[Process]) -> None:
     for process in processes:
         process.signal(kill)  # also what outlived it
         process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(is_held(process.log) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.01)  # until what was killed has let go
 
 
 def is_held(log: Path) -> bool:

@@ -230,6 +230,39 @@ def test_a_dry_run_shows_the_commands_of_what_is_not_finished(finish, monkeypatc
     assert told == "1 of 2 runs are done; nothing was started."
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gpus", "99"], "--gpus 99: there is no GPU 99"),
+        (["--plugin", "nowhere.py"], "--plugin nowhere.py: no such file"),
+        (["--slurm", "mem=1G"], "it stands with --cluster slurm"),
+        (["--cluster", "slurm", "--slurm", "time=soon"], "expected minutes"),
+        (["--cluster", "slurm", "--gpus", "0"], "--slurm gpus_per_node=N"),
+        (["--shard-minutes", "0"], "--shard-minutes 0: expected"),
+        (["--", "OPTIM.LR", "-1"], "OPTIM.LR -1.0: takes a number above 0"),
+        (["--", "OPTIM.RATE", "1"], "unknown config key OPTIM.RATE"),
+        (["--", "OPTIM.LR"], "'OPTIM.LR' stands alone"),
+        (["--", "--quiet"], "flags stand before"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sweep", "reproduce"])
+def test_a_dry_run_refuses_what_a_run_refuses(command, arguments, said, tree, monkeypatch, capsys):
+    from anprompt.__main__ import main
+
+    monkeypatch.setenv("DRY_RUN", "1")
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [])
+    chosen = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "3"]
+    assert main([command, *chosen, *arguments]) == 2
+    printed = capsys.readouterr()
+    error = [line for line in printed.err.splitlines() if not line.startswith("Backbone: ")]
+    assert len(error) == 1 and said in error[0] and not printed.out
+    if arguments[0] == "--":
+        monkeypatch.delenv("DRY_RUN")
+        assert main([command, *chosen, "--print-commands", *arguments]) == 2
+        printed = capsys.readouterr()
+        assert said in printed.err and not printed.out
+
+
 TWELVE = (
     "ZeroshotCLIP,ZeroshotCLIP2,CoOp,CoCoOp,KgCoOp,VPT,IVLP,MaPLe,PromptSRC,MMRL,MMRLpp,ANPrompt"
 )

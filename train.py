@@ -75,6 +75,7 @@ class _Run:
         self, args: Namespace, argv: list[str], log: "Logger", held: Any, ranks: "Ranks | None"
     ):
         from anprompt.runs.config import build_cfg
+        from anprompt.runs.identity import settings_digest
         from common.lock import FolderLock
 
         self.args, self.argv, self.log, self.ranks = args, argv, log, ranks
@@ -82,6 +83,8 @@ class _Run:
         self.known: dict = {}  # of the data, which are looked at twice
         self.checkpoint: dict[str, str] = {}  # digests of the files that an evaluation reads
         self.cfg: CfgNode = build_cfg(args)
+        if ranks is not None:
+            ranks.check_alike("settings", settings_digest(self.cfg))
         self.lock = held.enter_context(FolderLock(self.cfg.OUTPUT_DIR))
 
     def execute(self) -> None:

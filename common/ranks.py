@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -171,6 +172,25 @@ class Ranks:
             dist.broadcast(told, 0)
         return told.item()
 
+    def check_alike(self, what: str, *content: object) -> None:
+        """Refuse to go on unless all processes have the first one's content; all must ask.
+
+        Args:
+            what: what the message calls it.
+
+        Raises:
+            UsageError: in a process whose content is another.
+        """
+        if self.size == 1:
+            return
+        text = "\n".join(map(str, content))
+        own = int(hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:13], 16)
+        if self.told(own) != own:
+            raise UsageError(
+                f"process {self.rank} of this run has other {what} than the first one; start all "
+                "with one command line, on the same code and files"
+            )
+
     def wait(self) -> None:
         """Go on once all processes are here."""
         self.told(0)
@@ -215,11 +235,11 @@ def joined() -> Iterator[Ranks]:
         UsageError: the others are not there.
     """
     global _here
-    size = int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _LAUNCHED) else 1
-    if size == 1:
+    place = _place()
+    if place.size == 1:
         yield _here
         return
-    store, _here = _meet(size)
+    store, _here = _meet(place)
     try:
         with contextlib.ExitStack() as held:
             if not _here.is_first:
@@ -239,10 +259,31 @@ def _nowhere() -> Any:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def _meet(size: int) -> tuple[Any, Ranks]:
+def _place() -> Ranks:
+    """Return the place that torchrun's variables give this process.
+
+    Raises:
+        UsageError: they are no numbers, or not of one another's range.
+    """
+    if not all(name in os.environ for name in _LAUNCHED):
+        return Ranks()
+    said = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if all(text.isdecimal() and len(text) < 7 for text in said.values()):
+        rank, size, local_rank = map(int, said.values())
+        if max(rank, local_rank) < size:
+            return Ranks(rank, size, local_rank)
+    listed = ", ".join(f"{name}={text}" for name, text in said.items())
+    raise UsageError(
+        f"{listed}: no place among processes; start them with torchrun --standalone "
+        "--nproc-per-node N, or unset these variables"
+    )
+
+
+def _meet(place: Ranks) -> tuple[Any, Ranks]:
     """Start the process group; return its store and this process's place."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    size = place.size
     try:
         store, rank, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -252,7 +293,7 @@ def _meet(size: int) -> tuple[Any, Ranks]:
             f"the {size} processes of this run do not meet at {address} ({reason}); start them "
             "with torchrun --standalone --nproc-per-node N"
         ) from error
-    return store, Ranks(rank, size, int(os.environ["LOCAL_RANK"]))
+    return store, place
 
 
 def _part(store: Any) -> None:

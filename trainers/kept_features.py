@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import metadata
@@ -230,7 +230,7 @@ def _tower_identity(clip_model: clip.model.CLIP) -> str:
     return _digest(
         {
             "format": FORMAT,
-            "weights": _weights_digest(visual),
+            "weights": tensors_digest(visual.state_dict()),
             "build": _build_of(visual),
             "precision": str(clip_model.dtype),
             "device": [device.type, *runs_on],
@@ -245,9 +245,10 @@ def _tower_identity(clip_model: clip.model.CLIP) -> str:
     )
 
 
-def _weights_digest(module: nn.Module) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of tensors with their names, types and shapes."""
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -27,7 +27,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
 from .backbone import load_clip, resolve_precision
-from .kept_features import FrozenTower, can_be_kept, test_batches
+from .kept_features import FrozenTower, can_be_kept, tensors_digest, test_batches
 from .model import Images, Loss, PromptedCLIP, TrainingBatch, load_learned
 from .prompts import ClassPrompts, prompt_template
 
@@ -209,7 +209,21 @@ class PromptTrainer(TrainerX):
 
     def before_train(self) -> None:
         super().before_train()
+        self._check_processes()
         self.prepare_training()
+
+    def _check_processes(self) -> None:
+        """Refuse processes of one run that begin with other data or tensors than the first."""
+        if ranks.here().size == 1:
+            return
+        data = [
+            (pathlib.Path(item.impath).name, item.label, item.classname)
+            for item in self.dm.dataset.train_x
+        ]
+        ranks.here().check_alike("training images", data)
+        read = self.start_epoch or self.cfg.MODEL.INIT_WEIGHTS
+        tensors = self.model.prompt_learner.state_dict() if read else {}
+        ranks.here().check_alike("checkpoints", self.start_epoch, tensors_digest(tensors))
 
     def prepare_training(self) -> None:
         """Make what only training needs; after a resume, so the checkpoint is loaded.

@@ -104,6 +104,27 @@ def test_killed_and_resumed_on_other_processes(data, tmp_path):
     assert result["accuracy"] == own["accuracy"]
 
 
+OTHERWISE = """
+import os, runpy, sys
+
+if os.environ["RANK"] == "1":
+    sys.argv += ["OPTIM.LR", "0.01"]
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def test_processes_with_other_settings_are_refused(data, tmp_path):
+    given = command(2, data, tmp_path / "run")
+    program = tmp_path / "otherwise.py"
+    program.write_text(OTHERWISE)
+    given["args"].insert(given["args"].index(str(ROOT / "train.py")), str(program))
+    ended = subprocess.run(**given, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode != 0
+    assert ended.stderr.count("train.py: error:") == 1
+    assert "process 1 of this run has other settings than the first one" in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_message_when_one_process_fails(data, tmp_path):
     refused = run(2, data, tmp_path / "run", "OPTIM.NAME", "sdg")
     assert refused.returncode != 0

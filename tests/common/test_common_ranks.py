@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks.processes import PATIENCE, Together
-from common.ranks import LostProcess, Share, gather, here
+from common.errors import UsageError
+from common.ranks import LostProcess, Share, gather, here, joined
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,47 @@ def lose(rank):
     except LostProcess as error:
         return str(error)
     return "not noticed"
+
+
+def compare(contents):
+    try:
+        here().check_alike("files", contents[here().rank])
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def test_the_process_that_has_other_content_says_so(own_cache):
+    processes = Together(3, str(own_cache))
+    assert processes.call(compare, ["a", "a", "a"]) == ["", "", ""]
+    first, second, third = processes.call(compare, ["a", "a", "b"])
+    assert first == second == "" and third.startswith("process 2 of this run has other files")
+    processes.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"RANK": "x"},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "-1"},
+        {"WORLD_SIZE": "0"},
+        {"RANK": "2"},
+        {"LOCAL_RANK": ""},
+        {"LOCAL_RANK": "7"},
+    ],
+    ids=str,
+)
+def test_places_that_are_none_are_one_line(said, monkeypatch):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+    for name, value in {**given, "MASTER_PORT": "29999", **said}.items():
+        monkeypatch.setenv(name, value)
+    (name, value), *_ = said.items()
+    with (
+        pytest.raises(UsageError, match=f"{name}={value}(,|:).*no place among processes"),
+        joined(),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("size", [2, 3])

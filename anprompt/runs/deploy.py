@@ -196,8 +196,15 @@ def _exporting() -> Iterator[None]:
         except Exception as error:  # whatever exporters raise at what they do not know
             raise UsageError(
                 f"torch {torch.__version__} makes no graph of this model ({type(error).__name__}: "
-                f"{one_line(error)[:200]}); another version may, or export it as safetensors"
+                f"{_reason(error)}); another version may, or export it as safetensors"
             ) from error
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """Return the beginning of an exporter's message; other tracebacks are quoted further down."""
+    lines = [line.strip() for line in str(error).partition("Traceback")[0].splitlines()]
+    said = " ".join(line for line in lines if line)
+    return one_line(RuntimeError(said or "it does not say why"))[:200]

@@ -196,3 +196,18 @@ def test_what_cannot_be_written_is_one_line(trained_output, tmp_path, monkeypatc
     status, said = call(run, "--format", "upstream", "--output", "theirs")
     assert status == 0 and list(Path("theirs").rglob("model.pth.tar-*"))
     assert not list(tmp_path.glob("model*"))
+
+
+def test_what_an_exporter_says_of_its_workings_is_one_line(trained_output, photo, monkeypatch):
+    """torch's exporters quote the tracebacks of what they tried in their messages."""
+
+    def fails(*arguments, **settings):
+        raise RuntimeError("Cannot say it.\n\nTraceback (most recent call last):\n  File x\n")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    run = run_folder(trained_output, "CoOp")
+    with pytest.raises(UsageError) as refused:
+        export.main([str(run), "--format", "torch", "--output", "my_model.pt2"])
+    assert "RuntimeError: Cannot say it.)" in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    assert not Path("my_model.pt2").exists()

@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
     if answers.log_probabilities is None:
         raise UsageError(f"{args.run}: of so many images and classes only the best five are kept")
     temperature, fitted_on = fit(args.run, args.root, args.fit_on, args.batch)
+    _check_same_model(args.run, fitted_on["checkpoint"])
     scalings = {"before": Scaling(), "temperature": Scaling(temperature)}
     if args.dac:
         factors = factors_of(Predictor.load(args.run, None, args.root).trained)
@@ -92,22 +93,37 @@ def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, 
     import numpy as np
     from tqdm import tqdm
 
-    from anprompt.runs.calibration import fit_temperature
+    from anprompt.runs.calibration import checkpoint_of, fit_temperature
     from anprompt.runs.predictor import Predictor
     from anprompt.runs.trained import quiet, read_cfg, training_folder
     from dassl.data.datasets import build_dataset
 
-    folder = training_folder(read_cfg(run, root))
+    asked = read_cfg(run, root)
+    folder = training_folder(asked)
+    epoch = asked.RUN.LOAD_EPOCH if asked.RUN.LOAD_EPOCH >= 0 else None
     cfg = read_cfg(folder, root)
     with quiet():
         dataset = build_dataset(cfg)
     items, name = images_for(dataset, split)
-    predictor = Predictor.load(folder, list(dataset.classnames), root)
+    predictor = Predictor.load(folder, list(dataset.classnames), root, epoch)
     starts = tqdm(range(0, len(items), batch), disable=None)
     logits = [predictor.logits([item.impath for item in items[i : i + batch]]) for i in starts]
     labels = np.array([item.label for item in items])
     temperature = fit_temperature(np.concatenate([part.numpy() for part in logits]), labels)
-    return temperature, {"run": str(folder), "split": name, "images": len(items)}
+    fitted_on = {"run": str(folder), "split": name, "images": len(items)}
+    return temperature, fitted_on | {"checkpoint": checkpoint_of(predictor.trained)}
+
+
+def _check_same_model(run: Path, checkpoint: str) -> None:
+    """Refuse a test whose answers are those of another checkpoint than is there now."""
+    from anprompt.runs.folder import read_results
+
+    identity = (read_results(run) or {}).get("identity") or {}
+    tested = set((identity.get("checkpoint") or {}).values())
+    if tested and checkpoint not in tested:
+        raise UsageError(
+            f"{run}: its training has another checkpoint now than was tested; test again"
+        )
 
 
 def images_for(dataset: Any, split: str) -> tuple[Sequence[Any], str]:

@@ -22,12 +22,17 @@ from torch import Tensor
 
 from anprompt.runs.trained import TrainedModel, trained_from
 from common.errors import UsageError
+from common.files import file_digest
 from common.reading import read_json
 from common.schema import Number, mismatch
 from trainers.base import ClassPrompts, encode_prompts, prompt_template, trained_classnames
 
 FILE_NAME = "calibration.json"
-CONTENT = {"temperature": Number(1e-3, 1e3), "fitted_on?": {}, "figures?": {}}
+CONTENT = {
+    "temperature": Number(1e-3, 1e3),
+    "fitted_on?": {"checkpoint?": str},
+    "figures?": {},
+}
 KINDS = ("temperature", "dac", "both")
 NEIGHBOURS = 5  # base classes that a class's distance is taken to [2]
 SAME = 0.05  # a class nearer to a base class than this counts as one [2]
@@ -153,15 +158,28 @@ def read_calibration(folder: str | Path) -> dict[str, Any]:
     return content
 
 
+def checkpoint_of(trained: TrainedModel) -> str:
+    """Return a digest of the checkpoint that a model was read from; "" where nothing is learned."""
+    return file_digest(trained.path) if trained.path else ""
+
+
 def scaling_of(kind: str, folder: str | Path, trained: TrainedModel) -> Scaling:
     """Return the scaling of a kind, one of KINDS, for a model of the run in ``folder``.
 
     Raises:
-        UsageError: the run was not calibrated, or DAC does not go with it.
+        UsageError: the run was not calibrated, or its model was another one then; or DAC does not
+            go with it.
     """
     scaling = Scaling()
     if kind != "dac":
-        scaling = replace(scaling, temperature=read_calibration(folder)["temperature"])
+        content = read_calibration(folder)
+        fitted = (content.get("fitted_on") or {}).get("checkpoint")
+        if fitted is not None and fitted != checkpoint_of(trained):
+            raise UsageError(
+                f"{Path(folder) / FILE_NAME} was fitted to another checkpoint than {trained.path}; "
+                f"run python -m anprompt calibrate {folder} again"
+            )
+        scaling = replace(scaling, temperature=content["temperature"])
     if kind != "temperature":
         scaling = replace(scaling, factors=factors_of(trained))
     return scaling

@@ -186,7 +186,8 @@ def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
     """Return the checkpoint that a run's model is read from; None for a method that learns nothing.
 
     Args:
-        epoch: which; None as ``train.py --eval-only`` chooses.
+        epoch: which; None for the one that an evaluation was asked to read, else as
+            ``train.py --eval-only`` chooses.
 
     Raises:
         UsageError: there is none, or training was not finished.
@@ -195,7 +196,9 @@ def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
     if not method.learns:
         return None
     folder = training_folder(cfg)
-    if epoch is None:
+    if epoch is None and cfg.RUN.MODEL_DIR and cfg.RUN.LOAD_EPOCH >= 0:
+        epoch = cfg.RUN.LOAD_EPOCH
+    elif epoch is None:
         epoch = epoch_to_load(str(folder), method.model_name, cfg.OPTIM.MAX_EPOCH)
     file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
     return folder / method.model_name / file

@@ -17,6 +17,8 @@ from anprompt.commands import calibrate, interpret, predict
 from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit_temperature
 from common import cli
 from common.errors import UsageError
+from common.files import file_digest
+from dassl.utils import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +83,9 @@ def test_a_run_is_calibrated(new_run, fake_eurosat, capsys, tmp_path):
     assert list(figures) == ["before", "temperature", "DAC", "both"]
     accuracy = json.loads((new / "results.json").read_text())["accuracy"]
     assert [row["accuracy"] for row in figures.values()] == pytest.approx([accuracy] * 4)
-    assert content["fitted_on"] == {"run": str(base), "split": "val", "images": 5}
+    digest = file_digest(base / "prompt_learner/model.pth.tar-2")
+    fitted_on = {"run": str(base), "split": "val", "images": 5, "checkpoint": digest}
+    assert content["fitted_on"] == fitted_on
     assert 0.01 < content["temperature"] < 100
     after = Predictor.load(new)
     after.calibrate("both", new)
@@ -97,6 +101,41 @@ def test_a_run_is_calibrated(new_run, fake_eurosat, capsys, tmp_path):
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     expected = (raw / t).softmax(dim=-1).max()
     assert float(rows[0]["probability"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_temperature_is_of_one_checkpoint(new_run, capsys):
+    base, new = new_run
+    assert calibrate.main([str(new)]) == 0
+    model = base / "prompt_learner/model.pth.tar-2"
+    checkpoint = load_checkpoint(str(model))
+    checkpoint["state_dict"]["ctx"] += 1
+    save_checkpoint(checkpoint, str(base / "prompt_learner"), verbose=False)
+    assert (
+        file_digest(model)
+        != json.loads((new / "calibration.json").read_text())["fitted_on"]["checkpoint"]
+    )
+    with pytest.raises(UsageError, match="fitted to another checkpoint than .*calibrate .* again"):
+        Predictor.load(new).calibrate("temperature", new)
+    before = (new / "calibration.json").read_bytes()
+    with pytest.raises(UsageError, match="its training has another checkpoint now than was tested"):
+        calibrate.main([str(new)])
+    assert (new / "calibration.json").read_bytes() == before
+
+
+def test_an_evaluation_of_one_epoch_answers_with_it(new_run):
+    base, new = new_run
+    first = base / "prompt_learner/model.pth.tar-1"
+    checkpoint = load_checkpoint(str(base / "prompt_learner/model.pth.tar-2"))
+    checkpoint["epoch"] = 1
+    checkpoint["state_dict"]["ctx"] += 1
+    save_checkpoint(checkpoint, str(base / "prompt_learner"), verbose=False)
+    config = new / "config.yaml"
+    text = config.read_text()
+    assert "LOAD_EPOCH: -1" in text
+    config.write_text(text.replace("LOAD_EPOCH: -1", "LOAD_EPOCH: 1"))
+    assert Predictor.load(new).trained.path == first
+    assert Predictor.load(new, epoch=2).trained.path != first
+    assert Predictor.load(base).trained.path != first
 
 
 def test_no_image_is_fitted_on_and_tested():

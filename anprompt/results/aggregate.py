@@ -4,7 +4,7 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,17 @@ Cells = dict[Cell, dict[int, Run]]
 OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
 # And those that the halves of one run differ in.
 OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
+
+# What a run records digests of: what seeds share, and what the halves of one run share as well.
+_TEST = ("test", "test_files")
+_TRAINING = ("train", "few_shot", "train_files")
+_DATA = {
+    "test": "the list of test images",
+    "test_files": "the files of test images",
+    "train": "the list of training images",
+    "few_shot": "the images drawn for training",
+    "train_files": "the files of training images",
+}
 
 
 @dataclass(frozen=True)
@@ -205,6 +216,9 @@ def _check_halves_alike(cells: Cells) -> None:
         base = cells.get((dataset, "base"), {}) if column == "new" else {}
         for seed in base.keys() & seeds.keys():
             what, ours, theirs = _unlike_training(base[seed], seeds[seed], OF_A_SEED | OF_A_HALF)
+            if not what:
+                data = base[seed].data, seeds[seed].data
+                what, ours, theirs = unlike_data(*data, (*_TEST, *_TRAINING))
             if what:
                 raise UsageError(
                     f"{base[seed].folder} and {seeds[seed].folder} would stand in one row, but "
@@ -214,16 +228,13 @@ def _check_halves_alike(cells: Cells) -> None:
 
 
 def differing_settings(
-    first: Run, other: Run, expected: Collection[str]
+    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
 ) -> list[tuple[str, object, object]]:
     """Return settings that differ where both runs know them, but ``expected`` ones, and values."""
     return [
-        (key, value, other.settings[key])
-        for key, value in first.settings.items()
-        if key not in NEUTRAL
-        and key not in expected
-        and key in other.settings
-        and value != other.settings[key]
+        (key, value, other[key])
+        for key, value in first.items()
+        if key not in NEUTRAL and key not in expected and key in other and value != other[key]
     ]
 
 
@@ -231,7 +242,7 @@ def _unlike_training(
     first: Run, other: Run, expected: Collection[str]
 ) -> tuple[str, object, object]:
     """Return the first setting that differs, but for ``expected`` ones, and its two values."""
-    for key, ours, theirs in differing_settings(first, other, expected):
+    for key, ours, theirs in differing_settings(first.settings, other.settings, expected):
         return key, repr(ours), repr(theirs)
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
         return "the number of epochs", first.epochs, other.epochs
@@ -250,8 +261,17 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
         return "the number of classes", len(first.classnames), len(other.classnames)
     if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
         return "the number of test images", first.num_test, other.num_test
-    if first.tested and other.tested and first.tested != other.tested:
-        return "the list of test images", first.tested[:12], other.tested[:12]
+    return unlike_data(first.data, other.data)
+
+
+def unlike_data(
+    first: Mapping[str, str], other: Mapping[str, str], keys: Iterable[str] = _TEST
+) -> tuple[str, object, object]:
+    """Return which data two runs do not share, of what both recorded, and its two digests."""
+    for key in keys:
+        ours, theirs = first.get(key), other.get(key)
+        if ours and theirs and ours != theirs:
+            return f"the digest of {_DATA[key]}", ours[:12], theirs[:12]
     return "", None, None
 
 
@@ -267,23 +287,48 @@ def _shortages(runs: Iterable[Run]) -> list[str]:
 
 
 def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
-    """Return notes on rows that were not tested on the same images."""
+    """Return notes on rows that were not tested on the same images, or with other weights of the
+    backbone that they name."""
     tests: dict[Cell, dict[tuple, list[str]]] = {}
+    weights: dict[str, dict[str, list[str]]] = {}
+
+    def add(names: list[str], name: str) -> None:
+        if name not in names:
+            names.append(name)
+
     for method, cells in rows.items():
         for (dataset, column), seeds in cells.items():
             run = next(iter(seeds.values()))
             place = (dataset, "" if column.isdigit() else column)
             if run.num_test is not None:
-                size = (len(run.classnames), run.num_test)
-                names = tests.setdefault(place, {}).setdefault(size, [])
-                if method.name not in names:
-                    names.append(method.name)
-    return [
-        f"{' '.join(filter(None, place))}: not all rows have the same test: "
-        + "; ".join(f"{', '.join(names)}: {n} images" for (_, n), names in sizes.items())
-        for place, sizes in tests.items()
-        if len(sizes) > 1
-    ]
+                test = (len(run.classnames), run.num_test, *(run.data.get(key) for key in _TEST))
+                sizes = tests.setdefault(place, {})
+                like = next((other for other in sizes if _may_be_one(test, other)), test)
+                add(sizes.setdefault(like, []), method.name)
+            if run.weights:
+                of_backbone = weights.setdefault(run.backbone, {})
+                add(of_backbone.setdefault(run.weights, []), method.name)
+    notes = []
+    for place, sizes in tests.items():
+        counts = [n for _, n, *_ in sizes]
+        listed = []
+        for (_, n, *digests), names in sizes.items():
+            told = "/".join(digest[:8] for digest in digests if digest)
+            same = f" ({told})" if counts.count(n) > 1 else ""
+            listed.append(f"{', '.join(names)}: {n} images{same}")
+        if len(sizes) > 1:
+            where = " ".join(filter(None, place))
+            notes.append(f"{where}: not all rows have the same test: {'; '.join(listed)}")
+    for backbone, files in weights.items():
+        listed = [f"{', '.join(names)}: {digest[:8]}" for digest, names in files.items()]
+        if len(files) > 1:
+            notes.append(f"{backbone}: not all rows have the same weights: {'; '.join(listed)}")
+    return notes
+
+
+def _may_be_one(test: tuple, other: tuple) -> bool:
+    """Return whether two tests do not differ in anything that both recorded."""
+    return all(a == b for a, b in zip(test, other, strict=True) if a and b)
 
 
 def common_datasets(

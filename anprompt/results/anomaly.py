@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import read_path
+from anprompt.results.aggregate import unlike_data
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
@@ -73,6 +74,11 @@ class AnomalyResult:
     def method(self) -> Method:
         """Return what tells methods apart."""
         return Method(self.trainer, self.config, self.backbone)
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Return digests of its data, of runs that recorded them (`datasets.identity`)."""
+        return (self.results.get("identity") or {}).get("data") or {}
 
     @property
     def rules(self) -> list[str]:
@@ -175,6 +181,8 @@ def _table(
     ):
         cells = rows[method, rule]
         _check_alike([run for seeds in cells.values() for run in seeds.values()])
+        for own in cells.values():
+            _check_same_test(list(own.values()))
         values = [
             over_seeds({seed: run.value(metric, rule) for seed, run in cells.get(c, {}).items()})
             for c in categories
@@ -219,6 +227,22 @@ def _check_alike(runs: Sequence[AnomalyResult]) -> None:
                     f"{first.folder} and {run.folder} would share a row, but differ in {name} "
                     f"({settings[name]!r:.40}, {own[name]!r:.40}); name only the folder of one"
                 )
+
+
+def _check_same_test(runs: Sequence[AnomalyResult]) -> None:
+    """Refuse seeds of one category that were tested on other images.
+
+    Raises:
+        UsageError: names both folders.
+    """
+    first, *others = runs
+    for run in others:
+        what, ours, theirs = unlike_data(first.data, run.data)
+        if what:
+            raise UsageError(
+                f"{first.folder} and {run.folder} would be averaged as seeds of one row, but "
+                f"{what} is {ours} in the first and {theirs} in the second; give the folder of one"
+            )
 
 
 def _settings(run: AnomalyResult) -> dict[str, Any]:

@@ -48,9 +48,12 @@ class Evidence:
         self._samples = samples
 
     def interval(self, first: Value, second: Value) -> tuple[float, float] | None:
-        """Return the 95% interval of the first less the second; None without predictions."""
+        """Return the 95% interval of the first less the second.
+
+        None without predictions, and for tests on other images, which cannot be paired.
+        """
         one, two = self._drawn(first.source), self._drawn(second.source)
-        if one is None or two is None:
+        if one is None or two is None or self._images(first) != self._images(second):
             return None
         low, high = np.quantile(one - two, (0.025, 0.975))
         return float(low), float(high)
@@ -146,6 +149,11 @@ class Evidence:
         if operation == "minus":
             return known[0] - known[1]
         return None
+
+    def _images(self, value: Value) -> set[str]:
+        """Return digests of the lists of images behind a number."""
+        entries = [entry for entry in leaves(value.source) if entry in self._answered]
+        return {self._answered[entry].images for entry in entries}
 
     def _seed(self, source: Source) -> int | None:
         """Return the one seed that an expression's trained runs have; None for more or none."""

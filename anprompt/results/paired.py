@@ -68,7 +68,7 @@ def _paired(table: Table, evidence: Evidence, against: str) -> Table:
     shown = [j for j in range(len(columns)) if any(row.values[j] for row in rows)]
     notes = list(table.notes)
     if any(value and not value.interval for row in rows for value in row.values[::2]):
-        notes.append("No interval where a run kept no predictions.")
+        notes.append("No interval where a run kept no predictions, or was tested on other images.")
     if unlike:
         notes.append("No difference where the methods have other seeds: those are not paired.")
     return replace(

@@ -9,12 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.noise.cells import measured
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.tables import masking_note
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
+from anprompt.runs.folder import recorded_config
+
+OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}
+"""What tests of a method that learns nothing may differ in as well."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,20 @@ def attacked_runs(
     An evaluation belongs to the run of its folder, and to the tests of what was trained there on
     the same data set. What learns nothing has one evaluation for all of its tests.
     """
+    runs = list(runs)
     by_folder = {(e.path.parent.resolve(), e.subset): e for e in evaluations}
-    untrained = {_standing(e): e for e in evaluations if not e.method.learns}
+    untrained: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        if not evaluation.method.learns:
+            untrained.setdefault(_standing(evaluation), []).append(evaluation)
+    of_a_test = OF_A_SEED | OF_A_HALF | OF_SHOTS
+
+    def is_like(run: Run, evaluation: Evaluation) -> bool:
+        settings = recorded_config(evaluation.path.parent) or {}
+        names = tuple(evaluation.part["classnames"])
+        return run.classnames in ((), names) and not differing_settings(
+            run.settings, settings, of_a_test
+        )
 
     def find(run: Run) -> Evaluation | None:
         for folder in filter(None, (run.folder, run.training)):
@@ -65,7 +82,8 @@ def attacked_runs(
             if found and found.header["dataset"] == run.results.get("dataset", run.dataset):
                 return found
         standing = (run.trainer, run.backbone, run.results.get("dataset", ""), run.subset)
-        return None if run.learns else untrained.get(standing)
+        alike = [] if run.learns else untrained.get(standing, [])
+        return next((evaluation for evaluation in alike if is_like(run, evaluation)), None)
 
     return [_attacked(run, find(run), attack) for run in runs]
 

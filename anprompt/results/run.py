@@ -151,10 +151,19 @@ class Run:
         return self.results.get("num_test")
 
     @property
+    def data(self) -> dict[str, str]:
+        """Return digests of its data, of runs that recorded them (`datasets.identity`)."""
+        return (self.results.get("identity") or {}).get("data") or {}
+
+    @property
     def tested(self) -> str:
         """Return a digest of the test images' list and labels, of runs that recorded it."""
-        data = (self.results.get("identity") or {}).get("data") or {}
-        return data.get("test") or ""
+        return self.data.get("test") or ""
+
+    @property
+    def weights(self) -> str:
+        """Return a digest of the backbone's file, of runs that recorded it."""
+        return (self.results.get("identity") or {}).get("weights") or ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
         """Return a number of results.json, under an inference rule; None where it is not there."""

@@ -101,6 +101,11 @@ def test_runs_that_differ_are_not_averaged(copied):
     file.write_text(json.dumps(results))
     with pytest.raises(UsageError, match="differ in TRAINER.ANOMALY.RADIUS"):
         table.main(["--protocol", "anomaly", str(copied)])
+    del results["config"]["TRAINER"]["ANOMALY"]["RADIUS"]
+    results["identity"]["data"]["test_files"] = "ab" * 32
+    file.write_text(json.dumps(results))
+    with pytest.raises(UsageError, match="the digest of the files of test images is"):
+        table.main(["--protocol", "anomaly", str(copied)])
     results["image_auroc"] = 170.0
     file.write_text(json.dumps(results))
     with pytest.raises(UsageError, match="image_auroc"):

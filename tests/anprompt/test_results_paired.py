@@ -128,6 +128,18 @@ def test_grid_of_shots_has_zero_shot_beside_them(tmp_path):
     assert found["ZeroshotCLIP", "EuroSAT"] == "40.0" and found["CoOp", "Food101"] == "76.0"
 
 
+def test_tests_on_other_images_are_not_paired(tmp_path):
+    for trainer, dataset in (("CoOp", "EuroSAT"), ("MaPLe", "EuroSAT2")):
+        folder = write_few_shot(tmp_path, trainer, dataset, 1, 0, dataset_title="EuroSAT")
+        keep(folder, np.arange(100) < (50 if trainer == "CoOp" else 60))
+    content = written(tmp_path, tmp_path, "--paired", "--against", "CoOp")
+    (row,) = [r for r in csv.DictReader(io.StringIO(content)) if r["method"] == "MaPLe"]
+    assert row["mean"] == "10.0" and not row.get("low")
+    assert "tested on other images" in written(
+        tmp_path, tmp_path, "--paired", "--against", "CoOp", suffix="md"
+    )
+
+
 def test_shots_are_paired_with_the_one_run_of_zero_shot(tmp_path, capsys):
     keep(write_few_shot(tmp_path, "ZeroshotCLIP", "EuroSAT", 16, 0), np.arange(100) < 50)
     for shots in (1, 16):

@@ -279,6 +279,29 @@ def test_halves_of_unlike_trainings_are_refused(tmp_path, capsys, changes, named
     assert named in error and all(str(folder) in error for folder in folders)
 
 
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("test", "the list of test images"),
+        ("test_files", "the files of test images"),
+        ("train_files", "the files of training images"),
+        ("few_shot", "the images drawn for training"),
+    ],
+)
+def test_halves_of_other_data_are_refused(tmp_path, capsys, key, named):
+    """As when images were changed between training and the test of new classes."""
+    data = dict.fromkeys(("train", "test", "test_files", "train_files", "few_shot"), "ab" * 32)
+    folders = write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 60, identity={"data": data})
+    assert table([str(tmp_path)]) == 0
+    path = folders[1] / "results.json"
+    content = json.loads(path.read_text())
+    content["identity"]["data"][key] = "cd" * 32
+    path.write_text(json.dumps(content))
+    assert table([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"the digest of {named} is abababababab for base and cdcdcdcdcdcd" in error
+
+
 def test_figures_of_validation_images_stay_out(tmp_path):
     folder = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 60, split="val")
     placed = place(find_runs([tmp_path])[0])
@@ -290,6 +313,16 @@ def test_rows_tested_on_different_images_are_pointed_out(tmp_path):
     write_base_new(tmp_path, "MaPLe", "EuroSAT", 80, 40, num_test=50)
     notes = tables(tmp_path, "base2new")[-1].notes
     assert any("EuroSAT base: not all rows" in n and "MaPLe: 50 images" in n for n in notes)
+
+
+def test_rows_tested_on_as_many_other_images_are_pointed_out(tmp_path):
+    for trainer, digest in (("CoOp", "ab"), ("MaPLe", "cd"), ("VPT", "")):
+        identity = {"data": {"test": digest * 32}, "weights": digest * 8}
+        write_few_shot(tmp_path, trainer, "EuroSAT", 4, 50, num_test=100, identity=identity)
+    notes = tables(tmp_path, "fewshot")[-1].notes
+    told = "CoOp, VPT: 100 images (abababab); MaPLe: 100 images (cdcdcdcd)"
+    assert f"EuroSAT: not all rows have the same test: {told}" in notes
+    assert "small: not all rows have the same weights: CoOp: abababab; MaPLe: cdcdcdcd" in notes
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,36 @@ def test_a_model_of_another_data_set_is_not_taken(tmp_path, capsys):
     attack(trained, "FAP", {"base": 30.0, "new": 20.0}, dataset="Caltech101")
     assert table([os.fspath(Path(tmp_path)), "--robust", "eps1"]) == 2
     assert "no run was attacked so" in capsys.readouterr().err
+
+
+def test_zero_shot_is_not_taken_for_one_with_other_words(tmp_path, capsys):
+    """Tests of what learns nothing share an evaluation, if their settings are the same."""
+    words = [{"DATASET": {"NAME": "EuroSAT", "TEMPLATE": t}} for t in ("a {}.", "no {}.")]
+    first = write_few_shot(tmp_path, "ZeroshotCLIP", "EuroSAT", 1, 40, options=words[0])
+    attack(first, "ZeroshotCLIP", {"all": 3.0})
+    write_few_shot(tmp_path, "ZeroshotCLIP", "EuroSAT", 4, 40, options=words[0])
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    assert cells(capsys.readouterr().out, "ZeroshotCLIP")[1:] == ["40.00", "3.00"]
+    other = write_few_shot(
+        tmp_path, "ZeroshotCLIP", "EuroSAT", 1, 60, options=words[1], config="words"
+    )
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert cells(out, "ZeroshotCLIP (words)")[1:] == ["60.00", "-"], out
+    attack(other, "ZeroshotCLIP", {"all": 1.0}, config="words")
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    assert cells(capsys.readouterr().out, "ZeroshotCLIP (words)")[1:] == ["60.00", "1.00"]
+
+
+def test_seeds_of_unlike_trainings_are_not_averaged_under_noise(tmp_path, capsys):
+    for seed, rate in ((1, 0.1), (2, 0.1), (3, 0.7)):
+        run = write_few_shot(
+            tmp_path, "CoOp", "EuroSAT", 1, 60, seed=seed, options={"OPTIM": {"LR": rate}}
+        )
+        attack(run, "CoOp", {"all": 20.0}, seed=seed)
+        status = table([tmp_path, "--protocol", "noise"])
+        assert status == (0 if seed < 3 else 2)
+    error = capsys.readouterr().err
+    assert (
+        "would be averaged as seeds of one row, but OPTIM.LR is 0.1 in the first and 0.7" in error
+    )

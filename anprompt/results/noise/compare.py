@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.method import Method, with_names
 from anprompt.results.noise.cells import (
     Choice,
@@ -17,6 +19,7 @@ from anprompt.results.noise.cells import (
 )
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
+from anprompt.runs.folder import recorded_config
 from common.errors import UsageError
 
 
@@ -180,7 +183,40 @@ def _by_method(
                     "and seed; name only the folder of one"
                 )
         own.append(member)
+    for own in methods.values():
+        _check_alike(own)
     return methods
+
+
+def _check_alike(members: Sequence[Evaluation]) -> None:
+    """Refuse seeds of one row whose trainings, or whose noise, differ in anything else."""
+    if len(members) < 2:
+        return
+    first, *others = members
+    settings = recorded_config(first.path.parent) or {}
+    for other in others:
+        theirs = recorded_config(other.path.parent) or {}
+        expected = OF_A_SEED | OF_A_HALF
+        differing = differing_settings(settings, theirs, expected)
+        differing += differing_settings(_how(first), _how(other), ())
+        for key, one, two in differing[:1]:
+            raise UsageError(
+                f"{first.path.parent} and {other.path.parent} would be averaged as seeds of one "
+                f"row, but {key} is {one!r} in the first and {two!r} in the second; give the "
+                "folder of one"
+            )
+
+
+def _how(evaluation: Evaluation) -> dict[str, Any]:
+    """Return how a part was measured, beside its cells."""
+    part = evaluation.part
+    known = {
+        "the rule": part["headline_rule"],
+        "the template": part.get("template"),
+        "the number of attacked images": (part.get("attacked") or {}).get("used"),
+        "ImageNet-C's making": part.get("imagenet_c"),
+    }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:

@@ -278,7 +278,7 @@ def _ablations(runs: Iterable[Run]) -> list[Ablation]:
             like = next((other for other in whole if other.subset == run.subset), None)
             if run.config in ("", WHOLE) or like is None:
                 continue
-            differing = differing_settings(like, run, OF_A_SEED | OF_A_HALF)
+            differing = differing_settings(like.settings, run.settings, OF_A_SEED | OF_A_HALF)
             if all(key.startswith("TRAINER.") for key, *_ in differing):
                 changes[run.config] = [f"{key} {old!r} → {new!r}" for key, old, new in differing]
         if changes:

@@ -119,6 +119,7 @@ def to_fake_gpu(module, mode):
 @pytest.mark.parametrize("precision", ["fp32", "amp", "fp16", "bf16"])
 @pytest.mark.parametrize("name", METHODS)
 def test_everything_is_on_the_gpu_and_nothing_waits(name, precision, make_trainer):
+    """amp is fp32 here: without a GPU PyTorch turns autocast off. The test above really runs it."""
     trainer = make_trainer(name, precision)
     trainer.prepare_training()
     model = trainer.model

@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--plain-batches", type=int, default=0, help="of the other paths' (default: as many)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="evaluations that are timed")
-    parser.add_argument("--upstream", help="a checkout of CoOp, MaPLe's or MMRL's repository")
+    parser.add_argument("--upstream", help="a checkout of the method's own repository")
     args = parser.parse_args(arguments)
     with measure.scratch(args.scratch) as folder:
         result = measure_evaluation(

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--rounds", type=int, default=5, help="timed steps per path; 0: a first step each"
     )
-    parser.add_argument("--upstream", help="a checkout of CoOp, MaPLe's or MMRL's repository")
+    parser.add_argument("--upstream", help="a checkout of the method's own repository")
     parser.add_argument("--skip-plain", action="store_true", help="leave the plain path out")
     parser.add_argument("--skip-memory", action="store_true", help="leave peak memory out")
     args = parser.parse_args(arguments)

@@ -2,8 +2,9 @@
 
 The checkout's ``clip`` and ``trainers`` come first on the path and run as they are, in fp32. What
 keeps them from a CPU is stood in for, here only: ``.cuda()`` and ``.half()`` do nothing, the
-download finds the benchmark's weights. As a program this is the process; it takes a step for every
-line it reads, and answers with the seconds.
+download finds the benchmark's weights. ProGrad's step, which its repository has in a Dassl of its
+own, is written again here. As a program this is the process; it
+takes a step for every line it reads, and answers with the seconds.
 """
 
 import contextlib
@@ -13,11 +14,24 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "MMRL": "mmrl"}
+MODULES = {
+    "CoOp": "coop",
+    "CoCoOp": "cocoop",
+    "CoPrompt": "coprompt",
+    "MaPLe": "maple",
+    "MMA": "mmadapter",
+    "MMRL": "mmrl",
+    "ProGrad": "prograd",
+    "TCP": "tcp",
+}
+REGISTERED = {"MMA": "MultiModalAdapter"}  # all others have our name upstream, too
+DATASET = "Synthetic"
 TEMPLATE = "a photo of a {}."
 
 
@@ -26,7 +40,7 @@ class UpstreamSteps:
 
     Args:
         checkout: folder of the repository, or None.
-        work: one of CoOp, CoCoOp, MaPLe, MMRL on the CPU.
+        work: one of MODULES on the CPU.
         folder: of the workload's weights and data.
 
     Raises:
@@ -86,19 +100,50 @@ class UpstreamSteps:
         return self._ask("memory")
 
 
-def _stand_in(weights: str) -> None:
+def _stand_in(weights: str, module: Any) -> None:
     import torch
 
     for owner in (torch.Tensor, torch.nn.Module):
         owner.cuda = lambda self, *args, **kwargs: self
         owner.half = lambda self, *args, **kwargs: self
-    clip = importlib.import_module("clip.clip")
-    clip._MODELS[weights] = weights
-    clip._download = lambda url, *args: url
+    for clip in (importlib.import_module("clip.clip"), module.clip):
+        clip._MODELS[weights] = weights
+        clip._download = lambda url, *args: url
+    getattr(module, "CUSTOM_TEMPLATES", {})[DATASET] = TEMPLATE
+    if hasattr(module, "CUSTOM_TEMPLATES_ori"):  # TCP: the first is the one that is learned
+        module.CUSTOM_TEMPLATES_ori[DATASET] = TEMPLATE
+        module.CUSTOM_TEMPLATES[DATASET] = "X X X X {}."
+
+
+def _add_settings(cfg: Any, trainer: str) -> None:
+    """Add what upstream's train.py declares and ours calls otherwise."""
+    from dassl.config.node import Config
+
+    cfg.TRAINER.NAME = REGISTERED.get(trainer, trainer)
+    if trainer == "ProGrad":
+        cfg.LOSS = Config({"NAME": "prograd", "T": 1.0, "LAMBDA": 1.0})
+    elif trainer == "TCP":
+        cfg.TRAINER.COOP.W = cfg.TRAINER.TCP.W
+        cfg.TRAINER.COOP.CTX_INIT = "a photo of a"
+    elif trainer == "CoPrompt":
+        own = cfg.TRAINER.COPROMPT
+        cfg.TRAINER.CoPrompt = Config(own)
+        cfg.TRAINER.W, cfg.TRAINER.DISTILL = own.W, own.DISTILL
+
+
+def _describe_classes(module: Any, folder: Path, classes: list[str]) -> None:
+    """Write the descriptions that CoPrompt reads below the current folder."""
+    module.dataset_name_mapping[DATASET] = "synthetic"
+    file = folder / "gpt_file" / "synthetic_prompt.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    names = [name.replace("_", " ") for name in classes]
+    file.write_text(json.dumps({name: [TEMPLATE.format(name)] for name in names}))
+    os.chdir(folder)
 
 
 def build(settings: str, work: dict) -> tuple[Any, dict]:
     """Upstream's trainer and a batch for it."""
+    import packaging.version
     import torch
 
     import common.torchvision_compat  # noqa: F401
@@ -109,11 +154,19 @@ def build(settings: str, work: dict) -> tuple[Any, dict]:
     if work["threads"]:
         torch.set_num_threads(work["threads"])
     cfg = Config.load_cfg(Path(settings).read_text())
+    name = work["trainer"]
+    _add_settings(cfg, name)
     cfg.freeze()
-    _stand_in(cfg.MODEL.BACKBONE.NAME)
-    module = importlib.import_module(f"trainers.{MODULES[work['trainer']]}")
-    getattr(module, "CUSTOM_TEMPLATES", {})["Synthetic"] = TEMPLATE
+    # Older ones ask setuptools for packaging.version, which newer ones no longer have.
+    sys.modules.setdefault("pkg_resources", SimpleNamespace(packaging=packaging))  # type: ignore
+    module = importlib.import_module(f"trainers.{MODULES[name]}")
+    _stand_in(cfg.MODEL.BACKBONE.NAME, module)
+    if name == "CoPrompt":
+        classes = synthetic.class_names(work["classes"])
+        _describe_classes(module, Path(settings).resolve().parent, classes)
     trainer = build_trainer(cfg)
+    if name == "ProGrad":
+        trainer.prograd_backward_and_update = partial(_prograd_update, trainer)
     trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 10**9
     generator = torch.Generator().manual_seed(0)
     side = cfg.INPUT.SIZE[0]
@@ -121,7 +174,25 @@ def build(settings: str, work: dict) -> tuple[Any, dict]:
         "img": torch.randn(work["batch"], 3, side, side, generator=generator),
         "label": torch.randint(0, work["classes"], (work["batch"],), generator=generator),
     }
+    if name == "CoPrompt":
+        batch["img"] = [batch["img"]] * 2
     return trainer, batch
+
+
+def _prograd_update(trainer: Any, task: Any, guide: Any, share: float) -> None:
+    """Take a step as Dassl.ProGrad's engine does: two passes backward, one projection."""
+    parameters = list(trainer.model.prompt_learner.parameters())
+    trainer.model_zero_grad()
+    guide.backward(retain_graph=True)
+    kept = [parameter.grad.clone() for parameter in parameters]
+    trainer.model_zero_grad()
+    task.backward()
+    for parameter, other in zip(parameters, kept, strict=True):
+        unit = other / other.norm().clamp_min(1e-12)
+        along = (parameter.grad * unit).sum()
+        if along < 0:
+            parameter.grad -= share * along * unit
+    trainer.model_update()
 
 
 def main() -> None:

@@ -197,7 +197,9 @@ class FewShotDataset(Reader, DatasetBase):
         for note in self.notes:
             log.warning("%s: %s", self.name, note)
         if shots >= 1 and not self.test_is_train:
+            n_images = len(train)
             train, val = self.few_shot_cache().get(train, val, shots, cfg.SEED)
+            self.takes_all = len(train) == n_images
             self._note_shortage(train, shots)
         train, val, test = halve((train, val, test), subsample)
         n_classes = len({label for _, label, _ in train})
@@ -214,6 +216,9 @@ class FewShotDataset(Reader, DatasetBase):
                 "%s: %d classes have one name in prompts (%r): labels tell them apart, prompts do "
                 "not", self.name, len(group), group[0],
             )  # fmt: skip
+
+    # Whether every seed trains on the same images, as there are no more than the shots asked for.
+    takes_all = False
 
     @property
     def title(self) -> str:

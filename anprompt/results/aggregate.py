@@ -119,7 +119,7 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
-    notes += _shortages([run for _, run in placed])
+    notes += _shortages([run for _, run in placed]) + _same_images(rows)
     return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
@@ -284,6 +284,19 @@ def _shortages(runs: Iterable[Run]) -> list[str]:
             if run.shortage
         )
     )
+
+
+def _same_images(rows: dict[Method, Cells]) -> list[str]:
+    """Return notes on data sets whose images are all trained on, whatever the seed."""
+    found = {
+        dataset: f"{dataset}: all seeds train on the same images; deviations and intervals say "
+        "nothing about another choice of images."
+        for cells in rows.values()
+        for (dataset, _), seeds in cells.items()
+        if len(seeds) > 1
+        and all(run.learns and run.results.get("takes_all") for run in seeds.values())
+    }
+    return list(found.values())
 
 
 def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:

@@ -45,6 +45,7 @@ _RESULTS = {
     "headline_rule?": str,
     "dataset_title?": str,
     "fewest_shots?": COUNT,
+    "takes_all?": bool,
     "split?": str,
     "classnames?": [str],
     "num_test?": COUNT,

@@ -396,6 +396,7 @@ class SimpleTrainer(TrainerBase):
             "shots": cfg.DATASET.NUM_SHOTS,
             # Fewer than "shots" where a class has not as many images.
             "fewest_shots": min(Counter(item.label for item in self.dm.dataset.train_x).values()),
+            "takes_all": bool(getattr(self.dm.dataset, "takes_all", False)),
             "seed": cfg.SEED,
             "backbone": cfg.MODEL.BACKBONE.NAME,
             "headline_rule": headline_rule,

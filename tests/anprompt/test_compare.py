@@ -72,6 +72,7 @@ def test_table_and_report(images, tmp_path, monkeypatch, capsys, base2new):
     assert "my things" in (output / "report.html").read_text(encoding="utf-8")
     assert "CoOp" in (output / "table.tex").read_text(encoding="utf-8")
     results = [json.loads(path.read_text()) for path in output.rglob("results.json")]
+    assert all(result["takes_all"] for result in results), "2 of 2 images, whatever the seed"
     tested = {result["num_test"] for result in results}
     assert tested == ({6} if base2new else {12})  # 3 of 5 images of every class
     for path in output.rglob("results.json"):

@@ -199,6 +199,16 @@ def test_shortages_are_said(tmp_path, capsys):
     )
 
 
+def test_seeds_that_draw_nothing_are_said(tmp_path, capsys):
+    for seed in (1, 2):
+        write_few_shot(tmp_path, "CoOp", "pets", 4, 50 + seed, seed=seed, takes_all=True)
+        write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=seed, takes_all=False)
+    assert table([tmp_path]) == 0
+    printed = capsys.readouterr().out
+    assert "pets: all seeds train on the same images" in printed
+    assert "EuroSAT: all seeds" not in printed
+
+
 def test_images_of_ones_own_have_a_title(tmp_path, capsys):
     for title in ("birds", "leaves"):
         write_base_new(tmp_path / title, "CoOp", "ImageFolder", 80, 40, dataset_title=title)

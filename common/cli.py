@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from common.errors import UsageError, one_line
 
 TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
+DEAD_WORKER = "DataLoader worker (pid"  # how torch begins to say that one was killed
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -50,7 +51,8 @@ def run(
     ``UsageError`` and ``OSError`` (a file that is missing, unreadable, in the wrong place; a full
     disk) are bad input: one line on stderr, exit status 2. Ctrl-C is 130; a second one ends the
     process at once. A reader that goes away (``| head``) is no error. Anything else is a bug and
-    keeps its traceback. With ``ANPROMPT_TRACEBACK=1`` bad input shows its traceback too.
+    keeps its traceback, but for the death of a process that reads images. With
+    ``ANPROMPT_TRACEBACK=1`` all that shows its traceback too.
 
     Args:
         main: takes the arguments, returns the exit status.
@@ -72,6 +74,14 @@ def run(
             if os.environ.get(TRACEBACK):
                 raise
             _say(f"{name}: error: {one_line(error)}")
+            return 2
+        except RuntimeError as error:  # raised wherever the main process is just then
+            if os.environ.get(TRACEBACK) or not str(error).startswith(DEAD_WORKER):
+                raise
+            _say(
+                f"{name}: error: a process that reads images was ended from outside, as when "
+                f"memory runs out (fewer of them: DATALOADER.NUM_WORKERS); {interrupted}"
+            )
             return 2
         except KeyboardInterrupt:
             ignore_further()  # the line is said once

@@ -3,6 +3,7 @@
 import os
 import queue
 import re
+import shutil
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from anprompt.sweeps.processes import Process, is_on_another_machine, stop
 from anprompt.sweeps.work import WorkQueue
 
 LOOK_SECONDS = 0.5  # between looks at what runs, and at runs that another process has
+ROOM = 1 << 20  # bytes that must be free on a disk that is not called full
 SAY_SECONDS = 300  # between lines about what runs where there is no terminal
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\]")
 
@@ -151,7 +153,8 @@ class Sweep:
             self.waiting.put_back(run)
             return
         if status:
-            self._note_failure(run, status, f"status {status}, see {process.log}")
+            full = "; the disk of OUTPUT is full" if self._is_disk_full() else ""
+            self._note_failure(run, status, f"status {status}, see {process.log}{full}")
             lines = process.printed().strip().splitlines()[-5:]
             print("\n".join(f"    {line}" for line in lines), flush=True)
             return
@@ -169,6 +172,13 @@ class Sweep:
         self.waiting.done(run)
         self.note(run, 0, "")
         self._note_done(run, f"{result}  {duration:>7}")
+
+    def _is_disk_full(self) -> bool:
+        """Return whether logs may lack the reason of a failure, as there was no room for it."""
+        try:
+            return shutil.disk_usage(self.environment.output).free < ROOM
+        except OSError:
+            return False
 
     def _results_version(self, run: RunSpec) -> object:
         """Return what changes when a run's results are written; None where there are none."""

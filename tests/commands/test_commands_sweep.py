@@ -64,6 +64,13 @@ def test_a_failure_stops_no_other_run_and_is_listed(stand_in, monkeypatch, capsy
     assert re.search(r"coop shapes seed 2 test +84\.2%", printed)
 
 
+def test_a_full_disk_is_named_as_its_logs_cannot(stand_in, monkeypatch, capsys):
+    monkeypatch.setenv("FAIL", "train_base/shapes/shots_16/CoOp/vit_b16_ctxv1-small/seed1")
+    monkeypatch.setattr(scheduler, "ROOM", 1 << 60)
+    stand_in("base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "1")
+    assert "seed_1_train.log; the disk of OUTPUT is full\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_side_by_side_and_tests_after_their_training(jobs, stand_in, monkeypatch):
     monkeypatch.setenv("PAUSE", "0.05")

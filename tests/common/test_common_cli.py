@@ -64,6 +64,39 @@ def test_a_bug_keeps_its_traceback(error, capsys):
         run(raising(error), capsys)
 
 
+KILLED_READER = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader, Dataset
+from common import cli
+
+class Images(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if index == 2:  # as the kernel does where memory runs out
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+def main(argv):
+    return sum(len(batch) for batch in DataLoader(Images(), num_workers=1))
+
+sys.exit(cli.run(main, "train.py", [], interrupted="the same command goes on"))
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_of_images_that_is_killed_is_one_line():
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED_READER], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "train.py: error: a process that reads images was ended from outside, as when memory runs "
+        "out (fewer of them: DATALOADER.NUM_WORKERS); the same command goes on\n"
+    )
+
+
 def test_interrupted(capsys):
     before = signal.getsignal(signal.SIGINT)
     status, err = run(raising(KeyboardInterrupt()), capsys)

@@ -84,7 +84,8 @@ def _standing(state: State, key: str, task: slurm.Task | None, complaints: Path 
         return Standing("queued", "behind others of its shard")
     if task is not None:
         return Standing("queued", task.reason if task.state == "PENDING" else task.state)
-    return Standing("stopped", "its shard is not in the queue any more", complaints)
+    where = f"on {entry['host']} when it ended: " if has == "begun" else ""
+    return Standing("stopped", f"{where}its shard is not in the queue any more", complaints)
 
 
 def unsubmitted(

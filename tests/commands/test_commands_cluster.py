@@ -6,6 +6,7 @@ The shards are run as SLURM would: the scripts that sbatch got, task by task.
 import json
 import os
 import pickletools
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,10 @@ def test_what_was_cancelled_is_submitted_again(cluster, capsys):
     assert queued == "queued   1 (Resources), 1 (behind others of its shard)"
     assert counts == "6 runs: 2 finished, 1 running, 2 queued, 1 stopped, 0 waiting"
     set_queue(cluster, (2, "PENDING", "Resources"))
+    capsys.readouterr()
+    assert submit("--status") == 0  # of a node that died, its record says "begun" for ever
+    host = platform.node()
+    assert f": on {host} when it ended: its shard is not in the queue" in capsys.readouterr().out
     assert submit() == 0
     second = batches.read_all(cluster / "an output")[-1]
     submitted = [key for shard in range(second.n_shards) for key in second.keys(shard)]

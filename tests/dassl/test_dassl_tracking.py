@@ -7,8 +7,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dassl_toy import state
-from test_dassl_engine import build, results
+from dassl_toy import build, results, state
 
 
 @pytest.fixture

@@ -126,8 +126,9 @@ class Claim:
         try:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(self.text)
-        except OSError:  # a full disk
+        except OSError as error:  # a full disk
             os.remove(self.path)
+            error.filename = str(self.path)
             raise
         return True
 

@@ -23,7 +23,7 @@ from anprompt.pretraining.muon import Muon
 from anprompt.pretraining.world import World
 from clip.model import CLIP, VisionTransformer
 from common.errors import UsageError, one_line
-from common.files import atomic_write
+from dassl.utils.torchtools import write_tensors
 
 PATCH, WIDTH, LAYERS, EMBED, CONTEXT = 8, 128, 12, 128, 77
 SHORT = 12  # captions up to this many tokens run apart from longer ones, which saves padding
@@ -205,8 +205,7 @@ class Training:
             "seconds": self.seconds,
             "seed": self.seed,
         }
-        with atomic_write(path, "wb") as file:
-            torch.save(state, file)
+        write_tensors(state, path)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.

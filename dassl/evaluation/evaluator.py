@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from dassl.utils import Registry, atomic_write, check_availability
+from dassl.utils import Registry, check_availability
+from dassl.utils.torchtools import write_tensors
 
 from .predictions import Predictions
 
@@ -111,6 +112,5 @@ class Classification(EvaluatorBase):
 
     def _save_confusions(self) -> None:
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        with atomic_write(path, "wb") as file:
-            torch.save(torch.from_numpy(self.predictions.confusion_matrix()), file)
+        write_tensors(torch.from_numpy(self.predictions.confusion_matrix()), path)
         print(f"Confusion matrix is saved to {path}")

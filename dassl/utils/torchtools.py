@@ -7,6 +7,7 @@ Numbers that are not finite are neither written nor read.
 """
 
 import contextlib
+import io
 import os
 import pickle
 import re
@@ -126,22 +127,29 @@ def save_checkpoint(
     state[DIGEST] = content_digest({key: part for key, part in state.items() if key != DIGEST})
     name = model_name or f"model.pth.tar-{state['epoch']}"
     path = os.path.join(save_dir, name)
-    _write(state, path)
+    write_tensors(state, path)
     if verbose:
         print(f"Checkpoint saved to {path}")
     with atomic_write(os.path.join(save_dir, POINTER)) as file:
         file.write(name + "\n")
     if is_best:
         best_path = os.path.join(save_dir, BEST)
-        _write(state, best_path)
+        write_tensors(state, best_path)
         if verbose:
             print(f'Best checkpoint saved to "{best_path}"')
     return path
 
 
-def _write(state: dict[str, Any], path: str) -> None:
+def write_tensors(content: Any, path: str | os.PathLike) -> None:
+    """Write what ``torch.save`` takes, atomically.
+
+    Raises:
+        OSError: with the file's name. On a file, torch turns that into an error of its own.
+    """
+    whole = io.BytesIO()
+    torch.save(content, whole)
     with atomic_write(path, "wb") as file:
-        torch.save(state, file)
+        file.write(whole.getbuffer())
 
 
 class _Ignored:

@@ -75,6 +75,20 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_file_that_cannot_be_written_whole_is_named(tmp_path):
+    """As on a full disk: torch's own error names neither the file nor the reason."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    state = {"state_dict": {"w": torch.zeros(20_000)}, "epoch": 1}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*model.pth.tar-1"):
+            save_checkpoint(state, str(tmp_path), verbose=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_and_foreign_files_are_named(tmp_path):
     good = pathlib.Path(save_checkpoint(checkpoint(nn.Linear(2, 2)), str(tmp_path)))
     bad = tmp_path / "bad.pth"

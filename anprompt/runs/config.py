@@ -82,8 +82,10 @@ def load_plugin(path: str) -> None:
     TRAINER_REGISTRY.replaces = DATASET_REGISTRY.replaces = True
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[name]
+        if not isinstance(error, Exception | SystemExit):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         where = f", line {lines[-1]}" if lines else ""

@@ -262,12 +262,20 @@ def test_config_file_that_is_no_yaml(run, tmp_path):
         assert str(config) in err and len(err.splitlines()) == 1
 
 
-def test_plugin_that_fails(run, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+        ("raise SystemExit", "SystemExit"),  # which would end the command as if it were done
+        ("import sys\nsys.exit(0)", "line 2: SystemExit: 0"),
+    ],
+)
+def test_plugin_that_fails(run, tmp_path, text, said):
     plugin = tmp_path / "broken.py"
-    plugin.write_text("import nothing_of_this_name\n")
+    plugin.write_text(f"{text}\n")
     status, _, err = run(tmp_path / "run", "--plugin", str(plugin))
     assert status == 2
-    assert "broken.py" in err and "nothing_of_this_name" in err and len(err.splitlines()) == 1
+    assert "broken.py" in err and said in err and len(err.splitlines()) == 1
 
 
 def test_missing_and_broken_images(fake_eurosat, run, tmp_path):

@@ -47,13 +47,15 @@ def as_prompted(name: str) -> str:
     """Return a class name as a prompt's text model reads it, to compare names by.
 
     Underscores are blanks, and neither case, nor runs of blanks, nor the way in which a character
-    is encoded, makes a difference.
+    is encoded, nor characters that are not seen (of width zero, or for the direction of writing),
+    make a difference.
 
     >>> as_prompted("Golden_retriever") == as_prompted("golden  retriever")
     True
     """
     text = unicodedata.normalize("NFKC", html.unescape(html.unescape(name)))
-    return " ".join(text.replace("_", " ").casefold().split())
+    seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return " ".join(seen.replace("_", " ").casefold().split())
 
 
 def same_names(names: Iterable[str]) -> list[list[str]]:

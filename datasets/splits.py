@@ -16,6 +16,8 @@ from pathlib import Path
 from common.errors import UsageError
 from common.reading import read_json
 
+from .classnames import as_prompted
+
 Entry = tuple[str, int, str]
 Lists = tuple[list[Entry], list[Entry], list[Entry]]
 
@@ -53,7 +55,7 @@ def name_problem(name: str) -> str:
         return f"class name {name!r:.80} holds a control character"
     if any(0xD800 <= ord(character) < 0xE000 for character in name):
         return f"class name {name!r:.80} is not UTF-8 text; rename it"
-    if not name.replace("_", " ").strip():
+    if not as_prompted(name):
         return f"class name {name!r:.80} is empty in prompts; rename it"
     return ""
 

@@ -183,7 +183,15 @@ def test_a_folder_that_cannot_be_listed_is_a_problem(tree, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "folders", [("golden_retriever", "golden retriever"), ("ketch", "Ketch"), ("a&amp;b", "a&b")]
+    "folders",
+    [
+        ("golden_retriever", "golden retriever"),
+        ("ketch", "Ketch"),
+        ("a&amp;b", "a&b"),
+        ("ketch", "ke\u200btch"),
+        ("ketch", "\u202eketch"),
+    ],
+    ids=ascii,
 )
 def test_two_classes_of_one_name_are_refused(tmp_path, folders):
     touch(tmp_path, [f"x/{c}/{k}.png" for c in (*folders, "dog") for k in "1234"])

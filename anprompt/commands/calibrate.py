@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     if args.batch < 1:
         raise UsageError(f"--batch {args.batch}: give 1 or more")
     from anprompt.results.predictions import read_predictions
-    from anprompt.runs.calibration import FILE_NAME, Scaling, factors_of
+    from anprompt.runs.calibration import FILE_NAME, TEMPERATURES, Scaling, factors_of
     from anprompt.runs.config import load_plugin
     from anprompt.runs.predictor import Predictor
     from anprompt.runs.trained import read_cfg
@@ -79,6 +79,8 @@ def main(argv: list[str]) -> int:
     print(f"temperature {temperature:.4f}, fitted on {images}")
     if fitted_on["split"] == "train":
         print("on images trained on a model is surer than elsewhere: look whether this helps")
+    if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] / 1.01:
+        print("it is at the end of the range that is looked through: no temperature fits these")
     print(f"{len(answers.labels):,} test images, {answers.rule} logits; % but for Brier and NLL")
     rows = [
         [name, *(f"{row[key]:.{2 if key not in ('brier', 'nll') else 4}f}" for key in row)]

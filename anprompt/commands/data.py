@@ -77,7 +77,13 @@ def main(argv: list[str]) -> int:
     if args.names[0] == CHECK:
         if len(args.names) < 2:
             raise UsageError("check what? Name folders or tables of images")
+        if args.images and not Path(args.images).expanduser().is_dir():
+            raise UsageError(f"--images {args.images}: no such folder")
+        if args.check or args.dry_run or args.make_split:
+            raise UsageError("--check, --dry-run and --make-split are for published data sets")
         return max(check_own(name, args.images, args.classnames) for name in args.names[1:])
+    if args.images or args.classnames:
+        raise UsageError("--images and --classnames go with: check FOLDER")
     return prepare_published(args)
 
 

@@ -62,6 +62,9 @@ def main(argv: list[str]) -> int:
     args = make_parser().parse_args(argv)
     if args.output.suffix not in (".html", ".htm"):
         raise UsageError(f"{args.output}: name a .html file")
+    for root in args.root or ():
+        if not root.is_dir():
+            raise UsageError(f"--root {root}: no such folder")
     # After parsing, so that --help and a misspelt flag are answered at once.
     from anprompt.results.report.charts import to_csv, to_file
     from anprompt.results.report.data import gather

@@ -134,7 +134,7 @@ def _trainers(names: str, there: set[str]) -> list[str]:
     for name in filter(None, re.split(r"[,\s]+", names)):
         if name.casefold() not in known:
             near = nearest(name, [*known, *sorted(there)])
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             shown = ", ".join(sorted(there)) or "none"
             raise UsageError(f"no finished run of {name!r}{hint} There are: {shown}")
         found.append(known[name.casefold()])

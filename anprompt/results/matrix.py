@@ -47,7 +47,7 @@ def _named(name: str, known: Sequence[str], what: str) -> str:
     found = exact or [own for own in known if own.casefold().startswith(wanted)]
     if not wanted or not found:
         near = nearest(name, known)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise UsageError(f"no {what} {name!r}{hint} There are: {', '.join(known)}")
     return found[0]
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from anprompt.commands import data
 from common.cli import run
+from common.errors import UsageError
 from datasets import prepare
 from datasets.eurosat import EuroSAT
 from datasets.splits import split_digest
@@ -178,3 +179,19 @@ def test_own_table_is_checked(tmp_path, capsys):
         "gone.png is not there"
         in call("check", table, "--images", tmp_path / "images", capsys=capsys)[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", ".", "--images", "nowhere"], "--images nowhere: no such folder"),
+        (["check", ".", "--make-split"], "are for published data sets"),
+        (["check", ".", "--dry-run"], "are for published data sets"),
+        (["eurosat", "--root", ".", "--check", "--images", "."], "go with: check FOLDER"),
+        (["eurosat", "--root", ".", "--check", "--classnames", "x"], "go with: check FOLDER"),
+    ],
+)
+def test_flags_without_an_effect_are_refused(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=said):
+        data.main(arguments)

@@ -22,6 +22,7 @@ import trainers  # noqa: F401  (registers them)
 from anprompt.__main__ import COMMANDS
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import default_cfg
+from anprompt.sweeps import devices
 from common.cli import CommandParser
 from common.settings import leaves
 from dassl.engine import TRAINER_REGISTRY
@@ -110,7 +111,11 @@ def parse_only(monkeypatch):
 
 @pytest.fixture
 def dry_run(monkeypatch, tmp_path):
-    """An environment in which nothing runs: no weights, an empty folder of data sets."""
+    """An environment in which nothing runs: no weights, an empty folder of data sets; eight GPUs.
+
+    Those are not used, but named by commands of the pages.
+    """
+    monkeypatch.setattr(devices, "visible_gpus", lambda: list(map(str, range(8))))
     for name, value in (("DRY_RUN", "1"), ("BACKBONE", "small"), ("DATA", str(tmp_path))):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OUTPUT", str(tmp_path / "output"))

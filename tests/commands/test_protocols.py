@@ -20,6 +20,7 @@ from anprompt.protocols import environment as environments
 from anprompt.protocols.methods import all_methods, find_method, method_of
 from anprompt.protocols.plan import PROTOCOLS
 from common import cli
+from dassl.engine import TRAINER_REGISTRY
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +173,7 @@ def test_base_to_new_with_the_same_scripts(run):
 
 def test_the_command_line_of_train_py(commands, data):
     """Argument by argument, as upstream's users and older runs know it."""
+    Path("my own.py").write_text("")
     (command,) = commands(
         "coop/base2new_test", "eurosat", "2", "--", "OPTIM.MAX_EPOCH", "3",
         BACKBONE="small", LOADEP="2", PLUGIN="my own.py",
@@ -403,8 +405,18 @@ def test_default_yaml_is_taken_where_there_are_several(own_method):
     assert find_method("mymethod").config("crossdata", "dtd", 16) == "default"
 
 
-def test_a_plugins_trainer_takes_part(commands, tmp_path):
-    Path("mine.py").write_text("class MyMethod: ...\n")
+MINE = """
+from dassl.engine import TRAINER_REGISTRY
+from trainers.coop import CoOp
+
+@TRAINER_REGISTRY.register()
+class MyMethod(CoOp): ...
+"""
+
+
+def test_a_plugins_trainer_takes_part(commands, tmp_path, monkeypatch):
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
+    Path("mine.py").write_text(MINE)
     Path("my.yaml").write_text("MODEL: {BACKBONE: {NAME: small}}\n")
     environment = {"PLUGIN": "mine.py", "CFG": "my.yaml", "BACKBONE": "small"}
     (command,) = commands("base2new", "MyMethod", "train", "shapes", "1", **environment)

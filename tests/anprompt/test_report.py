@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import io
 import itertools
 import json
@@ -17,6 +18,7 @@ from called import report, robustness
 from PIL import Image
 from runs_of_tests import run_folder
 
+from anprompt.results.report import explorer, noise
 from anprompt.results.report.charts import Chart, to_csv, to_file, to_svg
 from anprompt.results.report.pictures import TestImages
 from anprompt.results.value import cell_patterns
@@ -438,6 +440,32 @@ def test_pictures_at_every_severity(page):
     assert parts.count(("2", "")) > parts.count(("4", " hidden")) > 0  # the others at one only
     assert parts.count(("4", "")) == parts.count(("2", " hidden")) == 0
     assert 'type="range"' in document
+
+
+def test_what_is_left_out_of_a_very_large_page_is_said(output, page, tmp_path, monkeypatch):
+    whole = explored(page[0])
+    assert {view["choice"][3] for view in whole} == {"", "all", "2", "4"}
+    assert not any("Left out to keep" in note for view in whole for note in view["notes"])
+    monkeypatch.setattr(explorer, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(noise, "MOST_COMPARISONS", 1)
+    path = tmp_path / "small.html"
+    assert report([str(output), "-o", str(path)]) == 0
+    document = path.read_text(encoding="utf-8")
+    views = explored(document)
+    assert {view["choice"][3] for view in views} == {"", "all"}
+    for view in views:
+        said = any(
+            "Left out to keep this page small: single severities" in n for n in view["notes"]
+        )
+        assert said == bool(view["choice"][3]), "said where noise is shown, and nowhere else"
+    assert "accuracy by kind of noise stands in the table at the top" in " ".join(document.split())
+    assert "Accuracy in % by kind" in page[0] and "Accuracy in % by kind" not in document
+
+
+def explored(document: str) -> list[dict]:
+    """Return the views of the first screen."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', document)
+    return json.loads(html.unescape(data))["explorer"]["views"]
 
 
 def test_test_images_come_from_named_folders_only(tmp_path):

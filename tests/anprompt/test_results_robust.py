@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
-from called import table
+from called import report, table
 from written_runs import write_base_new, write_few_shot, write_source, write_target
 
 from anprompt.results.table import ELEVEN
@@ -51,6 +52,21 @@ def attack(folder, trainer, parts, dataset="EuroSAT", used=50, attacked=0, **hea
 def cells(printed: str, method: str) -> list[str]:
     line = next(line for line in printed.splitlines() if line.startswith(method + " "))
     return line.removeprefix(method).split()
+
+
+def test_the_page_shows_natural_and_robust(tmp_path):
+    for dataset in ("EuroSAT", "UCF101"):
+        for seed, robust in ((1, 30.0), (2, 40.0)):
+            trained, _ = write_base_new(tmp_path / "output", "FAP", dataset, 90, 60, seed=seed)
+            attack(trained, "FAP", {"base": robust}, dataset=dataset, seed=seed)
+    assert report([tmp_path / "output", "-o", tmp_path / "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = page[page.index('id="attacks"') : page.index('id="robustness"')]
+    assert "Under pgd100 1/255" in shown and "Under pgd100 4/255" in shown
+    assert "base, robust" in shown and "new, robust" not in shown
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", shown))
+    assert "90.00 ± 0.00 35.00 ± 5.00 60.00 ± 0.00" in text
+    assert "average of 2 data sets: base against new classes" in page
 
 
 def test_beside_base_and_new_from_the_trainings_folder(tmp_path, capsys):

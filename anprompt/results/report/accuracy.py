@@ -1,4 +1,4 @@
-"""Sections on accuracy without noise: what was run, base to new, all classes, transfer."""
+"""Sections on accuracy: what was run, base to new, all classes, transfer, under attacks."""
 
 import statistics
 from collections.abc import Sequence
@@ -183,3 +183,20 @@ def transfer(page: Context) -> Section | None:
     return (
         Section("transfer", "Transfer", "Transfer to other data sets", blocks) if tables else None
     )
+
+
+def attacks(page: Context) -> Section | None:
+    """Return accuracy and, beside it, accuracy under each attack that was made."""
+    intro = (
+        "Beside each accuracy (natural) that under an attack on the same test images (robust). "
+        "Mean and standard deviation over seeds. An attack changes every pixel by the bound in "
+        "its name at most and knows the very model. Figures compare where attack, bound and "
+        f"images are the same. {RULE}"
+    )
+    blocks = [Block("text", intro)]
+    for attack, tables in page.data.attacked:
+        own = _numbers(tables)
+        many = len(page.data.attacked) > 1
+        blocks += [Block("folded", own, f"Under {attack.name}")] if many else own
+    title = "Natural and robust accuracy"
+    return Section("attacks", "Attacks", title, blocks) if len(blocks) > 1 else None

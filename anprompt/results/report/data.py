@@ -1,7 +1,7 @@
 """What a report tells: the runs below some folders, their tables, and their evaluations."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from anprompt.results.method import Method
 from anprompt.results.noise.compare import Comparison, compare
 from anprompt.results.noise.files import Evaluation, read_below
 from anprompt.results.protocol_tables import make_tables, protocols_with_runs
+from anprompt.results.robust import Attack, attacked_runs, beside
 from anprompt.results.run import Run, find_runs, without_backbone
 from anprompt.results.table import Table
 from anprompt.results.value import Value, over_seeds
@@ -180,6 +181,31 @@ class Data:
                 [e for e in evaluations if e.method.shots in (None, number)], all_kinds, method_of
             )
         ]
+
+    @cached_property
+    def attacked(self) -> list[tuple[Attack, list[Table]]]:
+        """Return tables with accuracy under an attack beside accuracy, for each attack made."""
+        made = {
+            Attack(cell.kind, cell.severity)
+            for evaluation in self.evaluations
+            for cell in evaluation.cells()
+            if cell.group == "adversarial"
+        }
+        placed = [*self.placed.base2new, *self.placed.fewshot, *self.placed.sources]
+        placed += [run for runs in self.placed.targets.values() for run in runs]
+        found = []
+        for attack in sorted(made, key=lambda attack: (attack.bound, attack.kind)):
+            runs = place(attacked_runs(placed, self.evaluations, attack))
+            both: list[Table] = []
+            for protocol, natural in self.tables.items():
+                robust = make_tables(
+                    protocol, runs, all_rules=protocol == "base2new", methods=self.order
+                )
+                robust = [replace(table, attack=attack.name) for table in robust]
+                pairs = zip(natural, beside(natural, robust, attack), strict=True)
+                both += [table for before, table in pairs if table is not before]
+            found += [(attack, both)] if both else []
+        return found
 
     def is_ablation(self, evaluation: Evaluation) -> bool:
         """Return whether an evaluation is of an ablation's run."""

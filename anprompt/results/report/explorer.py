@@ -5,7 +5,7 @@ number's source goes with it; entries of files are interned, as most numbers sha
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,18 @@ MORE_MEASURES = {"macro_f1": "macro F1", "ece": "ECE", "adaptive_ece": "adaptive
 NOISE_MEASURES = {
     "accuracy": "accuracy", "drop": "drop", "consistency": "same answers", "ece": "ECE",
 }  # fmt: skip
+MOST_CHARACTERS = 4_000_000  # of the tables on the first screen
+# What is left out of more, in this order; (protocol, shown, kind, severity, seed) tells which.
+LEAST: Sequence[tuple[str, Callable[[str, str, str, str, str], bool]]] = (
+    (
+        "single kinds of noise at single severities (robustness.json has them)",
+        lambda protocol, shown, kind, severity, seed: ": " in kind and severity not in ("", "all"),
+    ),
+    (
+        "single severities (robustness.json has them, the figures below show them)",
+        lambda protocol, shown, kind, severity, seed: severity not in ("", "all"),
+    ),
+)
 FEW = 3  # with more data sets, noise is shown over data sets, not by kind for each
 MEAN = "mean"
 
@@ -57,8 +69,14 @@ class Explorer:
         self._runs = {run.file: run for run in page.data.runs}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
+        """Return plain data for JSON, without the least of it where it is very much."""
         views = [self._view(table, *chosen) for table, *chosen in self._tables()]
+        for said, is_one in LEAST:
+            if sum(len(json.dumps(view)) for view in views) > MOST_CHARACTERS:
+                views = [view for view in views if not is_one(*view["choice"])]
+                for view in views:
+                    if view["choice"][3]:
+                        view["notes"].append(f"Left out to keep this page small: {said}.")
         return {"views": views, "files": self._files.texts, "keys": self._keys.texts}
 
     def _tables(self) -> Iterator[tuple]:

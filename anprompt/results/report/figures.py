@@ -110,6 +110,7 @@ def base_against_new(table: Table, styles: Styles) -> Chart | None:
     ]
     if not points:
         return None
+    subject = table.subject or f"average of {len(table.averaged)} data sets"
 
     def draw(axes: Axes, theme: Theme) -> None:
         x_low, x_high = _range([base for _, base, _ in points])
@@ -128,7 +129,7 @@ def base_against_new(table: Table, styles: Styles) -> Chart | None:
 
     return Chart(
         name=slug("base-new", table.subject),
-        title=f"{table.subject}: base against new classes",
+        title=f"{subject}: base against new classes",
         caption=(
             "Up and right is better; the axes do not start at 0. Along a grey line the harmonic "
             "mean (HM) is the same. Bars: standard deviation over seeds."

@@ -17,19 +17,20 @@ from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, mean, percent
 from noise.cells import GROUPS
 
-MOST_COMPARISONS = 6  # with more, pictures are shown at one severity
+MOST_COMPARISONS = 6  # with more, pictures are at one severity, and kinds of noise not repeated
 FULL_SHADE = 0.6  # a drop by this share of the clean accuracy has the strongest shade
 
 
 def robustness(page: Context) -> Section | None:
     """Return means, curves over severities, and accuracy by kind of noise."""
     blocks: list[Block] = []
+    many = len(page.data.comparisons) > MOST_COMPARISONS
     for comparison in page.data.comparisons:
         title = page.comparison_title(comparison)
         names = [row.method.name for row in page.in_order(comparison)]
         groups = _groups(comparison, "text", "image", "both")
         charts = [accuracy_by_severity(comparison, page.styles, group, title) for group in groups]
-        by_kind = _by_kind(page, comparison)
+        by_kind = [] if many else _by_kind(page, comparison)
         blocks += [
             Block("heading", title),
             Block("findings", _says(comparison)),
@@ -50,6 +51,11 @@ def robustness(page: Context) -> Section | None:
         "included: answers under noise are not kept, so differences are not tested. A small "
         "drop or ECE is no merit by itself: who always gives one answer has them too."
     )
+    if many:
+        intro += (
+            " With so many data sets accuracy by kind of noise stands in the table at the top of "
+            "this page alone."
+        )
     blocks = [Block("text", intro), *blocks] if blocks else []
     return Section("robustness", "Under noise", "Under noise", blocks) if blocks else None
 

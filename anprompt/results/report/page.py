@@ -25,6 +25,7 @@ SECTIONS = (
     accuracy.base_new,
     accuracy.all_classes,
     accuracy.transfer,
+    accuracy.attacks,
     noise.robustness,
     noise.pictures,
     details.answers,

@@ -47,7 +47,9 @@ def test_commands(old_tree, kept_tree, tmp_path, monkeypatch, words):
         assert cli.run(parse_test_res.main, "parse_test_res.py", words[2:]) == 1
         return
     assert words[:3] == ["python", "-m", "anprompt"]
-    assert main(words[3:]) == 0
+    (tmp_path / "data").mkdir()
+    given = [str(tmp_path / "data") if word == "$DATA" else word for word in words[3:]]
+    assert main(given) == 0
     if "-o" in words:
         assert (tmp_path / words[words.index("-o") + 1]).stat().st_size > 100
 

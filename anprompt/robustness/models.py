@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
-from anprompt.runs.folder import CONFIG, flatten, recorded_config
+from anprompt.runs.folder import CONFIG, flatten, read_results, recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
     relative,
@@ -228,6 +228,7 @@ def describe(classifier: TrainedClassifier) -> dict[str, Any]:
         "config": config,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "dataset": cfg.DATASET.NAME,
+        "dataset_title": (read_results(folder) or {}).get("dataset_title") or cfg.DATASET.NAME,
         "trained_on": trained_subset(training_folder(cfg), cfg),
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,

@@ -458,7 +458,7 @@ def test_what_is_left_out_of_a_very_large_page_is_said(output, page, tmp_path, m
             "Left out to keep this page small: single severities" in n for n in view["notes"]
         )
         assert said == bool(view["choice"][3]), "said where noise is shown, and nowhere else"
-    assert "accuracy by kind of noise stands in the table at the top" in " ".join(document.split())
+    assert "accuracy by kind of noise stand in the table at the top" in " ".join(document.split())
     assert "Accuracy in % by kind" in page[0] and "Accuracy in % by kind" not in document
 
 

@@ -54,6 +54,14 @@ def cells(printed: str, method: str) -> list[str]:
     return line.removeprefix(method).split()
 
 
+def test_noise_on_images_of_ones_own_has_their_title(tmp_path, capsys):
+    run = write_few_shot(tmp_path, "CoOp", "ImageFolder", 16, 80, dataset_title="birds")
+    attack(run, "CoOp", {"all": 30.0}, dataset="ImageFolder", dataset_title="birds")
+    assert table([tmp_path, "--protocol", "noise"]) == 0
+    out = capsys.readouterr().out
+    assert "birds" in out and "ImageFolder" not in out
+
+
 def test_the_page_shows_natural_and_robust(tmp_path):
     for dataset in ("EuroSAT", "UCF101"):
         for seed, robust in ((1, 30.0), (2, 40.0)):

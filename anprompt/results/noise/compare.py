@@ -146,7 +146,7 @@ def compare(
     for evaluation in evaluations:
         header, part = evaluation.header, evaluation.part
         names, images = tuple(part["classnames"]), part["images"]["sha256"]
-        key = (header["dataset"], evaluation.subset, header["backbone"], names, images)
+        key = (evaluation.dataset, evaluation.subset, header["backbone"], names, images)
         found.setdefault(key, []).append(evaluation)
     comparisons = []
     for (dataset, subset, backbone, *_), members in found.items():

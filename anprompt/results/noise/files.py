@@ -59,6 +59,7 @@ _FILE = {
     "config": str,
     "backbone": str,
     "dataset": str,
+    "dataset_title?": str,
     "trained_on?": str,
     "shots": WHOLE,
     "seed": WHOLE,
@@ -90,6 +91,11 @@ class Evaluation:
             "noise_in_training": {name: [] for name in SEEN},
         }
         return Evaluation(Path(name), header, "all", part)
+
+    @property
+    def dataset(self) -> str:
+        """Return what the data set is called: a user's own images have a title."""
+        return str(self.header.get("dataset_title") or self.header["dataset"])
 
     @property
     def headline_rule(self) -> str:

@@ -28,7 +28,7 @@ MORE_MEASURES = {"macro_f1": "macro F1", "ece": "ECE", "adaptive_ece": "adaptive
 NOISE_MEASURES = {
     "accuracy": "accuracy", "drop": "drop", "consistency": "same answers", "ece": "ECE",
 }  # fmt: skip
-MOST_CHARACTERS = 4_000_000  # of the tables on the first screen
+MOST_CHARACTERS = 2_500_000  # of the tables on the first screen
 # What is left out of more, in this order; (protocol, shown, kind, severity, seed) tells which.
 LEAST: Sequence[tuple[str, Callable[[str, str, str, str, str], bool]]] = (
     (

@@ -28,13 +28,13 @@ def robustness(page: Context) -> Section | None:
     for comparison in page.data.comparisons:
         title = page.comparison_title(comparison)
         names = [row.method.name for row in page.in_order(comparison)]
-        groups = _groups(comparison, "text", "image", "both")
+        groups = _groups(comparison, "text", "image", *(() if many else ("both",)))
         charts = [accuracy_by_severity(comparison, page.styles, group, title) for group in groups]
         by_kind = [] if many else _by_kind(page, comparison)
         blocks += [
             Block("heading", title),
             Block("findings", _says(comparison)),
-            *_means(comparison, names),
+            *_means(comparison, names)[: 1 if many else None],
             Block("notes", _notes(comparison, by_kind)),
             *page.figures(charts, names),
             *by_kind,
@@ -53,8 +53,9 @@ def robustness(page: Context) -> Section | None:
     )
     if many:
         intro += (
-            " With so many data sets accuracy by kind of noise stands in the table at the top of "
-            "this page alone."
+            " With so many data sets, drop, same, ECE and accuracy by kind of noise stand in the "
+            "table at the top of this page alone, and other measures in what python -m anprompt "
+            "table --protocol noise shows."
         )
     blocks = [Block("text", intro), *blocks] if blocks else []
     return Section("robustness", "Under noise", "Under noise", blocks) if blocks else None

@@ -36,6 +36,10 @@ LEAST: Sequence[tuple[str, Callable[[str, str, str, str, str], bool]]] = (
         lambda protocol, shown, kind, severity, seed: ": " in kind and severity not in ("", "all"),
     ),
     (
+        "single pairs of noise in image and text (robustness.json has them)",
+        lambda protocol, shown, kind, severity, seed: kind.startswith("both: "),
+    ),
+    (
         "single severities (robustness.json has them, the figures below show them)",
         lambda protocol, shown, kind, severity, seed: severity not in ("", "all"),
     ),

@@ -25,6 +25,7 @@ from anprompt.runs.folder import (
     recorded_config,
 )
 from common.errors import UsageError
+from common.files import file_digest
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
 from common.text import plain
 
@@ -246,6 +247,7 @@ def _run(folder: Path, results: dict) -> Run:
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
     shots = results["shots"]
     if training and learns:
+        _check_checkpoint(folder, results, training)
         source, trained_subset, shots = _trained_on(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
@@ -287,6 +289,24 @@ def without_backbone(config: str, backbone: str) -> str:
 
 def _is_zero_shot(trainer: str) -> bool:
     return trainer.startswith("ZeroshotCLIP")
+
+
+def _check_checkpoint(folder: Path, results: dict, training: Path) -> None:
+    """Refuse a test of a model that was trained anew since.
+
+    Checkpoints that have lain there since before the test are not read: a table appears at once.
+    """
+    read = (results.get("identity") or {}).get("checkpoint") or {}
+    tested = (folder / RESULTS).stat().st_mtime_ns
+    for name, digest in read.items():
+        file = training / name
+        if not file.is_file() or file.stat().st_mtime_ns <= tested:
+            continue
+        if file_digest(file) != digest:
+            raise UsageError(
+                f"{folder} has results of another checkpoint than {file} is now; test again, or "
+                "remove it"
+            )
 
 
 def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:

@@ -1,6 +1,7 @@
 """python -m anprompt table: which run stands in which table, and what averages are over."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from written_runs import (
 from anprompt.results.assign import place
 from anprompt.results.protocol_tables import make_tables, protocols_with_runs
 from anprompt.results.run import find_runs
+from common.files import file_digest
 
 
 def tables(root: Path, protocol: str, **options) -> list:
@@ -300,6 +302,24 @@ def test_halves_of_other_data_are_refused(tmp_path, capsys, key, named):
     assert table([str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert f"the digest of {named} is abababababab for base and cdcdcdcdcdcd" in error
+
+
+def test_a_test_of_a_model_that_was_trained_anew_is_refused(tmp_path, capsys):
+    model = "prompt_learner/model.pth.tar-10"
+    trained, tested = write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 60)
+    (trained / model).parent.mkdir()
+    (trained / model).write_bytes(b"first")
+    path = tested / "results.json"
+    identity = {"checkpoint": {model: file_digest(trained / model)}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"identity": identity}))
+    hour = 3600 * 10**9
+    for content, later, status in ((b"first", hour, 0), (b"second", hour, 2)):
+        (trained / model).write_bytes(content)
+        now = path.stat().st_mtime_ns + later
+        os.utime(trained / model, ns=(now, now))
+        assert table([str(tmp_path)]) == status
+    error = capsys.readouterr().err
+    assert f"{tested} has results of another checkpoint than {trained / model} is now" in error
 
 
 def test_figures_of_validation_images_stay_out(tmp_path):

@@ -203,6 +203,24 @@ def test_predict_gives_the_scores_of_the_test(output, tmp_path, capsys):
         predict.main(["--model-dir", str(folder), str(images), "--classes", str(ROOT / "LICENSE")])
 
 
+def test_a_memory_of_other_images_than_the_runs_is_refused(output):
+    folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
+    normal = sorted((output.parent / "data/defect_tiles/wood/train/good").iterdir())
+    before = {path: path.read_bytes() for path in normal}
+    test = output.parent / "data/defect_tiles/wood/test/good/000.png"
+    try:
+        for path in normal:
+            with Image.open(path) as picture:
+                changed = Image.eval(picture.convert("RGB"), lambda value: value ^ 1)
+            changed.save(path)
+        with pytest.raises(UsageError, match="its memory is made of normal images, and they have"):
+            predict.main(["--model-dir", str(folder), str(test)])
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert predict.main(["--model-dir", str(folder), str(test)]) == 0
+
+
 def test_classification_says_what_it_cannot_do(output):
     folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
     with pytest.raises(UsageError, match="a model for anomaly detection"):

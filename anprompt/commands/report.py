@@ -22,11 +22,16 @@ from common.cli import CommandParser
 from common.errors import UsageError
 from common.paths import user_cache
 
+HIGHLIGHT, BASELINE = "ANPrompt", "ZeroshotCLIP"
+
 
 def _inches(text: str) -> float:
-    width = float(text)
+    try:
+        width = float(text)
+    except ValueError:
+        width = 0.0
     if not 1 <= width <= 20:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r}: give inches, 1 to 20")
     return width
 
 
@@ -50,9 +55,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder that holds the data sets: small test images are shown from there, "
         "at most 300 (default: $DATA and the cache that Shapes is drawn to; may be repeated)",
     )
-    add("--highlight", default="ANPrompt", metavar="TRAINER", help="drawn in front")
+    add("--highlight", metavar="TRAINER", help=f"drawn in front (default: {HIGHLIGHT})")
     add(
-        "--baseline", default="ZeroshotCLIP", metavar="TRAINER", help="what classes are compared to"
+        "--baseline",
+        metavar="TRAINER",
+        help=f"what classes are compared to (default: {BASELINE})",
     )
     return parser
 
@@ -76,7 +83,13 @@ def main(argv: list[str]) -> int:
         *([Path(os.environ["DATA"])] if os.environ.get("DATA") else []),
         user_cache() / "data",
     ]
-    data = gather(args.folders, args.baseline, args.highlight, roots)
+    baseline, highlight = args.baseline or BASELINE, args.highlight or HIGHLIGHT
+    data = gather(args.folders, baseline, highlight, roots)
+    measured = {evaluation.method.trainer for evaluation in data.evaluations}
+    there = sorted({run.trainer for run in data.runs} | measured)
+    for flag, name in (("--baseline", args.baseline), ("--highlight", args.highlight)):
+        if name is not None and name not in there:
+            raise UsageError(f"{flag} {name}: no run of it; there are: {', '.join(there)}")
     command = shlex.join(["python", "-m", "anprompt", "report", *map(str, args.folders)])
     document, charts = render(data, args.title, provenance(command))
     with atomic_write(str(args.output)) as file:

@@ -384,12 +384,12 @@ def _imagenet_c(args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode])
         UsageError: pictures of a size that ImageNet-C does not have, or no folder of it.
     """
     wanted = {group: kinds for group, kinds in plan.kinds.items() if group.startswith("imagenet-c")}
+    if args.released is not None and not args.released.is_dir():
+        raise UsageError(f"--released {args.released}: no such folder")
     if not wanted:
         return ImageNetC()
     if "imagenet-c-disk" in wanted and args.released is None:
         raise UsageError("--noise imagenet-c-disk: name the released ImageNet-C with --released")
-    if args.released is not None and not args.released.is_dir():
-        raise UsageError(f"--released {args.released}: no such folder")
     height, width = next(iter(cfgs.values())).INPUT.SIZE
     size = nearest_size(min(height, width))
     if wanted.keys() - {"imagenet-c-disk"} and (height, width) not in [(s, s) for s in SIZES]:

@@ -402,6 +402,14 @@ def test_bad_input_is_one_line(trained_output, tmp_path, capsys):
         assert report([str(folder), "-o", str(path)]) == 2
         err = capsys.readouterr().err
         assert message in err and len(err.strip().splitlines()) == 1
+    for flags, message in [
+        (["--baseline", "Zero"], "--baseline Zero: no run of it; there are: ANPrompt, CoOp"),
+        (["--highlight", "coop"], "--highlight coop: no run of it"),
+        (["--root", str(tmp_path / "nowhere")], "nowhere: no such folder"),
+    ]:
+        capsys.readouterr()
+        assert report([str(trained_output), "-o", str(path), *flags]) == 2
+        assert message in capsys.readouterr().err
     assert report([str(trained_output), "-o", str(tmp_path / "report.txt")]) == 2
     assert path.read_text() == "before"
 

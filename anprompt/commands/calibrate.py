@@ -87,7 +87,20 @@ def main(argv: list[str]) -> int:
         for name, row in figures.items()
     ]
     print(tabulate(rows, HEADERS, tablefmt="simple", disable_numparse=True))
+    for line in warnings_on(figures):
+        print(line)
     return 0
+
+
+def warnings_on(figures: dict[str, dict[str, float]]) -> list[str]:
+    """Return a line on each scaling that fits the test images worse than none, by NLL."""
+    before = figures["before"]["nll"]
+    return [
+        f"{name} makes confidences worse on these images (NLL {row['nll']:.4f}, before "
+        f"{before:.4f}): leave --calibrate {name.lower()} out"
+        for name, row in figures.items()
+        if row["nll"] > before
+    ]
 
 
 def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, Any]]:

@@ -103,6 +103,12 @@ def test_a_run_is_calibrated(new_run, fake_eurosat, capsys, tmp_path):
     assert float(rows[0]["probability"]) == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_scaling_that_makes_it_worse_is_named():
+    figures = {"before": {"nll": 0.9}, "temperature": {"nll": 2.1}, "DAC": {"nll": 0.8}}
+    (line,) = calibrate.warnings_on(figures)
+    assert line.startswith("temperature makes confidences worse on these images (NLL 2.1000, ")
+
+
 def test_a_temperature_is_of_one_checkpoint(new_run, capsys):
     base, new = new_run
     assert calibrate.main([str(new)]) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,8 @@ def anomaly_tables(
 ) -> list[Table]:
     """Return a table for each data set, number of shots and metric; [] where no run has it.
 
+    Behind those of a data set with several numbers of shots stand tables of its mean by shots.
+
     Args:
         metrics: of ``MEASURES``; by default those of ``SHOWN``.
         methods: trainers, in the order to show them.
@@ -148,15 +150,44 @@ def anomaly_tables(
         UsageError: runs that cannot share a row.
     """
     tables = []
-    cells = sorted({(run.dataset, run.shots) for run in runs})
     order = {trainer: i for i, trainer in enumerate(methods)}
-    for dataset, shots in cells:
-        own = [run for run in runs if (run.dataset, run.shots) == (dataset, shots)]
-        for metric in metrics or SHOWN:
-            table = _table(own, dataset, shots, metric, order)
-            if any(value for row in table.rows for value in row.values):
-                tables.append(table)
+    for dataset in sorted({run.dataset for run in runs}):
+        own = [run for run in runs if run.dataset == dataset]
+        by_metric: dict[str, dict[int, Table]] = {}
+        for shots in sorted({run.shots for run in own}):
+            for metric in metrics or SHOWN:
+                these = [run for run in own if run.shots == shots]
+                table = _table(these, dataset, shots, metric, order)
+                if any(value for row in table.rows for value in row.values):
+                    tables.append(table)
+                    by_metric.setdefault(metric, {})[shots] = table
+        tables += [_by_shots(found) for found in by_metric.values() if len(found) > 1]
     return tables
+
+
+def _by_shots(tables: Mapping[int, Table]) -> Table:
+    """Return the last columns of one metric's tables side by side."""
+    first = next(iter(tables.values()))
+    rows: dict[tuple[str, str], dict[int, Row]] = {}
+    for shots, table in tables.items():
+        for row in table.rows:
+            rows.setdefault((row.name, row.rule), {})[shots] = row
+    joined = []
+    for own in rows.values():
+        counts = sorted(
+            (count for row in own.values() for count in row.counts), key=lambda n: n.number
+        )
+        ends = counts[:1] if counts[0].number == counts[-1].number else [counts[0], counts[-1]]
+        values = tuple(own[shots].values[-1] if shots in own else None for shots in tables)
+        joined.append(replace(next(iter(own.values())), values=values, counts=tuple(ends)))
+    title, _, metric = first.title.rsplit(", ", 2)
+    mean = ", mean over categories" if len(first.averaged) > 1 else ""
+    return replace(
+        first,
+        title=f"{title}{mean}, {metric}",
+        columns=[Column(_shots(shots)) for shots in tables],
+        rows=joined,
+    )
 
 
 def _table(

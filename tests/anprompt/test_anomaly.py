@@ -85,6 +85,26 @@ def test_table_is_the_mean_over_categories_then_seeds(output, capsys):
             assert value["std"] == pytest.approx(expected.std())
 
 
+def test_means_by_shots_stand_behind_the_tables(copied, capsys):
+    for file in copied.glob("*/shots_1/**/seed1/results.json"):
+        results = json.loads(file.read_text())
+        results["shots"] = 2
+        results["rules"]["text"]["image_auroc"] = 60.0 if "metal" in str(file) else 70.0
+        folder = Path(str(file.parent).replace("shots_1", "shots_2"))
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(results))
+    command = ["--protocol", "anomaly", "--metric", "image_auroc", "--format", "json"]
+    assert table.main([*command, str(copied)]) == 0
+    one, two, joined = json.loads(capsys.readouterr().out)["tables"]
+    assert "mean over categories" in joined["title"]
+    assert [c["name"] for c in joined["columns"]] == ["1 normal image", "2 normal images"]
+    for row, ours, theirs in zip(joined["rows"], one["rows"], two["rows"], strict=True):
+        assert row["rule"] == ours["rule"] == theirs["rule"]
+        assert row["values"] == [ours["values"][-1], theirs["values"][-1]]
+        if row["rule"] == "text":
+            assert row["values"][1]["value"] == 65.0
+
+
 def test_tables_of_classification_pass_them_over(output):
     assert find_runs([output]) == ([], [])
     assert len(find_anomaly_runs([output])) == 4

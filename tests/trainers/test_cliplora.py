@@ -22,8 +22,8 @@ def test_answers_as_clip_with_changed_weights(changed, tiny_clip_state_dict, tin
         cfg.TRAINER.CLIPLORA[key] = value
     settings = cfg.TRAINER.CLIPLORA
     prompts = ClassPrompts(CLIPLoRA.fixed_template(cfg), CLASSNAMES)
-    model = CLIPLoRA.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts).eval()
     torch.manual_seed(3)
+    model = CLIPLoRA.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts).eval()
     merged = build_model(tiny_clip_state_dict).eval()
     towers = {"text": merged.transformer, "vision": merged.visual.transformer}
     count = 0
@@ -42,5 +42,6 @@ def test_answers_as_clip_with_changed_weights(changed, tiny_clip_state_dict, tin
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     expected = ZeroshotCLIP.build(cfg, merged, prompts).eval()(images)
     torch.testing.assert_close(model(images), expected, atol=1e-3, rtol=0)
+    # The changes move answers by ten times what the two may differ by.
     untouched = ZeroshotCLIP.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts)
-    assert (untouched.eval()(images) - expected).abs().max() > 0.05
+    assert (untouched.eval()(images) - expected).abs().max() > 0.01

@@ -129,18 +129,23 @@ cli.leave(cli.run(main, "tool", []))
 """
 
 
-def test_a_second_interrupt_ends_the_process_in_one_line():
+def check_one_line(program, *lines, pause=0.0):
+    """Interrupt a program at each line it prints; it ends, and says so once."""
     process = subprocess.Popen(
-        [sys.executable, "-c", STUBBORN], cwd=ROOT, text=True,
+        [sys.executable, "-c", program], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    for said in ("started\n", "swallowed\n"):
+    for said in lines:
         assert process.stdout.readline() == said
         process.send_signal(signal.SIGINT)
-        time.sleep(0.05)
+        time.sleep(pause)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert err == "tool: interrupted; the same command goes on from here\n"
+
+
+def test_a_second_interrupt_ends_the_process_in_one_line():
+    check_one_line(STUBBORN, "started\n", "swallowed\n", pause=0.05)
 
 
 LINGERING = """
@@ -165,16 +170,7 @@ cli.leave(cli.run(main, "tool", []))
 
 
 def test_an_interruption_is_said_once_however_often_it_comes():
-    process = subprocess.Popen(
-        [sys.executable, "-c", LINGERING], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    for said in ("started\n", "saying\n"):
-        assert process.stdout.readline() == said
-        process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert err == "tool: interrupted; the same command goes on from here\n"
+    check_one_line(LINGERING, "started\n", "saying\n")
 
 
 SPEAKS = """

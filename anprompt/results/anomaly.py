@@ -13,7 +13,7 @@ from anprompt.results.aggregate import unlike_data
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
-from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
+from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
 from anprompt.runs.folder import RESULTS, flatten, is_anomaly, read_results
 from anprompt.runs.identity import NEUTRAL
 from common.errors import UsageError
@@ -174,12 +174,9 @@ def _by_shots(tables: Mapping[int, Table]) -> Table:
             rows.setdefault((row.name, row.rule), {})[shots] = row
     joined = []
     for own in rows.values():
-        counts = sorted(
-            (count for row in own.values() for count in row.counts), key=lambda n: n.number
-        )
-        ends = counts[:1] if counts[0].number == counts[-1].number else [counts[0], counts[-1]]
+        counts = ends(count for row in own.values() for count in row.counts)
         values = tuple(own[shots].values[-1] if shots in own else None for shots in tables)
-        joined.append(replace(next(iter(own.values())), values=values, counts=tuple(ends)))
+        joined.append(replace(next(iter(own.values())), values=values, counts=counts))
     title, _, metric = first.title.rsplit(", ", 2)
     mean = ", mean over categories" if len(first.averaged) > 1 else ""
     return replace(

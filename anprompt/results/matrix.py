@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from anprompt.results.method import Method
 from anprompt.results.table import SHORT, Row, Table
-from anprompt.results.value import Value, minus
+from anprompt.results.value import Value, ends, minus
 from common.errors import UsageError
 from common.names import nearest
 
@@ -75,7 +75,7 @@ def _matrix(tables: Sequence[Table], column: str) -> Table:
             replace(
                 next(iter(own.values()))[0],
                 values=tuple(own[name][1] if name in own else None for name in subjects),
-                counts=_counts(row for row, _ in own.values()),
+                counts=ends(count for row, _ in own.values() for count in row.counts),
                 between="-",
                 runs=tuple({run.file: run for row, _ in own.values() for run in row.runs}.values()),
             )
@@ -99,13 +99,6 @@ def value_in(table: Table, row: Row, column: str) -> Value | None:
     if table.protocol == "fewshot" and not row.method.learns and "0 shots" in names:
         column = "0 shots"
     return row.values[names.index(column)] if column in names else None
-
-
-def _counts(rows: Iterable[Row]) -> tuple[Value, ...]:
-    """Return the smallest and the largest count of seeds; one where they are the same."""
-    found = sorted((c for row in rows for c in row.counts), key=lambda count: count.number)
-    ends = found[:1] + found[-1:]
-    return tuple(ends if ends and ends[0].number != ends[-1].number else ends[:1])
 
 
 def _ordered(table: Table, order: Sequence[str]) -> Table:

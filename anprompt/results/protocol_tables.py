@@ -11,7 +11,7 @@ from anprompt.results.measures import MEASURES, Measure
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.statistics import standard_error
 from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
-from anprompt.results.value import Value, count, harmonic, over_seeds, seed_by_seed
+from anprompt.results.value import Value, count, ends, harmonic, over_seeds, seed_by_seed
 
 HALVES = ("base", "new")
 BASE2NEW_COLUMNS = [Column(name) for name in ("base", "new", "HM of means", "mean of HMs")]
@@ -133,10 +133,9 @@ def _row(
     )
 
 
-def _ends(counts: Iterable[Value]) -> list[Value]:
-    """Return the smallest and the largest count; one where they are the same."""
-    found = sorted(counts, key=lambda value: value.number) or [count([])]
-    return found[:1] if found[0].number == found[-1].number else [found[0], found[-1]]
+def _ends(counts: Iterable[Value]) -> tuple[Value, ...]:
+    """Return the smallest and the largest count, none counted as no run."""
+    return ends(counts) or (count([]),)
 
 
 def _harmonic_means(base: Value | None, new: Value | None) -> tuple[Value | None, Value | None]:

@@ -154,6 +154,13 @@ def count(sources: Sequence[str]) -> Value:
     return Value(len(sources), ["count", *sources])
 
 
+def ends(counts: Iterable[Value]) -> tuple[Value, ...]:
+    """Return the smallest and the largest count; one where they are the same, () for none."""
+    found = sorted(counts, key=lambda value: value.number)
+    both = found[:1] + found[-1:]
+    return tuple(both if both and both[0].number != both[-1].number else both[:1])
+
+
 def cell_patterns(keys: Iterable[str]) -> list[str]:
     """Return few patterns for keys of cells: "image/{blur,jpeg}/{1,2}/{-}".
 

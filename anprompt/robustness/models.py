@@ -1,8 +1,6 @@
 """Trained runs as classifiers."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,14 @@ from yacs.config import CfgNode
 
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
-from anprompt.runs.folder import CONFIG, flatten, read_results, recorded_config
+from anprompt.runs.fingerprint import fingerprint
+from anprompt.runs.folder import read_results, recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
     relative,
     trainer_class,
     training_folder,
 )
-from common.reading import read_yaml
 from noise.cells import Cell
 from trainers.base import ClassPrompts, KnownFeatures, PromptedCLIP, encode_prompts, prompt_template
 from trainers.zsclip import FixedCLIP
@@ -165,56 +163,6 @@ def zero_shot(of: TrainedClassifier) -> TrainedClassifier:
     model = FixedCLIP(of.model.clip, prompts, [prompts]).to(of.device).eval()
     trained = TrainedModel(cfg, of.trained.method, model, {}, None)
     return TrainedClassifier(trained, of.transform, of.folder, of.classnames)
-
-
-# What decides a model's answers, beside its checkpoint.
-DECISIVE = ("TRAINER.", "MODEL.", "INPUT.", "RUN.WEIGHTS", "DATASET.NAME", "DATASET.TEMPLATE")
-WITHOUT_EFFECT = ("MODEL.CLASSES_AT_ONCE", "MODEL.INIT_WEIGHTS")
-# What earlier versions left out of a fingerprint.
-_PLACES = {
-    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATASET.SUBSAMPLE_CLASSES"),
-    *("DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_IMAGES_MB", "RUN.MODEL_DIR"),
-    *("TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ"),
-}
-
-
-def fingerprint(folder: Path, checkpoint: Path | None) -> str:
-    """Return a name of a run's model: another one after training anew or with other settings that
-    matter, the same after a move and in later versions.
-    """
-    recorded = recorded_config(folder) or {}
-    kept = {
-        key: value
-        for key, value in recorded.items()
-        if key.startswith(DECISIVE) and key not in WITHOUT_EFFECT
-    }
-    return _digest(kept, checkpoint)
-
-
-def earlier_fingerprint(folder: Path, checkpoint: Path | None) -> str:
-    """Return the name that earlier versions gave a run's model; "" for a run of this version.
-
-    They took all settings but those of other methods.
-    """
-    content = read_yaml(folder / CONFIG)
-    recorded = flatten(content) if isinstance(content, dict) else {}
-    methods = recorded.get("RUN.METHODS")
-    if not isinstance(methods, list):
-        return ""
-    kept = {
-        key: value
-        for key, value in recorded.items()
-        if key not in _PLACES
-        and (not key.startswith("TRAINER.") or key.split(".")[1] in ("NAME", *methods))
-    }
-    return _digest(kept, checkpoint)
-
-
-def _digest(settings: dict[str, Any], checkpoint: Path | None) -> str:
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    if checkpoint is not None:
-        digest.update(checkpoint.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def describe(classifier: TrainedClassifier) -> dict[str, Any]:

@@ -23,17 +23,12 @@ from anprompt.robustness.images import (
     select,
     split_transform,
 )
-from anprompt.robustness.models import (
-    TrainedClassifier,
-    describe,
-    earlier_fingerprint,
-    trained_subset,
-    zero_shot,
-)
+from anprompt.robustness.models import TrainedClassifier, describe, trained_subset, zero_shot
 from anprompt.robustness.plan import Plan, parse_plan
 from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
+from anprompt.runs.fingerprint import earlier_fingerprint
 from anprompt.runs.folder import CONFIG, recorded_config
 from anprompt.runs.trained import (
     build_trained,

@@ -1,6 +1,7 @@
 """python -m anprompt robustness on real runs: its figures against slow ones, resuming, refusals."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,10 +24,11 @@ from anprompt.results.noise.compare import common_keys, compare
 from anprompt.results.noise.files import read_evaluations
 from anprompt.robustness.attacks import autoattack, parts_of_autoattack
 from anprompt.robustness.images import image_key, select, split_transform
-from anprompt.robustness.models import fingerprint
 from anprompt.robustness.store import Results, Store
 from anprompt.robustness.texts import noisy_prompts
+from anprompt.runs.fingerprint import fingerprint
 from anprompt.runs.trained import quiet, read_cfg, training_folder
+from common.errors import UsageError
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
 from dassl.utils import read_image, save_checkpoint
@@ -327,6 +329,21 @@ def test_settings_of_a_newer_version_make_no_other_model(fresh, capsys):
     (folder / "results.json").unlink()  # repeats the settings
     settings.write_text("".join(older).replace("N_CTX: ", "N_CTX: 1"))
     assert fingerprint(folder, checkpoint) != before["fingerprint"]
+
+
+def test_figures_of_a_model_that_was_trained_anew_are_refused(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    checkpoint = next((folder / "prompt_learner").glob("model.pth.tar-*"))
+    before = checkpoint.read_bytes()
+    assert read_evaluations(folder)
+    checkpoint.write_bytes(before + b" ")
+    os.utime(checkpoint, (1, 1))
+    with pytest.raises(UsageError, match="has figures of another model than .*model.pth.tar-"):
+        read_evaluations(folder)
+    checkpoint.unlink()  # nothing to compare with
+    assert read_evaluations(folder)
 
 
 def test_unlike_models_are_no_seeds_of_one(output, tmp_path, capsys):

@@ -18,6 +18,7 @@ from anprompt.results.noise.cells import (
     unseen_in_training,
 )
 from anprompt.results.value import Value, cell_patterns
+from anprompt.runs.fingerprint import earlier_fingerprint, fingerprint
 from common.errors import UsageError
 from common.reading import read_json
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
@@ -64,6 +65,7 @@ _FILE = {
     "shots": WHOLE,
     "seed": WHOLE,
     "checkpoint?": str,
+    "fingerprint?": str,
     "noise_in_training": _SEEN,
     "parts": Each(_PART),
 }
@@ -176,12 +178,13 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     """Return what robustness.json in a run's folder holds; nothing where there is none.
 
     Raises:
-        UsageError: as `read_content`.
+        UsageError: as `read_content`, or the model is another one now.
     """
     path = folder / FILE_NAME
     content = read_content(path)
     if content is None:
         return []
+    _check_model(folder, content)
     header = {
         key: plain(value) if isinstance(value, str) else value
         for key, value in content.items()
@@ -192,6 +195,21 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         for name, part in content["parts"].items()
         if part["clean"]
     ]
+
+
+def _check_model(folder: Path, content: dict[str, Any]) -> None:
+    """Refuse figures of a model that was trained anew, or got other settings, since."""
+    measured_on = content.get("fingerprint")
+    named = content.get("checkpoint")
+    checkpoint = folder / named if named else None
+    if not measured_on or (checkpoint is not None and not checkpoint.is_file()):
+        return
+    names = (name(folder, checkpoint) for name in (fingerprint, earlier_fingerprint))
+    if measured_on not in names:
+        raise UsageError(
+            f"{folder / FILE_NAME} has figures of another model than {checkpoint or folder} is "
+            f"now; evaluate again (anprompt robustness --model-dir {folder}), or remove it"
+        )
 
 
 def _problem(name: str, part: dict[str, Any]) -> str:

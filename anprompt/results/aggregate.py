@@ -4,35 +4,27 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anprompt.results.comparable import (
+    OF_A_HALF,
+    OF_A_SEED,
+    TEST_DATA,
+    TRAINING_DATA,
+    differing_settings,
+    not_seeds_of_one_row,
+    unlike_data,
+)
 from anprompt.results.measures import measured
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
-from anprompt.runs.folder import NEUTRAL
 from common.errors import UsageError
 
 Cell = tuple[str, str]
 Cells = dict[Cell, dict[int, Run]]
-
-# Beside what NEUTRAL has: settings that the seeds of one cell must differ in.
-OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
-# And those that the halves of one run differ in.
-OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
-
-# What a run records digests of: what seeds share, and what the halves of one run share as well.
-_TEST = ("test", "test_files")
-_TRAINING = ("train", "few_shot", "train_files")
-_DATA = {
-    "test": "the list of test images",
-    "test_files": "the files of test images",
-    "train": "the list of training images",
-    "few_shot": "the images drawn for training",
-    "train_files": "the files of training images",
-}
 
 
 @dataclass(frozen=True)
@@ -204,10 +196,7 @@ def _check_alike(runs: list[Run]) -> None:
     for run in runs[1:]:
         what, ours, theirs = _difference(first, run)
         if what:
-            raise UsageError(
-                f"{first.folder} and {run.folder} would be averaged as seeds of one row, but "
-                f"{what} is {ours} in the first and {theirs} in the second; give the folder of one"
-            )
+            raise not_seeds_of_one_row(first.folder, run.folder, what, ours, theirs)
 
 
 def _check_halves_alike(cells: Cells) -> None:
@@ -218,24 +207,13 @@ def _check_halves_alike(cells: Cells) -> None:
             what, ours, theirs = _unlike_training(base[seed], seeds[seed], OF_A_SEED | OF_A_HALF)
             if not what:
                 data = base[seed].data, seeds[seed].data
-                what, ours, theirs = unlike_data(*data, (*_TEST, *_TRAINING))
+                what, ours, theirs = unlike_data(*data, (*TEST_DATA, *TRAINING_DATA))
             if what:
                 raise UsageError(
                     f"{base[seed].folder} and {seeds[seed].folder} would stand in one row, but "
                     f"{what} is {ours} for base and {theirs} for new classes; remove the one that "
                     "is out of date"
                 )
-
-
-def differing_settings(
-    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
-) -> list[tuple[str, object, object]]:
-    """Return settings that differ where both runs know them, but ``expected`` ones, and values."""
-    return [
-        (key, value, other[key])
-        for key, value in first.items()
-        if key not in NEUTRAL and key not in expected and key in other and value != other[key]
-    ]
 
 
 def _unlike_training(
@@ -262,17 +240,6 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
     if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
         return "the number of test images", first.num_test, other.num_test
     return unlike_data(first.data, other.data)
-
-
-def unlike_data(
-    first: Mapping[str, str], other: Mapping[str, str], keys: Iterable[str] = _TEST
-) -> tuple[str, object, object]:
-    """Return which data two runs do not share, of what both recorded, and its two digests."""
-    for key in keys:
-        ours, theirs = first.get(key), other.get(key)
-        if ours and theirs and ours != theirs:
-            return f"the digest of {_DATA[key]}", ours[:12], theirs[:12]
-    return "", None, None
 
 
 def _shortages(runs: Iterable[Run]) -> list[str]:
@@ -314,7 +281,11 @@ def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
             run = next(iter(seeds.values()))
             place = (dataset, "" if column.isdigit() else column)
             if run.num_test is not None:
-                test = (len(run.classnames), run.num_test, *(run.data.get(key) for key in _TEST))
+                test = (
+                    len(run.classnames),
+                    run.num_test,
+                    *(run.data.get(key) for key in TEST_DATA),
+                )
                 sizes = tests.setdefault(place, {})
                 like = next((other for other in sizes if _may_be_one(test, other)), test)
                 add(sizes.setdefault(like, []), method.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import read_path
-from anprompt.results.aggregate import unlike_data
+from anprompt.results.comparable import data_of, not_seeds_of_one_row, unlike_data
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
@@ -77,8 +77,8 @@ class AnomalyResult:
 
     @property
     def data(self) -> dict[str, str]:
-        """Return digests of its data, of runs that recorded them (`datasets.identity`)."""
-        return (self.results.get("identity") or {}).get("data") or {}
+        """Return digests of its data, of runs that recorded them."""
+        return data_of(self.results)
 
     @property
     def rules(self) -> list[str]:
@@ -267,10 +267,7 @@ def _check_same_test(runs: Sequence[AnomalyResult]) -> None:
     for run in others:
         what, ours, theirs = unlike_data(first.data, run.data)
         if what:
-            raise UsageError(
-                f"{first.folder} and {run.folder} would be averaged as seeds of one row, but "
-                f"{what} is {ours} in the first and {theirs} in the second; give the folder of one"
-            )
+            raise not_seeds_of_one_row(first.folder, run.folder, what, ours, theirs)
 
 
 def _settings(run: AnomalyResult) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
+from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.noise.cells import measured
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.tables import masking_note

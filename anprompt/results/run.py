@@ -12,6 +12,7 @@ from typing import Any
 
 from anprompt.protocols.layout import read_path
 from anprompt.protocols.methods import ANOMALY, method_of
+from anprompt.results.comparable import data_of
 from anprompt.results.logs import final_result, log_files, read_header
 from anprompt.results.method import Method
 from anprompt.results.value import Value
@@ -154,8 +155,8 @@ class Run:
 
     @property
     def data(self) -> dict[str, str]:
-        """Return digests of its data, of runs that recorded them (`datasets.identity`)."""
-        return (self.results.get("identity") or {}).get("data") or {}
+        """Return digests of its data, of runs that recorded them."""
+        return data_of(self.results)
 
     @property
     def tested(self) -> str:

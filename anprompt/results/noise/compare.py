@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
+from anprompt.results.comparable import (
+    OF_A_HALF,
+    OF_A_SEED,
+    differing_settings,
+    not_seeds_of_one_row,
+)
 from anprompt.results.method import Method, with_names
 from anprompt.results.noise.cells import (
     Choice,
@@ -200,11 +205,8 @@ def _check_alike(members: Sequence[Evaluation]) -> None:
         differing = differing_settings(settings, theirs, expected)
         differing += differing_settings(_how(first), _how(other), ())
         for key, one, two in differing[:1]:
-            raise UsageError(
-                f"{first.path.parent} and {other.path.parent} would be averaged as seeds of one "
-                f"row, but {key} is {one!r} in the first and {two!r} in the second; give the "
-                "folder of one"
-            )
+            folders = first.path.parent, other.path.parent
+            raise not_seeds_of_one_row(*folders, key, repr(one), repr(two))
 
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:

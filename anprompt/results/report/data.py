@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from anprompt.results.aggregate import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.assign import Placed, place
+from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.evidence import Evidence
 from anprompt.results.method import Method
 from anprompt.results.noise.compare import Comparison, compare

@@ -1,0 +1,61 @@
+"""What makes two results comparable: the same settings, on the same data."""
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from anprompt.runs.folder import NEUTRAL
+from common.errors import UsageError
+
+# Beside what NEUTRAL has: settings that the seeds of one row must differ in.
+OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
+# And those that the halves of one run differ in.
+OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
+
+# What a run records digests of: what seeds share, and what the halves of one run share as well.
+TEST_DATA = ("test", "test_files")
+TRAINING_DATA = ("train", "few_shot", "train_files")
+_DATA = {
+    "test": "the list of test images",
+    "test_files": "the files of test images",
+    "train": "the list of training images",
+    "few_shot": "the images drawn for training",
+    "train_files": "the files of training images",
+}
+
+
+def differing_settings(
+    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
+) -> list[tuple[str, object, object]]:
+    """Return settings that differ where both runs know them, but ``expected`` ones, and values."""
+    return [
+        (key, value, other[key])
+        for key, value in first.items()
+        if key not in NEUTRAL and key not in expected and key in other and value != other[key]
+    ]
+
+
+def data_of(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return digests of a run's data, of results that recorded them (`datasets.identity`)."""
+    return (results.get("identity") or {}).get("data") or {}
+
+
+def unlike_data(
+    first: Mapping[str, str], other: Mapping[str, str], keys: Iterable[str] = TEST_DATA
+) -> tuple[str, object, object]:
+    """Return which data two runs do not share, of what both recorded, and its two digests."""
+    for key in keys:
+        ours, theirs = first.get(key), other.get(key)
+        if ours and theirs and ours != theirs:
+            return f"the digest of {_DATA[key]}", ours[:12], theirs[:12]
+    return "", None, None
+
+
+def not_seeds_of_one_row(
+    first: Path, other: Path, what: str, ours: object, theirs: object
+) -> UsageError:
+    """Return the refusal of an average over two folders that differ in more than the seed."""
+    return UsageError(
+        f"{first} and {other} would be averaged as seeds of one row, but {what} is {ours} in the "
+        f"first and {theirs} in the second; give the folder of one"
+    )

@@ -11,6 +11,7 @@ from benchmarks import (
     eval_throughput,
     features,
     measure,
+    noise_pass,
     scaling,
     step_time,
     sweeps,
@@ -115,3 +116,12 @@ def test_scaling_by_processes(scratch, capsys):
     scaling.main([*TOY, *scratch, "--ranks", "1,2", "--rounds", "1"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| 1", "| 2"]
+
+
+def test_noise_pass(tmp_path, capsys):
+    few = ["--methods", "zsclip", "--noise", "jpeg", "--severities", "1", "--images", "8"]
+    noise_pass.main([*few, "--scratch", str(tmp_path)])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 1 | jpeg")]
+    evaluations = [row.split(" | ")[3] for row in rows]
+    assert evaluations == ["one call", "a call for each"]
+    assert all(float(row.split(" | ")[4]) > 0 for row in rows)

@@ -199,9 +199,10 @@ def _tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     if attack:
         found = attacked_runs(runs, read_below(args.folders), attack)
         if not any(run.attacked for run in found):
+            unlike = next((f" ({run.unlike})" for run in found if run.unlike), "")
             raise UsageError(
-                f"--robust {args.robust}: no run was attacked so; python -m anprompt robustness "
-                f"--model-dir RUN --noise {attack.kind} --eps {attack.bound}"
+                f"--robust {args.robust}: no run was attacked so{unlike}; python -m anprompt "
+                f"robustness --model-dir RUN --noise {attack.kind} --eps {attack.bound}"
             )
         robust = [replace(table, attack=attack.name) for table in make(place(found))]
     if args.published is not False and is_plain:

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, differing_settings
-from anprompt.results.noise.cells import measured
+from anprompt.results.comparable import (
+    OF_A_HALF,
+    OF_A_SEED,
+    differing_settings,
+    not_seeds_of_one_row,
+)
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.tables import masking_note
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
-from anprompt.runs.folder import recorded_config
+from anprompt.runs.folder import checkpoint_name, epoch_to_load, recorded_config
+from common.errors import UsageError
 
 OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}
 """What tests of a method that learns nothing may differ in as well."""
@@ -43,11 +48,15 @@ class AttackedRun(Run):
         attacked: by inference rule.
         attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
+        attacked_on: a digest of the images attacked; "" without an attack.
+        unlike: why figures that are there are not this run's, in words.
     """
 
     attacked: dict[str, Value] = field(default_factory=dict, repr=False)
     attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
+    attacked_on: str = ""
+    unlike: str = ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
         return self.attacked.get(rule) if key == "accuracy" else None
@@ -97,29 +106,45 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     known = {name: getattr(run, name) for name in Run.__dataclass_fields__}
     if evaluation is None:
         return AttackedRun(**known)
-    found, part = {}, ""
-    for rule in (HEADLINE, *run.rules):
-        own = evaluation.headline_rule if rule == HEADLINE else rule
-        if own not in evaluation.part["clean"]:
-            continue
-        cells = [
-            cell
-            for cell in measured(evaluation.part, own)
-            if (cell.group, cell.kind, cell.severity) == ("adversarial", attack.kind, attack.bound)
-        ]
-        if cells:
-            under = replace(evaluation, part={**evaluation.part, "headline_rule": own}).under(cells)
-            if under is not None:
-                found[rule] = under
-    of, used = run.num_test, (evaluation.part.get("attacked") or evaluation.part["images"])["used"]
-    if found and of and used < of:
-        part = f"{used} of {of:,} images"
+    other = _other_checkpoint(run, evaluation)
+    if other:
+        return AttackedRun(
+            **known,
+            unlike=f"{evaluation.path} has figures of {other}, not of the checkpoint tested",
+        )
+    # An attack aims at one rule's answers: what it does to another's is no attack on that.
+    rule = evaluation.headline_rule
+    cells = [
+        cell
+        for cell in evaluation.cells()
+        if (cell.group, cell.kind, cell.severity) == ("adversarial", attack.kind, attack.bound)
+    ]
+    under = evaluation.under(cells) if cells else None
+    found = {} if under is None else {HEADLINE: under, rule: under}
+    of, images = run.num_test, evaluation.attacked
+    part = f"{images['used']} of {of:,} images" if found and of and images["used"] < of else ""
     attacks = {
         (cell.kind, cell.severity): cell.figures["accuracy"]
         for cell in evaluation.cells()
         if cell.group == "adversarial"
     }
-    return AttackedRun(**known, attacked=found, attacks=attacks, part=part)
+    on = f"{images['used']} {images['sha256']}" if found else ""
+    return AttackedRun(**known, attacked=found, attacks=attacks, part=part, attacked_on=on)
+
+
+def _other_checkpoint(run: Run, evaluation: Evaluation) -> str:
+    """Return the checkpoint that was attacked where it is another than the one tested; else ""."""
+    named = Path(evaluation.header.get("checkpoint") or "")
+    if not named.name:
+        return ""
+    tested = {Path(name).name for name in (run.results.get("identity") or {}).get("checkpoint", {})}
+    if not tested:
+        folder = str(run.training or run.folder)
+        try:
+            tested = {checkpoint_name(epoch_to_load(folder, named.parent.name, run.epochs or 0))}
+        except UsageError:  # no checkpoints there any more: nothing to compare with
+            return ""
+    return "" if named.name in tested else named.name
 
 
 def beside(natural: Sequence[Table], robust: Sequence[Table], attack: Attack) -> list[Table]:
@@ -138,15 +163,18 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     if robust.averaged != natural.averaged:
         place = {name: j for name, j in place.items() if not name.startswith("average")}
     known = {_key(row): row.values for row in robust.rows}
+    _check_same_images(robust)
     pairs: list[tuple[Row, list[Value | None]]] = []
     for row in natural.rows:
         values = known.get(_key(row), ())
         places = (place.get(column.name) for column in natural.columns)
         own = [values[j] if values and j is not None else None for j in places]
         pairs.append((row, own))
+    unlike = {run.unlike for row in robust.rows for run in _runs(row) if run.unlike}
+    apart = [f"{told}: not shown." for told in sorted(unlike)]
     shown = [j for j in range(len(natural.columns)) if any(own[j] for _, own in pairs)]
     if not shown:
-        return natural
+        return replace(natural, notes=[*natural.notes, *apart]) if apart else natural
     columns: list[Column] = []
     rows: list[Row] = []
     for j, column in enumerate(natural.columns):
@@ -156,14 +184,9 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
         for j, value in enumerate(row.values):
             both += [value, *([own[j]] * (j in shown))]
         rows.append(replace(row, values=tuple(both)))
-    notes = [*natural.notes, f"robust: accuracy under {attack.name}."]
+    notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
     parts = sorted(
-        {
-            f"{row.name}: {run.part}"
-            for row in robust.rows
-            for run in row.runs
-            if isinstance(run, AttackedRun) and run.part
-        }
+        {f"{row.name}: {run.part}" for row in robust.rows for run in _runs(row) if run.part}
     )
     if parts:
         notes.append(f"attacked on a part of the test images: {'; '.join(parts)}.")
@@ -172,13 +195,30 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
 
 
+def _runs(row: Row) -> list[AttackedRun]:
+    return [run for run in row.runs if isinstance(run, AttackedRun)]
+
+
+def _check_same_images(table: Table) -> None:
+    """Refuse seeds of one row that were attacked on different images."""
+    for row in table.rows:
+        first: dict[tuple[str, str], AttackedRun] = {}
+        for run in (run for run in _runs(row) if run.attacked_on):
+            other = first.setdefault((run.dataset, run.subset), run)
+            if other.attacked_on != run.attacked_on:
+                raise not_seeds_of_one_row(
+                    other.folder, run.folder, "what was attacked (images, digest)",
+                    other.attacked_on, run.attacked_on,
+                )  # fmt: skip
+
+
 def _signs(table: Table) -> list[str]:
     """Return the signs of masked gradients for each row, by data set and half of the classes."""
     notes = []
     for row in table.rows if table.subject else ():
         cells: dict[str, list[AttackedRun]] = {}
-        for run in row.runs:
-            if isinstance(run, AttackedRun) and run.attacked:
+        for run in _runs(row):
+            if run.attacked and row.is_protocol:
                 half = f", {run.subset} classes" if run.subset != "all" else ""
                 place = f", {run.dataset}" if run.dataset != table.subject else ""
                 cells.setdefault(f"{row.name}{place}{half}", []).append(run)

@@ -42,6 +42,7 @@ from anprompt.runs.trained import (
 )
 from common.errors import UsageError
 from common.lock import FolderLock
+from common.settings import leaves
 from dassl.data.datasets import build_dataset
 from noise.descriptions import find_descriptions, load_descriptions
 from noise.imagenet_c import SIZES, nearest_size
@@ -228,6 +229,8 @@ class Preparation:
             cfg = recorded.clone()
             cfg.defrost()
             cfg.DATASET.SUBSAMPLE_CLASSES = name
+            if self.plan.attacks:  # in half precision small gradients become zero
+                trainer_class(cfg).settings_of(cfg).PREC = "fp32"
             tests = self._test_set(tests, folder, cfg)
             trained = build_trained(
                 cfg, tests.classnames, self._backbone(cfg), self.args.load_epoch
@@ -367,9 +370,9 @@ def _check_attacked(store: Store, name: str, content: dict[str, Any], keys: list
             f"{store.path}: attacks on its {name} classes were made on {known['used']} images, not "
             f"on these {len(keys)}. Give the same --attack-images, or pass --redo to begin anew"
         )
+    kept = content.pop("attacked", None) or {}  # without an attack, of one that was interrupted
     if len(keys) < used:
-        kept = content.get("attacked") or {}
-        content["attacked"] = {**kept, "used": len(keys), "sha256": digest}
+        content["attacked"] = {**(kept if has_attacks else {}), "used": len(keys), "sha256": digest}
 
 
 def _imagenet_c(args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]) -> ImageNetC:
@@ -424,10 +427,9 @@ def _file_digest(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _data(cfg: CfgNode) -> list[Any]:
+def _data(cfg: CfgNode) -> dict[str, Any]:
     """What decides which images a configuration tests on."""
-    keys = ("NAME", "ROOT", "SUBSAMPLE_CLASSES", "IMAGE_DIR", "CSV", "CLASSNAMES_FILE")
-    return [cfg.DATASET.get(key) for key in keys]
+    return {key: value for key, value in leaves(cfg.DATASET) if key != "NUM_SHOTS"}
 
 
 def _preparation(cfg: CfgNode) -> list[Any]:

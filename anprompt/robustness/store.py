@@ -115,8 +115,14 @@ class Store:
             return
         if found.get("fingerprint") in (header["fingerprint"], earlier):
             self.content["parts"] = found["parts"]
-        else:
-            logger.info(f"{self.path}: the model was trained anew; starting over")
+            return
+        before = found.get("checkpoint") or ""
+        if before != header.get("checkpoint", before) and (folder / before).is_file() and not redo:
+            raise UsageError(
+                f"{self.path} has figures of {before}, not of {header['checkpoint']}: give "
+                "--load-epoch as before, or --redo to begin anew"
+            )
+        logger.info(f"{self.path}: the model was trained anew; starting over")
 
     def subset(self, name: str, header: dict[str, Any], optional: dict[str, Any]) -> Results:
         """Return the results on one subset, begun if there are none.
@@ -151,6 +157,7 @@ class Store:
 
     def save(self) -> None:
         """Write the file, with a summary of its cells for whoever opens it."""
+        self.outcomes.save_forgotten()
         for part in self.content["parts"].values():
             if part["clean"]:
                 part["summary"] = summary_for_people(part, self.content["noise_in_training"])
@@ -183,6 +190,7 @@ class Outcomes:
     def __init__(self, path: Path, fingerprint: str):
         self.path = path
         self._content: dict[str, Any] = {"fingerprint": fingerprint, "parts": {}}
+        self._has_forgotten = False
         if not path.is_file():
             return
         try:
@@ -200,12 +208,18 @@ class Outcomes:
         return self._content["parts"].setdefault(subset, {}).setdefault(cell.key, {})
 
     def forget(self, subset: str) -> None:
-        """Drop what is known of a subset."""
-        self._content["parts"].pop(subset, None)
+        """Drop what is known of a subset; `save_forgotten` takes it out of the file, too."""
+        self._has_forgotten |= self._content["parts"].pop(subset, None) is not None
+
+    def save_forgotten(self) -> None:
+        """Write the file if something in it was forgotten."""
+        if self._has_forgotten:
+            self.save()
 
     def save(self) -> None:
         """Write the file."""
         write_json(self._content, str(self.path))
+        self._has_forgotten = False
 
 
 def _brief(value: Any) -> str:

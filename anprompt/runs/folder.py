@@ -380,7 +380,7 @@ def checkpoint_files(cfg: CfgNode, models: list[str]) -> list[str]:
         epoch: int | None = cfg.RUN.LOAD_EPOCH
         if epoch == -1:
             epoch = epoch_to_load(folder, model, cfg.OPTIM.MAX_EPOCH)
-        name = f"{model}/{BEST if epoch is None else f'model.pth.tar-{epoch}'}"
+        name = f"{model}/{checkpoint_name(epoch)}"
         if not (Path(folder) / name).is_file():
             raise UsageError(
                 f"--model-dir {folder}: no checkpoint {name}; {_listed(folder, model)}"
@@ -392,6 +392,11 @@ def checkpoint_files(cfg: CfgNode, models: list[str]) -> list[str]:
 def _listed(folder: str, model: str) -> str:
     names = sorted(path.name for path in (Path(folder) / model).glob("model*.pth.tar*"))
     return f"there are {', '.join(names)}" if names else "train there first"
+
+
+def checkpoint_name(epoch: int | None) -> str:
+    """Return what the file of a checkpoint is called; None: of the best one."""
+    return BEST if epoch is None else f"model.pth.tar-{epoch}"
 
 
 def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None:

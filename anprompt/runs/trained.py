@@ -16,7 +16,7 @@ import torch
 from yacs.config import CfgNode
 
 from anprompt.runs.config import recorded_cfg, weights_digest
-from anprompt.runs.folder import CONFIG, epoch_to_load, model_dir
+from anprompt.runs.folder import CONFIG, checkpoint_name, epoch_to_load, model_dir
 from common.reading import read_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
@@ -200,8 +200,7 @@ def checkpoint_path(cfg: CfgNode, epoch: int | None = None) -> Path | None:
         epoch = cfg.RUN.LOAD_EPOCH
     elif epoch is None:
         epoch = epoch_to_load(str(folder), method.model_name, cfg.OPTIM.MAX_EPOCH)
-    file = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-    return folder / method.model_name / file
+    return folder / method.model_name / checkpoint_name(epoch)
 
 
 def versions() -> dict[str, str]:

@@ -204,3 +204,67 @@ def test_seeds_of_unlike_trainings_are_not_averaged_under_noise(tmp_path, capsys
     assert (
         "would be averaged as seeds of one row, but OPTIM.LR is 0.1 in the first and 0.7" in error
     )
+
+
+def test_figures_of_another_checkpoint_are_not_shown(tmp_path, capsys):
+    trained, tested = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60)
+    (trained / "learner").mkdir()
+    for epoch in (1, 10):
+        (trained / "learner" / f"model.pth.tar-{epoch}").write_bytes(b"model")
+    for folder, epochs in ((trained, 10), (tested, 10)):
+        path = folder / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": epochs}))
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0}, checkpoint="learner/model.pth.tar-10")
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert "base, robust" in out and "figures of" not in out
+    told = "robustness.json has figures of model.pth.tar-1, not of the checkpoint tested"
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0}, checkpoint="learner/model.pth.tar-1")
+    assert table([tmp_path, "--robust", "eps1"]) == 2
+    assert told in capsys.readouterr().err
+    # Gone, it is known by its name all the same; other runs are shown.
+    (trained / "learner/model.pth.tar-1").unlink()
+    other, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60, seed=2)
+    attack(other, "FAP", {"base": 40.0}, seed=2)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert f"{told}: not shown." in out and "40.00" in out and "35.00" not in out
+
+
+def test_rules_that_were_not_attacked_have_no_figure(tmp_path, capsys):
+    trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60)
+    attack(trained, "FAP", {"base": 30.0, "new": 20.0})
+    path = trained / "robustness.json"
+    content = json.loads(path.read_text())
+    for part in content["parts"].values():
+        part["clean"]["mix"] = part["clean"]["class"]
+        for rules in part["cells"].values():
+            rules["mix"] = {**rules["class"], "accuracy": 99.0}
+    path.write_text(json.dumps(content))
+    for folder in tmp_path.rglob("results.json"):
+        results = json.loads(folder.read_text())
+        results["rules"] = {name: {"accuracy": results["accuracy"]} for name in ("class", "mix")}
+        folder.write_text(json.dumps(results | {"headline_rule": "class"}))
+    assert table([tmp_path, "--robust", "eps1", "--all-rules"]) == 0
+    out = capsys.readouterr().out
+    assert "30.00" in out and "99.00" not in out
+    assert out.count("masked gradients, FAP, base classes") == 1
+
+
+@pytest.mark.parametrize("flags", [["--robust", "eps1"], ["--protocol", "noise"]])
+def test_seeds_attacked_on_other_images_are_no_row(tmp_path, capsys, flags):
+    for seed, attacked in ((1, 4), (2, 0)):
+        trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60, seed=seed)
+        attack(trained, "FAP", {"base": 30.0}, seed=seed, attacked=attacked)
+    assert table([tmp_path, *flags]) == 2
+    error = capsys.readouterr().err
+    assert "would be averaged as seeds of one row, but" in error and "attacked" in error
+
+
+def test_tables_of_noise_say_on_how_many_images_attacks_were_made(tmp_path, capsys):
+    for trainer, attacked in (("FAP", 4), ("CoOp", 0)):
+        trained, _ = write_base_new(tmp_path, trainer, "EuroSAT", 90, 60)
+        attack(trained, trainer, {"base": 30.0}, attacked=attacked)
+    assert table([tmp_path, "--protocol", "noise"]) == 0
+    out = capsys.readouterr().out
+    assert "attacked, FAP: 4 of the images" in out and "attacked, CoOp" not in out

@@ -7,7 +7,8 @@ import pytest
 from called import robustness, table
 from runs_of_tests import run_folder
 
-from anprompt.robustness import evaluation
+from anprompt.robustness import evaluation, prepare
+from anprompt.runs.trained import read_cfg
 
 pytestmark = pytest.mark.slow
 
@@ -107,3 +108,78 @@ def test_another_number_of_attacked_images_is_refused(run, capsys):
     assert attack(run, "--noise", "pgd2", "--eps", "2", "--attack-images", "5") == 2
     assert "--attack-images" in capsys.readouterr().err
     assert (run / "robustness.json").read_bytes() == before
+
+
+def test_drops_are_from_the_clean_accuracy_on_the_images_attacked(run):
+    assert attack(run, "--noise", "pgd2", "--eps", "4", "--attack-images", "4") == 0
+    content = part(run)
+    rule = content["headline_rule"]
+    under = content["cells"]["adversarial/pgd2/4/1"][rule]["accuracy"]
+    expected = content["attacked"]["clean"][rule]["accuracy"] - under
+    assert content["summary"]["all"]["pgd2 4/255"]["drop"] == pytest.approx(expected)
+
+
+def test_figures_of_another_epoch_are_not_thrown_away(run, capsys):
+    last = next((run / "prompt_learner").glob("model.pth.tar-*"))
+    flags = ("--noise", "jpeg", "--severities", "1", "--seeds", "1")
+    assert attack(run, *flags) == 0
+    path, first = run / "robustness.json", "prompt_learner/model.pth.tar-1"
+    shutil.copy(last, run / first)
+    content = json.loads(path.read_text()) | {"checkpoint": first, "fingerprint": "another"}
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    assert attack(run, *flags) == 2
+    error = capsys.readouterr().err
+    assert f"has figures of {first}, not of prompt_learner/{last.name}: give --load-epoch" in error
+    assert path.read_bytes() == before
+    (run / first).unlink()  # trained anew
+    assert attack(run, *flags) == 0
+    assert json.loads(path.read_text())["checkpoint"] == f"prompt_learner/{last.name}"
+
+
+def test_redo_forgets_attacks_for_good(run, monkeypatch):
+    flags = ("--noise", "pgd2", "--eps", "1")
+    assert attack(run, *flags) == 0
+    assert attack(run, "--noise", "jpeg", "--severities", "1", "--seeds", "1", "--redo") == 0
+    made = []
+    original = evaluation.attacked
+    monkeypatch.setattr(evaluation, "attacked", lambda *a, **m: made.append(1) or original(*a, **m))
+    assert attack(run, *flags) == 0 and made
+
+
+def test_an_interrupted_attack_on_some_images_leaves_no_count(run, monkeypatch):
+    flags = ("--noise", "pgd2", "--eps", "1")
+
+    def stops(*args, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "attacked", stops)
+        assert attack(run, *flags, "--attack-images", "4") == 130
+    assert attack(run, *flags) == 0
+    assert "attacked" not in part(run)
+    assert attack(run, "--noise", "pgd2", "--eps", "2") == 0
+
+
+def test_models_are_attacked_in_full_precision(run, monkeypatch):
+    asked = []
+    original = prepare.load_backbone
+
+    def noted(cfg):
+        asked.append(cfg.TRAINER.COOP.PREC)
+        return original(cfg)
+
+    monkeypatch.setattr(prepare, "load_backbone", noted)
+    for noise in ("jpeg", "pgd2"):
+        flags = ("--noise", noise, "--severities", "1", "--seeds", "1", "--eps", "1")
+        assert attack(run, *flags, "--redo") == 0
+    assert asked == ["fp16", "fp32"]
+
+
+def test_test_images_are_shared_by_runs_on_the_same_data_alone(run):
+    cfg = read_cfg(run)
+    other = cfg.clone()
+    other.DATASET.NUM_SHOTS += 1
+    assert prepare._data(cfg) == prepare._data(other)
+    other.DATASET.VAL_PERCENT += 0.1
+    assert prepare._data(cfg) != prepare._data(other)

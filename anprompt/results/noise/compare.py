@@ -67,6 +67,11 @@ class NoiseRow:
                 found[seed] = evaluation.under(chosen, measure)
         return over_seeds(found)
 
+    @property
+    def clean_of_attacked(self) -> Value | None:
+        """Return the clean accuracy on the images that attacks were made on."""
+        return over_seeds({e.header["seed"]: e.clean(attacked=True) for e in self.evaluations})
+
     def of_kind(self, group: str, kind: str) -> Value | None:
         """Return accuracy under one kind of noise, mean over severities."""
         return self.value(group, choose=lambda cell: cell.kind == kind)
@@ -204,6 +209,9 @@ def _check_alike(members: Sequence[Evaluation]) -> None:
         expected = OF_A_SEED | OF_A_HALF
         differing = differing_settings(settings, theirs, expected)
         differing += differing_settings(_how(first), _how(other), ())
+        if first.has_attacks and other.has_attacks:
+            what = "the images attacked"
+            differing += differing_settings({what: first.attacked}, {what: other.attacked}, ())
         for key, one, two in differing[:1]:
             folders = first.path.parent, other.path.parent
             raise not_seeds_of_one_row(*folders, key, repr(one), repr(two))
@@ -215,7 +223,6 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
     known = {
         "the rule": part["headline_rule"],
         "the template": part.get("template"),
-        "the number of attacked images": (part.get("attacked") or {}).get("used"),
         "ImageNet-C's making": part.get("imagenet_c"),
     }
     return {name: value for name, value in known.items() if value is not None}

@@ -12,6 +12,7 @@ from anprompt.results.noise.cells import (
     Measured,
     by_group,
     everything,
+    is_attack,
     kinds_of,
     mean_over_cells,
     measured,
@@ -103,6 +104,17 @@ class Evaluation:
     def headline_rule(self) -> str:
         """Return the inference rule that the method's protocol prescribes."""
         return self.part["headline_rule"]
+
+    @property
+    def attacked(self) -> dict[str, Any]:
+        """Return which images attacks are made on: how many, and a digest."""
+        images = self.part.get("attacked") or self.part["images"]
+        return {key: images[key] for key in ("used", "sha256")}
+
+    @property
+    def has_attacks(self) -> bool:
+        """Return whether any attack was made."""
+        return any(cell.group == "adversarial" for cell in self.cells())
 
     @property
     def source(self) -> str:
@@ -240,13 +252,14 @@ def read_below(roots: Iterable[Path]) -> list[Evaluation]:
 def summary_for_people(part: dict[str, Any], seen: dict[str, list]) -> dict[str, Any]:
     """Return robustness.json's summary: by the headline rule, of unseen and of all kinds."""
     rule = part["headline_rule"]
-    clean = part["clean"][rule]["accuracy"]
+    attacked = (part.get("attacked") or {}).get("clean") or part["clean"]
     cells = measured(part, rule)
 
     def figures(choose: Choice) -> dict[str, Any]:
         found = {}
         for group, own in by_group(cells, choose).items():
             accuracy = mean_over_cells(own, "accuracy")
+            clean = (attacked if is_attack(group) else part["clean"])[rule]["accuracy"]
             found[group] = {
                 "mean_corruption_accuracy": accuracy,
                 "drop": clean - accuracy,

@@ -60,10 +60,11 @@ def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
 
 
 def _is_whole_imagenet(row: NoiseRow, group: str) -> bool:
-    """Return whether AlexNet's errors compare: the released files, 1,000 classes, all cells."""
+    """Return whether AlexNet's errors compare: released files; all classes, images and cells."""
     return group == "imagenet-c-disk" and all(
         evaluation.header["dataset"] == "ImageNet"
         and len(evaluation.part["classnames"]) == 1000
+        and evaluation.part["images"]["used"] == evaluation.part["images"].get("of")
         and {(cell.kind, cell.severity) for cell in groups.get(group, ())}
         == {(kind, severity) for kind in TEST_KINDS for severity in range(1, 6)}
         for evaluation, groups in zip(row.evaluations, row.cells, strict=True)

@@ -70,6 +70,7 @@ def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]
         }
         told = "Adaptive (A) and maximal (M) calibration error in %; Brier score"
         tables.append(noise_table(comparison, finer, "", told))
+    tables = [table for table in tables if table.columns]
     tables[-1].notes += _notes(comparison, all_kinds)
     return tables
 
@@ -110,7 +111,21 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
+    notes += _attacked_parts(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
+
+
+def _attacked_parts(comparison: Comparison) -> list[str]:
+    """Return for every row that was attacked on a part of the images, on how many."""
+    notes = []
+    for row in comparison.rows:
+        first = row.evaluations[0]
+        used = first.attacked["used"]
+        if first.has_attacks and used < comparison.images:
+            clean = row.clean_of_attacked
+            told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
+            notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
+    return notes
 
 
 def meaning_notes(comparison: Comparison) -> list[str]:

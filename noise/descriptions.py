@@ -64,7 +64,7 @@ def find_descriptions(descriptions: Mapping[str, Sequence[str]], classname: str)
     hint = f" Nearest: {', '.join(near)}." if near else ""
     raise UsageError(
         f"Descriptions: no entry for class {classname!r} among {len(descriptions)} classes.{hint}"
-        " Add one, or leave the kind description out."
+        " Add one, or do without the file."
     )
 
 

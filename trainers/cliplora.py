@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import clip
 from clip.blocks import BlockChange
 from clip.packing import Rows
+from common.errors import UsageError
 from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
@@ -171,6 +172,13 @@ class CLIPLoRA(PromptTrainer):
             "PREC": precision("amp"),
         }
         declare_method(cfg, "CLIPLORA", settings)
+
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        maps = list(cls.settings_of(cfg).PARAMS)
+        if len(set(maps)) != len(maps):
+            raise UsageError(f"TRAINER.CLIPLORA.PARAMS {maps}: name each map once")
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

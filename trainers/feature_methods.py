@@ -90,6 +90,8 @@ class KnownClassesCLIP(PromptedCLIP):
     as it did before training: methods of this kind know base classes from new ones.
     """
 
+    _fits = True  # the checkpoint read last
+
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         trained = trained_classnames(checkpoint.get("meta", {}))
         for name, tensor in checkpoint["state_dict"].items():
@@ -107,7 +109,7 @@ class KnownClassesCLIP(PromptedCLIP):
         trained = trained_classnames(checkpoint.get("meta", {}))
         names = list(self.prompts.classnames)
         rows = rows_of(names, names if trained is None else trained)
-        self.on_classes_known(rows is not None)
+        self._fits = rows is not None
         own = self.prompt_learner.state_dict()
         for name, tensor in tensors.items():
             key = self.rename_key(name)
@@ -115,10 +117,9 @@ class KnownClassesCLIP(PromptedCLIP):
                 tensors[name] = own[key] if rows is None else tensor[rows]
         return tensors
 
-    def on_classes_known(self, known: bool) -> None:
-        """React to whether the classes are among those of training."""
-        self.knows_classes = known
-        if not known:
+    def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
+        self.knows_classes = self._fits
+        if not self._fits:
             logger.info("Not trained on these classes: what is each class's own has no part")
 
 

@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,12 +45,18 @@ class TaskResCLIP(FrozenTextCLIP):
     """Frozen image features against text features with residuals.
 
     Args:
-        alpha: strength of the residuals.
+        dataset: the data set of this run.
+        alpha_of: the residuals' strength, by the data set that they were trained on.
     """
 
-    def __init__(self, *args: Any, alpha: float):
+    def __init__(self, *args: Any, dataset: str, alpha_of: Callable[[str], float]):
         super().__init__(*args)
-        self.alpha = alpha
+        self._dataset, self._alpha_of = dataset, alpha_of
+        self.alpha = alpha_of(dataset)
+
+    def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
+        super().on_checkpoint_loaded(meta)
+        self.alpha = self._alpha_of(meta.get("dataset", self._dataset))
 
     def raw_text_features(self) -> Tensor:
         residuals = self.prompt_learner.text_feature_residuals
@@ -87,7 +94,8 @@ class TaskRes(FeatureTrainer):
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         settings = cls.settings_of(cfg)
         base = cls.text_features_of(cfg, clip_model, prompts)
-        alpha = setting_for(
-            cfg.DATASET.NAME, settings.RESIDUAL_SCALE, settings.RESIDUAL_SCALE_BY_DATASET
-        )
-        return TaskResCLIP(clip_model, TaskResLearner(base), prompts, base, alpha=alpha)
+        scale, by_name = settings.RESIDUAL_SCALE, settings.RESIDUAL_SCALE_BY_DATASET
+        return TaskResCLIP(
+            clip_model, TaskResLearner(base), prompts, base,
+            dataset=cfg.DATASET.NAME, alpha_of=lambda name: setting_for(name, scale, by_name),
+        )  # fmt: skip

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import clip
+from common.errors import UsageError
 from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler
@@ -231,6 +232,14 @@ class TipAdapter(FeatureTrainer):
         declare_method(cfg, "TIPADAPTER", settings)
 
     @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        if cfg.MODEL.INIT_WEIGHTS:
+            raise UsageError(
+                f"{cls.__name__} makes its keys of training images; leave MODEL.INIT_WEIGHTS out"
+            )
+
+    @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         settings = cls.settings_of(cfg)
         base = cls.text_features_of(cfg, clip_model, prompts, normalized=True)
@@ -288,7 +297,7 @@ class TipAdapter(FeatureTrainer):
         """Search the strengths on validation images, where there are any that are not tested."""
         tested = {item.impath for item in self.dm.dataset.test or []}
         val = {item.impath for item in self.dm.dataset.val or []}
-        if self.val_loader is None or val & tested:
+        if self.val_loader is None or val & tested or self.cfg.TEST.SPLIT == "val":
             logger.info("No validation images beside the test images: strengths are not searched")
             return
         settings, dataset = self.settings, self.cfg.DATASET.NAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
+import time
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
@@ -53,14 +54,17 @@ def read_learned(cfg: Any, path: pathlib.Path) -> dict[str, Any]:
     """Read a checkpoint of learned tensors for a run.
 
     Files of earlier versions say which data set and which of its classes they were trained on, but
-    no names. Where those are not this run's, its classes count as none that are known here.
+    no names; upstream's say nothing. Where those cannot be this run's, its classes count as none
+    that are known here: new classes, and those that a model trained on others is tested on.
     """
     checkpoint = load_checkpoint(str(path))
-    meta, here = checkpoint.get("meta"), cfg.DATASET
+    meta, here = checkpoint.setdefault("meta", {}), cfg.DATASET
     if isinstance(meta, dict) and "classnames" not in meta:
         subset = here.get("SUBSAMPLE_CLASSES", "all")
         same = meta.get("dataset", here.NAME) == here.NAME
-        if not (same and meta.get("subsample_classes", subset) == subset):
+        is_transfer = cfg.TASK == "CD" and not here.NAME.startswith("ImageNet")
+        can_be = "subsample_classes" in meta or not (subset == "new" or is_transfer)
+        if not (same and can_be and meta.get("subsample_classes", subset) == subset):
             meta["classnames"] = []
     return checkpoint
 
@@ -210,7 +214,9 @@ class PromptTrainer(TrainerX):
     def before_train(self) -> None:
         super().before_train()
         self._check_processes()
+        started = time.perf_counter()
         self.prepare_training()
+        self.train_seconds += time.perf_counter() - started
 
     def _check_processes(self) -> None:
         """Refuse processes of one run that begin with other data or tensors than the first."""

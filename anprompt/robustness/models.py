@@ -151,6 +151,8 @@ class TrainedClassifier(Classifier):
     def takes(self, cell: Cell) -> bool:
         if cell.group == "learned":
             return bool(self.model.prompt_learner.learned_tokens())
+        if cell.text_kind and not self.model.reads_texts and self.model.knows_classes:
+            return False  # its answers do not depend on words
         if cell.text_kind == "embed":
             return takes_text(self.template, self.words, cell)
         return super().takes(cell)

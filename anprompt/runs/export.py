@@ -28,12 +28,13 @@ from common.reading import read_bytes, read_json
 from common.schema import Number, mismatch
 from dassl.data.datasets import reading_of
 from dassl.utils import atomic_write, save_checkpoint, write_json
-from trainers.base import PromptedCLIP
+from trainers.base import PromptedCLIP, trained_classnames
 
 DESCRIPTION = "model.json"
 TENSORS = "model.safetensors"
 FORMAT = 1
 LEARNED = "learned."
+TRAINED_ROWS = "of the classes trained on"
 CLASS_FEATURES = "class_features"
 MERGED = "merged."
 CONTENT = {
@@ -43,6 +44,7 @@ CONTENT = {
     "rule": str,
     "trained_on": {},
     "config": {},
+    "rows?": str,
     "digest?": str,
 }
 
@@ -60,6 +62,8 @@ class Export:
         checkpoint: learned tensors and what they were trained on; empty for a method that learns
             nothing.
         path: of the tensors.
+        has_trained_rows: whether tensors of each class's own are those of the classes trained on;
+            in files of earlier versions they are those of ``classnames``.
     """
 
     cfg: CfgNode
@@ -67,6 +71,7 @@ class Export:
     rule: str
     checkpoint: dict[str, Any]
     path: Path
+    has_trained_rows: bool = True
 
 
 def is_export(folder: Path) -> bool:
@@ -132,10 +137,7 @@ def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str |
     """
     refuse_runs_folder(folder)
     model, cfg = trained.model, trained.cfg
-    tensors = {
-        LEARNED + name: tensor.contiguous().cpu()
-        for name, tensor in model.prompt_learner.state_dict().items()
-    }
+    tensors = {LEARNED + name: tensor for name, tensor in learned_tensors(trained).items()}
     state = model.class_state()
     if isinstance(state, torch.Tensor):
         tensors[CLASS_FEATURES] = state.contiguous().cpu()
@@ -147,6 +149,7 @@ def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str |
     meta = trained.checkpoint.get("meta", {})
     description = describe(trained, classnames) | {
         "format": FORMAT,
+        "rows": TRAINED_ROWS,
         "trained_on": {key: meta[key] for key in ("dataset", "classnames") if key in meta},
         "config": _plain(cfg),
     }
@@ -185,9 +188,32 @@ def read_export(folder: Path) -> Export:
         for name, tensor in tensors.items()
         if name.startswith(LEARNED)
     }
+    # Without names: of a model from upstream's file, written by an earlier version.
+    description["trained_on"].setdefault("classnames", description["classnames"])
     checkpoint = {"state_dict": learned, "meta": description["trained_on"]} if learned else {}
     cfg = recorded_cfg(description["config"], folder / DESCRIPTION)
-    return Export(cfg, description["classnames"], description["rule"], checkpoint, path)
+    names = description["classnames"]
+    trained_on = trained_classnames(description["trained_on"])
+    as_trained = description.get("rows") == TRAINED_ROWS or trained_on == [
+        name.replace("_", " ") for name in names
+    ]
+    return Export(cfg, names, description["rule"], checkpoint, path, as_trained)
+
+
+def learned_tensors(trained: TrainedModel) -> dict[str, torch.Tensor]:
+    """Return what a model has learned by its learner's names, on the CPU.
+
+    Tensors of each class's own have the rows of the classes trained on, in training's order,
+    whatever classes the model answers with now: so whoever reads them can find rows by name.
+    """
+    model = trained.model
+    learned = dict(model.prompt_learner.state_dict())
+    stored = trained.checkpoint.get("state_dict", {})
+    for name, tensor in stored.items():
+        key = model.rename_key(name)
+        if key in model.prompt_learner.per_class and key in learned:
+            learned[key] = tensor.to(learned[key].dtype)
+    return {name: tensor.contiguous().cpu() for name, tensor in learned.items()}
 
 
 def write_upstream(trained: TrainedModel, folder: str | Path) -> Path:
@@ -204,8 +230,8 @@ def write_upstream(trained: TrainedModel, folder: str | Path) -> Path:
     """
     refuse_runs_folder(folder)
     model, name = trained.model, trained.cfg.TRAINER.NAME
-    learned = model.prompt_learner.state_dict()
-    renamed = {model.upstream_key(key): tensor.cpu() for key, tensor in learned.items()}
+    learned = learned_tensors(trained)
+    renamed = {model.upstream_key(key): tensor for key, tensor in learned.items()}
     if not learned or None in renamed:
         raise UsageError(f"{name}: no upstream repository has names for what it learns")
     content = {

@@ -344,6 +344,12 @@ def _refuse_changes(cfg: CfgNode, recorded: dict, now: dict, what: str) -> None:
     changes = changed_data(recorded, now, split)
     if recorded.get("initial", now["initial"]) != now["initial"]:
         changes.append("the file that MODEL.INIT_WEIGHTS names")
+    files = now.get("files", {})
+    changes += [
+        f"the file that {name} names"
+        for name, digest in (recorded.get("files") or {}).items()
+        if files.get(name, digest) != digest
+    ]
     if changes:
         more = f" (and {len(changes) - 2} more)" if len(changes) > 2 else ""
         raise UsageError(

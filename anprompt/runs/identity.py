@@ -33,6 +33,7 @@ _DESCRIPTION = {
     "weights?": str,
     "initial?": str,
     "checkpoint?": Each(str),
+    "files?": Each(str),
 }
 
 # What a test reads of the data; the rest matters to training alone.
@@ -57,7 +58,8 @@ def identity_of(
 
     Keys: ``settings`` (those that results depend on), ``data`` (see `datasets.identity`),
     ``weights`` (of a backbone from a file; "" for a registered name), ``initial`` (the file that
-    MODEL.INIT_WEIGHTS names; "" without one), ``checkpoint`` (of an evaluation: digest by file).
+    MODEL.INIT_WEIGHTS names; "" without one), ``checkpoint`` (of an evaluation: digest by file),
+    ``files`` (of a training: those that the method's settings name, such as descriptions).
 
     Args:
         checkpoint: what `checkpoint_digests` gave.
@@ -75,7 +77,18 @@ def identity_of(
         "weights": cfg.RUN.WEIGHTS,
         "initial": file_digest(initial) if initial else "",
         "checkpoint": dict(checkpoint or {}),
+        "files": {} if cfg.RUN.EVAL_ONLY else _named_files(cfg),
     }
+
+
+def _named_files(cfg: CfgNode) -> dict[str, str]:
+    """Return digests of the files that the method's settings name, by setting."""
+    named = {
+        name: Path(value)
+        for name, value in leaves(cfg)
+        if name.startswith("TRAINER.") and isinstance(value, str) and Path(value).suffix
+    }
+    return {name: file_digest(path) for name, path in named.items() if path.is_file()}
 
 
 def settings_digest(cfg: Mapping[str, Any]) -> str:

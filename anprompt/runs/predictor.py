@@ -105,6 +105,11 @@ class Predictor:
             chosen = _chosen(classnames, own)
             cfg = _portable(export.cfg) if portable else export.cfg
             trained = trained_from(cfg, chosen, load_backbone(cfg), export.checkpoint, export.path)
+            if not export.has_trained_rows and trained.model.prompt_learner.per_class:
+                raise UsageError(
+                    f"{folder}: an earlier version wrote it for other classes than those of its "
+                    "training, and it would answer wrongly; export the run again"
+                )
             if rule not in trained.model.rules:
                 raise UsageError(f"{folder}: {export.cfg.TRAINER.NAME} has no rule {rule!r}")
         else:
@@ -117,7 +122,7 @@ class Predictor:
             own = _classnames_of(folder, cfg)
             chosen = _chosen(classnames, own)
             cfg = _portable(cfg) if portable else cfg
-            trained = build_trained(cfg, chosen, load_backbone(cfg), epoch)
+            trained = build_trained(cfg, chosen, load_backbone(cfg), epoch, own)
             rule = trained.model.rule
         return Predictor(trained, chosen, own, rule)
 

@@ -132,19 +132,27 @@ class TrainedModel:
 
 
 def build_trained(
-    cfg: CfgNode, classnames: Sequence[str], clip_model: Any, epoch: int | None = None
+    cfg: CfgNode,
+    classnames: Sequence[str],
+    clip_model: Any,
+    epoch: int | None = None,
+    own: Sequence[str] = (),
 ) -> TrainedModel:
     """Build a run's model for ``classnames`` and load what the run learned.
 
     Args:
         clip_model: what `load_backbone` gives; models may share one.
         epoch: which checkpoint; None as ``train.py --eval-only`` chooses.
+        own: the run's classes, where ``classnames`` are others: those that a file without names
+            (upstream's) is taken to be trained on.
 
     Raises:
         UsageError: there is no checkpoint, or it does not fit.
     """
     path = checkpoint_path(cfg, epoch)
     checkpoint = {} if path is None else read_learned(cfg, path)
+    if checkpoint and own:
+        checkpoint["meta"].setdefault("classnames", list(own))
     return trained_from(cfg, classnames, clip_model, checkpoint, path)
 
 

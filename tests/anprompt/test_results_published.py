@@ -1,5 +1,6 @@
 """The file of published figures, and where they stand beside ours."""
 
+import re
 import statistics
 
 import pytest
@@ -7,6 +8,7 @@ from called import table
 from test_results_protocols import means
 from written_runs import write_base_new, write_few_shot, write_source, write_target
 
+from anprompt.protocols.methods import all_methods
 from anprompt.results.assign import place
 from anprompt.results.protocol_tables import make_tables
 from anprompt.results.published import add_published, load
@@ -175,3 +177,18 @@ def test_the_authors_figures_before_those_of_re_runs(tmp_path):
     _, rows = published_rows(tmp_path, "base2new", always=True)
     assert rows[0].name.startswith("MMRL, published")
     assert rows[1].name.startswith("MMRL++ (independent re-run, PyTorch AMP), published")
+
+
+def test_figures_of_every_method_here_are_its_own():
+    """Published figures of a method that is a trainer here stand beside it."""
+    trainers = {method.trainer.lower(): method.trainer for method in all_methods()}
+    missing = {
+        (protocol, entry["method"])
+        for protocol, entries in load().items()
+        if protocol in PROTOCOLS
+        for entry in entries
+        if (own := trainers.get(re.sub(r"[^a-z0-9]", "", entry["method"].lower())))
+        and entry.get("trainer") != own
+    }
+    # Not the probe that starts at zero-shot CLIP, which is the one here.
+    assert missing == {("fewshot", "Linear probe")}

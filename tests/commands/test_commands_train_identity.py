@@ -365,3 +365,19 @@ class TestResume:
     def test_what_may_be_new_is_said(self, resume):
         status, out, _ = resume("DATASET.NUM_SHOTS", "3")
         assert status == 0 and "DATASET.NUM_SHOTS was 2, is 3 from here on" in out
+
+
+def test_descriptions_are_part_of_a_run(run, tmp_path):
+    file = tmp_path / "words.json"
+    file.write_text(json.dumps({name: [f"a {name} with one edge"] for name in CLASSES}))
+    options = ("TRAINER.COPROMPT.DESCRIPTIONS", str(file), "OPTIM.MAX_EPOCH", "1")
+    config = str(ROOT / "configs/trainers/CoPrompt/coprompt.yaml")
+    how = {"trainer": "CoPrompt", "config-file": config, "options": options}
+    assert run("first", **how)[0] == 0
+    status, out, _ = run("first", **how)
+    assert status == 0 and "Finished already" in out
+    file.write_text(json.dumps({name: [f"a {name} on grass"] for name in CLASSES}))
+    status, _, err = run("first", **how)
+    assert status == 2 and "the file that TRAINER.COPROMPT.DESCRIPTIONS names" in err
+    file.unlink()  # nothing to compare with: it is as it was
+    assert run("first", **how)[0] == 0

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 from test_contract import CLASSNAMES, method_cfg
+from test_golden import golden_cfg
 
 from clip.model import build_model
+from common.errors import UsageError
+from dassl.engine import build_trainer
 from trainers.base import ClassPrompts
 from trainers.cliplora import CLIPLoRA
 from trainers.zsclip import ZeroshotCLIP
@@ -45,3 +48,10 @@ def test_answers_as_clip_with_changed_weights(changed, tiny_clip_state_dict, tin
     # The changes move answers by ten times what the two may differ by.
     untouched = ZeroshotCLIP.build(cfg, build_model(tiny_clip_state_dict).eval(), prompts)
     assert (untouched.eval()(images) - expected).abs().max() > 0.01
+
+
+def test_a_map_named_twice_is_refused(tiny_clip_path, fake_eurosat, tmp_path):
+    cfg = golden_cfg({}, "CLIPLoRA", tiny_clip_path, fake_eurosat, tmp_path)
+    cfg.TRAINER.CLIPLORA.PARAMS = ["q", "q"]
+    with pytest.raises(UsageError, match="name each map once"):
+        build_trainer(cfg)

@@ -1,6 +1,7 @@
 """Methods on frozen features: their formulas written a second time, classes they do not know."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers.base import ClassPrompts, KnownFeatures, TrainingBatch, load_learned
 from trainers.feature_methods import FeatureBatches
 from trainers.tipadapter import CacheLearner, grid
+from trainers.trainer import read_learned
 
 CLASSES = ["river", "annual crop land", "sea or lake"]
 PER_CLASS = ["TipAdapter", "TipAdapterF", "TaskRes", "LinearProbe", "CLAP"]
@@ -248,6 +250,51 @@ def test_rows_that_do_not_fit_are_refused(name, build):
     assert torch.equal(model(f), before)
 
 
+@pytest.mark.parametrize("name", ["TaskRes", "LinearProbe", "CLAP"])
+def test_training_that_starts_from_others_classes_knows_its_own(name, build, caplog):
+    _, checkpoint = trained(build, name)
+    new = build(name, ["wood", "sand", "sea"])
+    with caplog.at_level("INFO"):
+        load_learned(new, checkpoint, parameters_only=True)
+    assert new.knows_classes and "Not trained" not in caplog.text
+    untouched = build(name, ["wood", "sand", "sea"])
+    for one, other in zip(new.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", PER_CLASS)
+def test_files_without_names_are_not_for_new_classes(name, build, tmp_path):
+    _, checkpoint = trained(build, name)
+    path = tmp_path / "model.pth.tar-1"
+    cfg = method_cfg(name)
+
+    def names(subset, task="B2N", dataset="EuroSAT", meta=None):
+        more = {} if meta is None else {"meta": meta}
+        torch.save({"state_dict": checkpoint["state_dict"], **more}, path)
+        cfg.DATASET.SUBSAMPLE_CLASSES, cfg.TASK, cfg.DATASET.NAME = subset, task, dataset
+        return read_learned(cfg, path)["meta"].get("classnames")
+
+    assert names("base") is None and names("all", "FS") is None
+    assert names("new") == [] and names("all", "CD") == []
+    assert names("all", "CD", "ImageNetV2") is None
+    assert names("new", meta={"classnames": CLASSES}) == CLASSES
+    own = {"dataset": "EuroSAT", "subsample_classes": "new"}
+    assert names("new", meta=own) is None and names("base", meta=own) == []
+
+
+def test_residuals_have_the_strength_they_were_trained_with(build):
+    _, checkpoint = trained(build, "TaskRes")
+    assert build("TaskRes").alpha == 0.5 and build("TaskRes", dataset="OxfordFlowers").alpha == 1
+    for dataset, alpha in (("OxfordFlowers", 1.0), ("EuroSAT", 0.5)):
+        meta = {"classnames": CLASSES, "dataset": dataset}
+        for tested in ("EuroSAT", "OxfordFlowers"):
+            model = build("TaskRes", dataset=tested)
+            load_learned(model, {**checkpoint, "meta": meta})
+            assert model.alpha == alpha
+    load_learned(model := build("TaskRes", dataset="OxfordFlowers"), {**checkpoint, "meta": {}})
+    assert model.alpha == 1.0
+
+
 @torch.no_grad()
 def test_caches_of_other_sizes_are_read(build):
     whole, checkpoint = trained(build, "TipAdapter")
@@ -357,6 +404,30 @@ def test_without_validation_images_the_rule_is_called_fixed(make_trainer, tmp_pa
     assert again.model.rule == "searched"
     again.load_model(trainer.output_dir)
     assert again.model.rule == "fixed"
+
+
+def test_strengths_are_not_searched_on_images_that_are_reported(make_trainer):
+    trainer = make_trainer("TipAdapter", "TIPADAPTER", SEARCH_STEP=[5, 4])
+    trainer.cfg.defrost()
+    trainer.cfg.TEST.SPLIT = "val"
+    trainer.train()
+    assert trainer.model.rule == "fixed"
+
+
+def test_time_of_training_has_that_of_its_features(make_trainer, monkeypatch):
+    trainer = make_trainer("TaskRes", "TaskRes")
+    prepare = trainer.prepare_training
+    monkeypatch.setattr(trainer, "prepare_training", lambda: (time.sleep(1), prepare()))
+    trainer.train()
+    assert trainer.train_seconds > 1
+
+
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
+def test_a_cache_takes_no_first_weights(name, tiny_clip_path, fake_eurosat, tmp_path):
+    cfg = golden_cfg({}, name, tiny_clip_path, fake_eurosat, tmp_path)
+    cfg.MODEL.INIT_WEIGHTS = str(tmp_path / "model.pth.tar-1")
+    with pytest.raises(UsageError, match=f"{name} makes its keys of training images"):
+        build_trainer(cfg)
 
 
 def test_several_views_at_once_are_refused(tiny_clip_path, fake_eurosat, tmp_path):

@@ -16,7 +16,7 @@ from anprompt.results.comparable import (
     not_seeds_of_one_row,
 )
 from anprompt.results.noise.files import Evaluation
-from anprompt.results.noise.tables import masking_note
+from anprompt.results.noise.tables import signs_of_masking
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
@@ -185,11 +185,17 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
             both += [value, *([own[j]] * (j in shown))]
         rows.append(replace(row, values=tuple(both)))
     notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
-    parts = sorted(
-        {f"{row.name}: {run.part}" for row in robust.rows for run in _runs(row) if run.part}
-    )
+    parts: dict[str, list[str]] = {}
+    for row in robust.rows:
+        for part in dict.fromkeys(run.part for run in _runs(row) if run.part):
+            parts.setdefault(part, []).append(row.name)
     if parts:
-        notes.append(f"attacked on a part of the test images: {'; '.join(parts)}.")
+        everyone = {row.name for row in robust.rows}
+        told = [
+            part if everyone == set(own) else f"{part} ({', '.join(dict.fromkeys(own))})"
+            for part, own in parts.items()
+        ]
+        notes.append(f"attacked on a part of the test images: {'; '.join(told)}.")
     notes += _signs(robust)
     references = list(dict.fromkeys([*natural.references, *robust.references]))
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
@@ -214,7 +220,7 @@ def _check_same_images(table: Table) -> None:
 
 def _signs(table: Table) -> list[str]:
     """Return the signs of masked gradients for each row, by data set and half of the classes."""
-    notes = []
+    by_name: dict[str, dict[tuple[str, int], float]] = {}
     for row in table.rows if table.subject else ():
         cells: dict[str, list[AttackedRun]] = {}
         for run in _runs(row):
@@ -224,9 +230,8 @@ def _signs(table: Table) -> list[str]:
                 cells.setdefault(f"{row.name}{place}{half}", []).append(run)
         for name, runs in cells.items():
             common = set.intersection(*(set(run.attacks) for run in runs))
-            accuracy = {key: fmean(run.attacks[key] for run in runs) for key in sorted(common)}
-            notes.append(masking_note(name, accuracy))
-    return notes
+            by_name[name] = {key: fmean(run.attacks[key] for run in runs) for key in sorted(common)}
+    return signs_of_masking(by_name)
 
 
 def _key(row: Row) -> tuple:

@@ -125,7 +125,11 @@ def test_a_part_of_the_images_is_said(tmp_path, capsys):
     trained, _ = write_base_new(tmp_path, "FAP", "EuroSAT", 90, 60, num_test=100)
     attack(trained, "FAP", {"base": 30.0, "new": 20.0}, used=50, attacked=20)
     assert table([tmp_path, "--robust", "eps1"]) == 0
-    assert "a part of the test images: FAP: 20 of 100 images" in capsys.readouterr().out
+    assert "a part of the test images: 20 of 100 images." in capsys.readouterr().out
+    whole, _ = write_base_new(tmp_path, "CoOp", "EuroSAT", 90, 60, num_test=100)
+    attack(whole, "CoOp", {"base": 30.0, "new": 20.0}, used=100)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    assert "a part of the test images: 20 of 100 images (FAP)." in capsys.readouterr().out
 
 
 def test_published_rows_have_both_columns_and_the_printed_deviation(tmp_path, capsys):

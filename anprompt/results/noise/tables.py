@@ -143,7 +143,7 @@ def meaning_notes(comparison: Comparison) -> list[str]:
 
 def masking_notes(comparison: Comparison) -> list[str]:
     """Return for every row with attacks, the signs of masked gradients."""
-    notes = []
+    by_name = {}
     for row in comparison.rows:
         accuracy: dict[tuple[str, int], float] = {}
         for group in comparison.groups:
@@ -152,18 +152,20 @@ def masking_notes(comparison: Comparison) -> list[str]:
                 kind, _, bound = group.partition(" ")
                 accuracy[kind, int(bound.removesuffix("/255"))] = value.number
         if accuracy:
-            notes.append(masking_note(row.method.name, accuracy))
-    return notes
+            by_name[row.method.name] = accuracy
+    return signs_of_masking(by_name)
 
 
-def masking_note(name: str, accuracy: Mapping[tuple[str, int], float]) -> str:
-    """Return the signs of masked gradients in words.
+def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> list[str]:
+    """Return the signs of masked gradients in words; once where they are the same of several.
 
     Args:
-        name: whose.
-        accuracy: in percent, by attack and bound in 255ths.
+        by_name: accuracy in percent by attack and bound in 255ths, by whose it is.
     """
-    return f"masked gradients, {name}: {_told(masking_checks(accuracy))}"
+    names: dict[str, list[str]] = {}
+    for name, accuracy in by_name.items():
+        names.setdefault(_told(masking_checks(accuracy)), []).append(name)
+    return [f"masked gradients, {'; '.join(own)}: {told}" for told, own in names.items()]
 
 
 def _told(checks: Sequence[Check]) -> str:

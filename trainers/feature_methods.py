@@ -90,8 +90,6 @@ class KnownClassesCLIP(PromptedCLIP):
     as it did before training: methods of this kind know base classes from new ones.
     """
 
-    _fits = True  # the checkpoint read last
-
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         trained = trained_classnames(checkpoint.get("meta", {}))
         for name, tensor in checkpoint["state_dict"].items():
@@ -106,10 +104,7 @@ class KnownClassesCLIP(PromptedCLIP):
 
     def fitting(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         tensors = dict(checkpoint["state_dict"])
-        trained = trained_classnames(checkpoint.get("meta", {}))
-        names = list(self.prompts.classnames)
-        rows = rows_of(names, names if trained is None else trained)
-        self._fits = rows is not None
+        rows = self._rows(checkpoint.get("meta", {}))
         own = self.prompt_learner.state_dict()
         for name, tensor in tensors.items():
             key = self.rename_key(name)
@@ -117,9 +112,14 @@ class KnownClassesCLIP(PromptedCLIP):
                 tensors[name] = own[key] if rows is None else tensor[rows]
         return tensors
 
+    def _rows(self, meta: dict[str, Any]) -> list[int] | None:
+        """Return which of the classes trained on each class is; None unless all of them are."""
+        trained, names = trained_classnames(meta), list(self.prompts.classnames)
+        return rows_of(names, names if trained is None else trained)
+
     def on_checkpoint_loaded(self, meta: dict[str, Any]) -> None:
-        self.knows_classes = self._fits
-        if not self._fits:
+        self.knows_classes = self._rows(meta) is not None
+        if not self.knows_classes:
             logger.info("Not trained on these classes: what is each class's own has no part")
 
 

@@ -196,6 +196,7 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
     """
     runs, unfinished = [], []
     folders: set[Path] = set()
+    digests: dict[Path, str] = {}  # of checkpoints: many tests may have read one
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder")
@@ -208,7 +209,7 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
             if is_anomaly(results) or (results is None and _is_of_anomaly(folder)):
                 continue  # it has tables of its own
             if results is not None:
-                runs.append(_run(folder, results))
+                runs.append(_run(folder, results, digests))
             elif has_results or "TRAINER.NAME" in (recorded_config(folder) or {}):
                 unfinished.append(folder)
         elif run := _logged_run(folder):
@@ -233,7 +234,7 @@ def _check(content: Any, description: Any, path: Path) -> None:
         )
 
 
-def _run(folder: Path, results: dict) -> Run:
+def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     path = folder / RESULTS
     _check(results, _RESULTS, path)
     settings = of_own_method(flatten(results.get("config") or {}))
@@ -248,7 +249,7 @@ def _run(folder: Path, results: dict) -> Run:
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
     shots = results["shots"]
     if training and learns:
-        _check_checkpoint(folder, results, training)
+        _check_checkpoint(folder, results, training, digests)
         source, trained_subset, shots = _trained_on(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
@@ -292,12 +293,16 @@ def _is_zero_shot(trainer: str) -> bool:
     return trainer.startswith("ZeroshotCLIP")
 
 
-def _check_checkpoint(folder: Path, results: dict, training: Path) -> None:
+def _check_checkpoint(
+    folder: Path, results: dict, training: Path, digests: dict[Path, str]
+) -> None:
     """Refuse a test of a model that was trained anew since."""
     read = (results.get("identity") or {}).get("checkpoint") or {}
     for name, digest in read.items():
         file = training / name
-        if file.is_file() and file_digest(file) != digest:
+        if file not in digests and file.is_file():
+            digests[file] = file_digest(file)
+        if digests.get(file, digest) != digest:
             raise UsageError(
                 f"{folder} has results of another checkpoint than {file} is now; test again, or "
                 "remove it"

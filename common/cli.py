@@ -13,10 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from common.errors import UsageError, one_line
+from common.errors import DEAD_WORKER, UsageError, one_line
 
 TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
-DEAD_WORKER = "DataLoader worker (pid"  # how torch begins to say that one was killed
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 import os
 
+DEAD_WORKER = "DataLoader worker (pid"  # how torch begins to say that one was killed
 _FROM_WORKER = "Caught UsageError in DataLoader worker"
 
 

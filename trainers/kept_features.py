@@ -30,6 +30,7 @@ import clip
 from common import images
 from common.errors import UsageError
 from common.files import file_digest
+from common.image_loader import ImageLoader
 from common.store import Store
 
 from .model import TOGETHER, KnownFeatures, PromptedCLIP
@@ -208,7 +209,7 @@ def _loader_of(
 ) -> DataLoader:
     """Return a loader of these batches that takes no number from the global generator."""
     workers = min(loader.num_workers, len(batches)) if workers is None else workers
-    return DataLoader(
+    return ImageLoader(
         loader.dataset,
         batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,

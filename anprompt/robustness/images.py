@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 import common.torchvision_compat  # noqa: F401
@@ -20,6 +20,7 @@ from torchvision import transforms as T
 
 from anprompt.runs.trained import quiet
 from common.errors import UsageError
+from common.image_loader import ImageLoader
 from common.images import read_image
 from common.paths import user_cache
 from dassl.data.transforms import build_transform
@@ -274,7 +275,7 @@ class TestImages(Dataset):
             [(index, cells[number]) for index in range(batch.start, batch.stop)]
             for number, batch in jobs
         ]
-        loader = DataLoader(self, batch_sampler=sampler, num_workers=workers)
+        loader = ImageLoader(self, batch_sampler=sampler, num_workers=workers)
         stream = zip(jobs, loader, strict=True)
         for number, own in itertools.groupby(stream, key=lambda item: item[0][0]):
             yield cells[number], ((batch, pictures) for (_, batch), pictures in own)

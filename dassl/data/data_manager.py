@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tabulate import tabulate
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler
 
+from common.image_loader import ImageLoader
 from common.ranks import here
 from dassl.utils import UsageError
 
@@ -40,7 +41,7 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
-) -> DataLoader:
+) -> ImageLoader:
     """Make a loader.
 
     In training the last, incomplete batch is dropped, unless it is the only one. Workers stay alive
@@ -83,7 +84,7 @@ def build_data_loader(
     if here().size > 1:
         batches = BatchSampler(sampler, batch_size, drop_last)
         order = {"batch_sampler": SharedBatches(batches, here().share(0), whole=not is_train)}
-    return DataLoader(
+    return ImageLoader(
         wrapper(cfg, data_source, **options),
         **order,
         num_workers=num_workers,
@@ -168,7 +169,7 @@ class DataManager:
             print("* Using custom transform for testing")
             tfm_test = custom_tfm_test
 
-        def loader(items: "Sequence[Datum]", is_train: bool) -> DataLoader:
+        def loader(items: "Sequence[Datum]", is_train: bool) -> ImageLoader:
             node = cfg.DATALOADER.TRAIN_X if is_train else cfg.DATALOADER.TEST
             return build_data_loader(
                 cfg,

@@ -66,8 +66,9 @@ def test_a_bug_keeps_its_traceback(error, capsys):
 
 KILLED_READER = """
 import os, signal, sys, time
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from common import cli
+from common.image_loader import ImageLoader
 
 class Images(Dataset):
     def __len__(self):
@@ -79,7 +80,7 @@ class Images(Dataset):
         return index
 
 def main(argv):
-    return sum(len(batch) for batch in DataLoader(Images(), num_workers=1))
+    return sum(len(batch) for batch in ImageLoader(Images(), num_workers=1))
 
 sys.exit(cli.run(main, "train.py", [], interrupted="the same command goes on"))
 """

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from anprompt.results.logs import final_result, parse_log
-from anprompt.runs.folder import CONFIG, RESULTS, read_results
+from anprompt.runs.recorded import CONFIG, RESULTS, read_results
 from common import cli
 from common.errors import UsageError
 from common.schema import PERCENT, mismatch

@@ -167,8 +167,10 @@ class _Run:
         Returns:
             A line for each that may differ and does.
         """
+        from anprompt.runs.checkpoints import model_dir
         from anprompt.runs.config import compare_with_training
-        from anprompt.runs.folder import check_backbone, check_resumed, model_dir, recorded_config
+        from anprompt.runs.folder import check_backbone, check_resumed
+        from anprompt.runs.recorded import recorded_config
 
         cfg = self.cfg
         if not cfg.RUN.EVAL_ONLY:
@@ -182,8 +184,9 @@ class _Run:
 
     def _load_model(self, trainer: "SimpleTrainer") -> None:
         """Load the checkpoint and note its digest, or test an untrained model."""
-        from anprompt.runs.folder import BEST, checkpoint_files, model_dir
+        from anprompt.runs.checkpoints import checkpoint_files, model_dir
         from anprompt.runs.identity import checkpoint_digests
+        from common.checkpoints import checkpoint_epoch
 
         epoch = self.args.load_epoch
         names = trainer.get_model_names()
@@ -191,13 +194,13 @@ class _Run:
             folder = model_dir(self.cfg)
             files = checkpoint_files(self.cfg, names)
             self.checkpoint = checkpoint_digests(folder, files)
-            epoch = None if files[0].endswith(BEST) else int(files[0].rpartition("-")[2])
+            epoch = checkpoint_epoch(files[0].rpartition("/")[2])
         trainer.load_model(self.args.model_dir, epoch=epoch)
 
     def _start(self, trainer: "SimpleTrainer") -> None:
         """Record what is run, and log to the run's folder from here on."""
-        from anprompt.runs.folder import record_config, recorded_config
         from anprompt.runs.identity import identity_of, record_identity
+        from anprompt.runs.recorded import record_config, recorded_config
         from common.files import remove_abandoned
 
         folder = Path(self.cfg.OUTPUT_DIR)
@@ -216,7 +219,7 @@ class _Run:
 
     def _say_result(self) -> None:
         """Show the result where nothing else was shown."""
-        from anprompt.runs.folder import RESULTS, headline, read_results
+        from anprompt.runs.recorded import RESULTS, headline, read_results
 
         results = read_results(self.cfg.OUTPUT_DIR) if self.args.quiet else None
         if results is not None:

@@ -16,6 +16,7 @@ from torch.utils.data import SequentialSampler
 
 import clip
 from common import ranks
+from common.checkpoints import POINTER, checkpoint_name
 from common.errors import UsageError
 from common.reading import read_text
 from common.settings import check_settings
@@ -420,13 +421,9 @@ class PromptTrainer(TrainerX):
             logger.info("Note that load_model() is skipped as no pretrained model is given")
             return
         folder = pathlib.Path(directory) / self.model_name
-        if epoch is not None:
-            path = folder / f"model.pth.tar-{epoch}"
-        else:
-            path = folder / "model-best.pth.tar"
-            pointer = folder / "checkpoint"
-            if not path.exists() and pointer.exists():
-                path = folder / read_text(pointer).strip()
+        path, pointer = folder / checkpoint_name(epoch), folder / POINTER
+        if epoch is None and not path.exists() and pointer.exists():
+            path = folder / read_text(pointer).strip()
         if not path.is_file():
             raise UsageError(
                 f"no checkpoint {path}: train first, or name the run's folder with --model-dir "

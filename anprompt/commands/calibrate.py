@@ -131,7 +131,7 @@ def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, 
 
 def _check_same_model(run: Path, checkpoint: str) -> None:
     """Refuse a test whose answers are those of another checkpoint than is there now."""
-    from anprompt.runs.folder import read_results
+    from anprompt.runs.recorded import read_results
 
     identity = (read_results(run) or {}).get("identity") or {}
     tested = set((identity.get("checkpoint") or {}).values())

@@ -28,7 +28,7 @@ from pathlib import Path
 from anprompt.commands import report, sweep, table
 from anprompt.commands.data import check_own
 from anprompt.protocols.environment import numbers
-from anprompt.runs.folder import RESULTS, read_results
+from anprompt.runs.recorded import RESULTS, read_results
 from common.cli import CommandParser
 from common.errors import UsageError
 

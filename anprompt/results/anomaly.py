@@ -14,8 +14,8 @@ from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
-from anprompt.runs.folder import RESULTS, flatten, is_anomaly, read_results
 from anprompt.runs.identity import NEUTRAL
+from anprompt.runs.recorded import RESULTS, flatten, is_anomaly, read_results
 from common.errors import UsageError
 from common.schema import WHOLE, Number, mismatch
 from common.text import plain

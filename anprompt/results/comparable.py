@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anprompt.runs.folder import NEUTRAL
+from anprompt.runs.identity import DATA_WORDS, NEUTRAL
 from common.errors import UsageError
 
 # Beside what NEUTRAL has: settings that the seeds of one row must differ in.
@@ -15,13 +15,6 @@ OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 # What a run records digests of: what seeds share, and what the halves of one run share as well.
 TEST_DATA = ("test", "test_files")
 TRAINING_DATA = ("train", "few_shot", "train_files")
-_DATA = {
-    "test": "the list of test images",
-    "test_files": "the files of test images",
-    "train": "the list of training images",
-    "few_shot": "the images drawn for training",
-    "train_files": "the files of training images",
-}
 
 
 def differing_settings(
@@ -47,7 +40,7 @@ def unlike_data(
     for key in keys:
         ours, theirs = first.get(key), other.get(key)
         if ours and theirs and ours != theirs:
-            return f"the digest of {_DATA[key]}", ours[:12], theirs[:12]
+            return f"the digest of {DATA_WORDS[key]}", ours[:12], theirs[:12]
     return "", None, None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anprompt.runs.folder import read_results
+from anprompt.runs.recorded import read_results
 from common.errors import UsageError
 from common.reading import read_bytes
 

@@ -20,7 +20,9 @@ from anprompt.results.noise.tables import signs_of_masking
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
-from anprompt.runs.folder import checkpoint_name, epoch_to_load, recorded_config
+from anprompt.runs.checkpoints import epoch_to_load
+from anprompt.runs.recorded import recorded_config
+from common.checkpoints import checkpoint_name
 from common.errors import UsageError
 
 OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}

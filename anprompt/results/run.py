@@ -16,7 +16,7 @@ from anprompt.results.comparable import data_of
 from anprompt.results.logs import final_result, log_files, read_header
 from anprompt.results.method import Method
 from anprompt.results.value import Value
-from anprompt.runs.folder import (
+from anprompt.runs.recorded import (
     CONFIG,
     RESULTS,
     flatten,

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
 from anprompt.runs.fingerprint import fingerprint
-from anprompt.runs.folder import read_results, recorded_config
+from anprompt.runs.recorded import read_results, recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
     relative,

@@ -29,7 +29,7 @@ from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
-from anprompt.runs.folder import CONFIG, recorded_config
+from anprompt.runs.recorded import CONFIG, recorded_config
 from anprompt.runs.trained import (
     build_trained,
     device_of,

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_safetensors
 from yacs.config import CfgNode
 
 from anprompt.runs.config import recorded_cfg
-from anprompt.runs.folder import CONFIG
+from anprompt.runs.recorded import CONFIG
 from anprompt.runs.trained import TrainedModel, versions
 from common.errors import UsageError
 from common.reading import read_bytes, read_json

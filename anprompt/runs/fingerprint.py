@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from anprompt.runs.folder import CONFIG, flatten, recorded_config
+from anprompt.runs.recorded import CONFIG, flatten, recorded_config
 from common.reading import read_yaml
 
 # What decides a model's answers, beside its checkpoint.

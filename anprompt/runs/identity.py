@@ -41,13 +41,13 @@ _TESTED = {
     "test": ("train", "val", "test", "test_files"),
     "val": ("train", "val", "test", "train_files"),
 }
-_WORDS = {
-    "train": "the training images' list or classes",
-    "val": "the validation images' list or classes",
-    "test": "the test images' list or classes",
+DATA_WORDS = {
+    "train": "the list of training images or classes",
+    "val": "the list of validation images or classes",
+    "test": "the list of test images or classes",
     "few_shot": "the images drawn for training",
-    "train_files": "training images themselves",
-    "test_files": "test images themselves",
+    "train_files": "the files of training images",
+    "test_files": "the files of test images",
 }
 
 
@@ -116,9 +116,9 @@ def changed_data(recorded: Mapping, now: Mapping, split: str = "") -> list[str]:
         split: test or val for an evaluation, which the images of training do not matter to.
     """
     one, other = recorded.get("data") or {}, now.get("data") or {}
-    keys = _TESTED[split] if split else _WORDS
+    keys = _TESTED[split] if split else DATA_WORDS
     return [
-        _WORDS[key] for key in keys if one.get(key, "") and other.get(key, one[key]) != one[key]
+        DATA_WORDS[key] for key in keys if one.get(key, "") and other.get(key, one[key]) != one[key]
     ]
 
 

@@ -27,7 +27,7 @@ from yacs.config import CfgNode
 
 from anprompt.runs.calibration import Scaling, scaling_of
 from anprompt.runs.export import is_export, read_export, write_export
-from anprompt.runs.folder import read_results
+from anprompt.runs.recorded import read_results
 from anprompt.runs.trained import (
     TrainedModel,
     build_trained,

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from anprompt.runs.checkpoints import epoch_to_load, model_dir
 from anprompt.runs.config import recorded_cfg, weights_digest
-from anprompt.runs.folder import CONFIG, checkpoint_name, epoch_to_load, model_dir
+from anprompt.runs.recorded import CONFIG
+from common.checkpoints import checkpoint_name
 from common.reading import read_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability

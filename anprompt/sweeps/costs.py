@@ -16,7 +16,7 @@ from typing import Any
 
 from anprompt.protocols.methods import method_of, read_settings
 from anprompt.protocols.plan import RunSpec
-from anprompt.runs.folder import RESULTS, read_results
+from anprompt.runs.recorded import RESULTS, read_results
 from common.errors import UsageError
 from common.paths import ROOT
 

@@ -11,7 +11,8 @@ from anprompt.protocols.methods import read_settings
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
-from anprompt.runs.folder import finished_accuracy, read_results
+from anprompt.runs.folder import finished_accuracy
+from anprompt.runs.recorded import read_results
 
 
 def find_finished(

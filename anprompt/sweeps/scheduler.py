@@ -14,7 +14,7 @@ from typing import Any
 
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
-from anprompt.runs.folder import RESULTS, read_results
+from anprompt.runs.recorded import RESULTS, read_results
 from anprompt.sweeps.costs import Costs, side_by_side
 from anprompt.sweeps.processes import Process, is_on_another_machine, stop
 from anprompt.sweeps.work import WorkQueue

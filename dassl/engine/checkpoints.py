@@ -5,17 +5,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from common.checkpoints import POINTER, checkpoint_name
 from common.ranks import here
 from dassl.utils import UsageError, load_checkpoint, save_checkpoint
-from dassl.utils.torchtools import BEST, POINTER, read_pointer
+from dassl.utils.torchtools import read_pointer
 
 from .models import RegisteredModels
-
-
-def file_name(num_epochs: int) -> str:
-    """Return the name of the checkpoint written after ``num_epochs`` epochs."""
-    return f"model.pth.tar-{num_epochs}"
-
 
 Found = dict[str, tuple[str, dict[str, Any]]]  # path and content by model name
 
@@ -60,7 +55,7 @@ def exist(directory: str, names: Sequence[str]) -> bool:
 
 def has_epoch(directory: str, names: Sequence[str], num_epochs: int) -> bool:
     """Return whether every model has the checkpoint written after ``num_epochs`` epochs."""
-    file = file_name(num_epochs)
+    file = checkpoint_name(num_epochs)
     return all(os.path.isfile(os.path.join(directory, name, file)) for name in names)
 
 
@@ -89,7 +84,7 @@ def find_common(directory: str, names: Sequence[str]) -> Found | None:
     epoch = min(checkpoint["epoch"] for _, checkpoint in found.values())
     for name, (_, checkpoint) in found.items():
         if checkpoint["epoch"] != epoch:
-            path = os.path.join(directory, name, file_name(epoch))
+            path = os.path.join(directory, name, checkpoint_name(epoch))
             found[name] = (path, load_for_resuming(path))
     return found
 
@@ -130,7 +125,7 @@ def model_path(directory: str, name: str, epoch: int | None) -> str:
         UsageError: there is no such file; says which there are.
     """
     folder = os.path.join(directory, name)
-    path = os.path.join(folder, BEST if epoch is None else file_name(epoch))
+    path = os.path.join(folder, checkpoint_name(epoch))
     if os.path.isfile(path):
         return path
     there = sorted(f for f in _names_in(folder) if f.startswith("model"))
@@ -144,7 +139,7 @@ def remove(directory: str, names: Sequence[str], num_epochs: int) -> None:
         return
     for name in names:
         with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(directory, name, file_name(num_epochs)))
+            os.remove(os.path.join(directory, name, checkpoint_name(num_epochs)))
 
 
 def _names_in(folder: str) -> list[str]:

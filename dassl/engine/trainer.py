@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from common.checkpoints import BEST
 from common.provenance import provenance
 from common.ranks import here
 from dassl.config import check_config
@@ -24,7 +25,6 @@ from dassl.evaluation.kept import KeptPredictions, write_predictions
 from dassl.evaluation.shared import Answer, in_order
 from dassl.utils import AverageMeter, MetricMeter, UsageError
 from dassl.utils.memory import process_peak_memory_mb
-from dassl.utils.torchtools import BEST
 
 from . import checkpoints, results
 from .base import TrainerBase

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.checkpoints import BEST, POINTER, checkpoint_name
 from common.errors import UsageError
 from common.files import atomic_write
 
@@ -41,8 +42,6 @@ __all__ = [
     "to_plain",
 ]
 
-POINTER = "checkpoint"
-BEST = "model-best.pth.tar"
 DIGEST = "digest"  # a checkpoint's entry: the digest over all others
 
 # Their state has one tensor per parameter, of its shape.
@@ -125,7 +124,7 @@ def save_checkpoint(
     for part in FINITE:
         check_finite(state.get(part), part)
     state[DIGEST] = content_digest({key: part for key, part in state.items() if key != DIGEST})
-    name = model_name or f"model.pth.tar-{state['epoch']}"
+    name = model_name or checkpoint_name(state["epoch"])
     path = os.path.join(save_dir, name)
     write_tensors(state, path)
     if verbose:

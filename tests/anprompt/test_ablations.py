@@ -7,7 +7,7 @@ import pytest
 from anprompt.commands import ablations
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg, default_cfg
-from anprompt.runs.folder import flatten
+from anprompt.runs.recorded import flatten
 from dassl.utils import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -284,7 +284,7 @@ def test_halves_of_unlike_trainings_are_refused(tmp_path, capsys, changes, named
 @pytest.mark.parametrize(
     ("key", "named"),
     [
-        ("test", "the list of test images"),
+        ("test", "the list of test images or classes"),
         ("test_files", "the files of test images"),
         ("train_files", "the files of training images"),
         ("few_shot", "the images drawn for training"),
@@ -383,4 +383,4 @@ def test_seeds_tested_on_other_lists_of_images_are_refused(tmp_path, capsys):
         identity = {"data": {"test": digest}}
         write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=seed, identity=identity)
     assert table([str(tmp_path)]) == 2
-    assert "the list of test images is abab" in capsys.readouterr().err
+    assert "the list of test images or classes is abab" in capsys.readouterr().err

@@ -11,13 +11,8 @@ from yacs.config import CfgNode
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg, compare_with_training, default_cfg, load_plugin
 from anprompt.runs.declared import extend_cfgs_of
-from anprompt.runs.folder import (
-    check_same_settings,
-    flatten,
-    of_own_method,
-    record_config,
-    recorded_config,
-)
+from anprompt.runs.folder import check_same_settings
+from anprompt.runs.recorded import flatten, of_own_method, record_config, recorded_config
 from anprompt.runs.trained import read_cfg
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY

@@ -18,7 +18,7 @@ from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, RunSpec, plan
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
-from anprompt.runs.folder import record_config
+from anprompt.runs.recorded import record_config
 from anprompt.sweeps import devices, scheduler
 from anprompt.sweeps.costs import Costs
 from anprompt.sweeps.finished import Configurations, find_finished

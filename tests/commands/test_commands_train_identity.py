@@ -106,10 +106,10 @@ def repaint(images: Path) -> None:
 
 
 CHANGES = {
-    "class added": (add_class, False, "the training images' list"),
-    "label corrected": (correct_label, True, "list or classes"),
-    "class renamed": (rename_class, False, "the training images' list or classes"),
-    "pictures painted over": (repaint, False, "images themselves"),
+    "class added": (add_class, False, "the list of training images"),
+    "label corrected": (correct_label, True, "or classes"),
+    "class renamed": (rename_class, False, "the list of training images or classes"),
+    "pictures painted over": (repaint, False, "the files of training images"),
 }
 
 

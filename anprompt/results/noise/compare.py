@@ -24,7 +24,7 @@ from anprompt.results.noise.cells import (
 )
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
-from anprompt.runs.folder import recorded_config
+from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
 
 

@@ -30,13 +30,13 @@ def command(checkout: Path, name: str, earlier: str) -> list[str]:
     return [sys.executable, earlier]
 
 
-def processor_seconds(checkout: Path, arguments: list[str]) -> float:
+def processor_seconds(checkout: Path, arguments: list[str], **variables: str) -> float:
     """Run a program in a checkout, on one thread and without kept features; return its time.
 
     Raises:
         RuntimeError: it failed; its last lines.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ANPROMPT_CACHE": ""}
+    environment = {**os.environ, **variables, "OMP_NUM_THREADS": "1", "ANPROMPT_CACHE": ""}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         arguments, cwd=checkout, env=environment, text=True,
@@ -50,11 +50,12 @@ def processor_seconds(checkout: Path, arguments: list[str]) -> float:
 
 def trained(checkout: Path, output: Path, args: argparse.Namespace) -> list[Path]:
     """Train what is not there; return the folders of the trainings."""
-    os.environ |= {"OUTPUT": str(output), "BACKBONE": args.backbone, "DATA": args.data}
     call = command(checkout, "sweep", "tools/sweep.py") + ["base2new"]
     for name in ("methods", "datasets", "seeds"):
         call += [f"--{name}", getattr(args, name)]
-    processor_seconds(checkout, [*call, "--shots", "1", "--", "OPTIM.MAX_EPOCH", "1"])
+    call += ["--shots", "1", "--", "OPTIM.MAX_EPOCH", "1"]
+    variables = {"OUTPUT": str(output), "BACKBONE": args.backbone, "DATA": args.data}
+    processor_seconds(checkout, call, **variables)
     folders = (output / "base2new/train_base").rglob("results.json")
     return sorted(path.parent for path in folders)
 

@@ -1,11 +1,14 @@
-"""Runs that the tests of the tools look at, trained once per session."""
+"""Runs that the tests of the tools look at, trained and evaluated once per session."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from evaluated_runs import SMALL
 from runs_of_tests import CONFIGS, QUICK, ROOT, run_folder
 
 import train
+from anprompt.__main__ import main
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,19 @@ def trained_output(fake_eurosat, tiny_clip_path, tmp_path_factory) -> Path:
             options = [*QUICK, "DATASET.SUBSAMPLE_CLASSES", part]
             assert train.main([*flags, *how, "--output-dir", str(folder), *options]) == 0
     return output
+
+
+@pytest.fixture(scope="session")
+def evaluated_output(trained_output, tmp_path_factory) -> Path:
+    """A copy of the trained runs, all four evaluated in one call."""
+    folder = tmp_path_factory.mktemp("evaluated") / "output"
+    shutil.copytree(trained_output, folder)
+    assert main(["robustness", "--model-dir", str(folder), *SMALL]) == 0
+    return folder
+
+
+@pytest.fixture
+def fresh(trained_output, tmp_path) -> Path:
+    """An own copy of the trained runs, not evaluated."""
+    shutil.copytree(trained_output, tmp_path / "output")
+    return tmp_path / "output"

@@ -10,7 +10,7 @@ import re
 import pytest
 from called import report, table
 from PIL import Image
-from test_report import Reader
+from report_pages import Reader
 from written_runs import write_base_new, write_few_shot, write_log, write_results
 
 from anprompt.results.render import escape_cell, escape_latex, escape_markdown

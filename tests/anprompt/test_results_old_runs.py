@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from called import report, table
-from test_report import Reader
+from report_pages import Reader
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from test_robustness import call
+from evaluated_runs import call
 
 pytestmark = pytest.mark.slow
 

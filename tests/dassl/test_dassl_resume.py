@@ -283,7 +283,7 @@ def test_time_and_memory_add_up(toy_cfg, monkeypatch):
     # The epoch that was interrupted is not counted: it is done again.
     saved = load_checkpoint(os.path.join(cfg.OUTPUT_DIR, "linear", "model.pth.tar-2"))["meta"]
     assert saved["train_seconds"] == first.train_seconds
-    monkeypatch.setattr("dassl.engine.trainer.process_peak_memory_mb", lambda device: 1.0)
+    monkeypatch.setattr("dassl.engine.simple.process_peak_memory_mb", lambda device: 1.0)
     resumed = build(cfg)
     resumed.train()
     assert resumed.train_seconds > saved["train_seconds"]

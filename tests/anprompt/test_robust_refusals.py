@@ -1,0 +1,115 @@
+"""What python -m anprompt robustness refuses: one line, and figures that are there stay."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from evaluated_runs import SMALL, call
+from runs_of_tests import ROOT, run_folder
+
+from anprompt.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+
+def refused(capsys, *arguments) -> str:
+    status, _, err = call(capsys, *arguments)
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1, err
+    return err
+
+
+def test_bad_input_is_one_line_and_leaves_results_alone(evaluated_output, capsys):
+    folder = run_folder(evaluated_output, "CoOp")
+    before = (folder / "robustness.json").read_bytes()
+    for arguments, message in [
+        (["--noise", "blurr"], "Did you mean blur"),
+        (["--severities", "6"], "--severities 6: there is no such severity"),
+        (["--severities", "0-2"], "give 1 to 5"),
+        (["--seeds", "x"], "whole numbers"),
+        (["--images", "0"], "give 1 or more"),
+        (["--images", "15", "--noise", "blur"], "--redo"),
+        (["--classes", "old"], "choose from"),
+        (["--noise", "description"], "--descriptions"),
+        (["--descriptions", evaluated_output / "none.json"], "none.json"),
+        (["--load-epoch", "7"], "model.pth.tar-7"),
+        (["--root", evaluated_output / "nowhere"], "nowhere"),
+        (["--noise", "autoattack", "--images", "20"], "pyautoattack"),
+        (["--plugin", "none.py"], "none.py"),
+        (["--nois", "x", "--wrong"], "--wrong"),
+    ]:
+        if "autoattack" in arguments:
+            try:
+                import pyautoattack  # noqa: F401
+
+                continue
+            except ImportError:
+                pass
+        assert message in refused(capsys, "--model-dir", folder, *arguments), arguments
+    assert (folder / "robustness.json").read_bytes() == before
+
+
+HOLD = """
+import sys
+from common.lock import FolderLock
+from anprompt.robustness.prepare import ROBUSTNESS_LOCK
+lock = FolderLock(sys.argv[1], ROBUSTNESS_LOCK)
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_evaluations_of_one_run_are_not_mixed(fresh, capsys):
+    """Each writes its file as a whole; the later would drop what the earlier measured."""
+    folder = run_folder(fresh, "CoOp")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "held\n"
+        assert "in use by another process" in refused(capsys, "--model-dir", folder, *SMALL)
+        other.communicate("")
+    assert not (folder / "robustness.json").exists()
+    assert main(["robustness", "--model-dir", str(folder), "--noise", "blur", "--images", "4"]) == 0
+
+
+def test_another_backbones_file_is_noticed_for_every_run(fresh, capsys):
+    """Runs share a loaded backbone only if it was the same file for both."""
+    folders = [run_folder(fresh, name) for name in ("CoOp", "MaPLe")]
+    settings = folders[1] / "config.yaml"
+    changed = re.sub(r"(WEIGHTS: '?)\w{16}", r"\g<1>" + "f" * 16, settings.read_text())
+    assert changed != settings.read_text()
+    settings.write_text(changed)
+    assert "other weights" in refused(capsys, "--model-dir", *folders, *SMALL)
+
+
+def test_runs_that_are_none_or_not_alike_are_refused(evaluated_output, fresh, tmp_path, capsys):
+    folder = run_folder(fresh, "CoOp")
+    assert "no such folder" in refused(capsys, "--model-dir", tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "no trained model" in refused(capsys, "--model-dir", tmp_path / "empty")
+    # another half of the classes
+    assert "different class sets" in refused(
+        capsys, "--model-dir", folder, run_folder(fresh, "ZeroshotCLIP", "test_new")
+    )
+    # another data set
+    other = run_folder(fresh, "MaPLe")
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("NAME: EuroSAT", "NAME: DescribableTextures"))
+    assert "different class sets" in refused(capsys, "--model-dir", folder, other)
+    # no checkpoint
+    shutil.rmtree(folder / "prompt_learner")
+    assert "no checkpoint" in refused(capsys, "--model-dir", folder)
+    assert not list(fresh.rglob("robustness.json"))
+
+
+def test_a_class_without_description_is_named(fresh, tmp_path, capsys):
+    path = tmp_path / "descriptions.json"
+    path.write_text(json.dumps({"River": ["Water between banks."]}))
+    folder = run_folder(fresh, "CoOp")
+    arguments = ["--noise", "description", "--descriptions", path]
+    assert "no entry for class" in refused(capsys, "--model-dir", folder, *arguments)

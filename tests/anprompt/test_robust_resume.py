@@ -1,0 +1,129 @@
+"""An evaluation goes on from what is there, and starts over where the model is another."""
+
+import json
+import os
+
+import pytest
+import torch
+from evaluated_runs import SMALL, call, content
+from runs_of_tests import run_folder
+
+from anprompt.results.noise.files import read_evaluations
+from anprompt.robustness.store import Results, Store
+from anprompt.runs.fingerprint import fingerprint
+from common.errors import UsageError
+from dassl.utils import save_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def test_more_kinds_leave_what_is_there_alone(fresh, capsys, monkeypatch):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--noise", "char,blur", "--severities", "1", "--seeds", "1", "--images", "10"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    before = content(folder)["parts"]["base"]["cells"]
+    added = []
+    original = Results.add
+    monkeypatch.setattr(
+        Results, "add", lambda s, new: (added.extend(c.key for c in new), original(s, new))
+    )
+    more = ["--noise", "char,blur", "--severities", "1,5", "--seeds", "1", "--images", "10"]
+    assert call(capsys, "--model-dir", folder, *more)[0] == 0
+    after = content(folder)["parts"]["base"]["cells"]
+    assert set(after) == {*before, "text/char/5/1", "image/blur/5/-"}
+    assert {key: after[key] for key in before} == before
+    assert not set(added) & set(before)
+    added.clear()
+    stamp = (folder / "robustness.json").stat().st_mtime_ns
+    assert call(capsys, "--model-dir", folder, *more)[0] == 0
+    assert not added and (folder / "robustness.json").stat().st_mtime_ns == stamp
+
+
+def test_stopped_and_taken_up_equals_undisturbed(evaluated_output, fresh, capsys, monkeypatch):
+    folder = run_folder(fresh, "ANPrompt")
+    original, calls = Store.save, []
+
+    def save(store):
+        original(store)
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save", save)
+        status, _, err = call(capsys, "--model-dir", folder, *SMALL)
+    assert status == 130 and "goes on from here" in err
+    half = content(folder)["parts"]["base"]["cells"]
+    whole = content(run_folder(evaluated_output, "ANPrompt"))["parts"]["base"]["cells"]
+    assert 0 < len(half) < len(whole)
+    assert call(capsys, "--model-dir", folder, *SMALL)[0] == 0
+    for part, expected in content(run_folder(evaluated_output, "ANPrompt"))["parts"].items():
+        found = content(folder)["parts"][part]
+        assert list(found["cells"]) == list(expected["cells"])
+        assert found["summary"].keys() == expected["summary"].keys()
+        for key, rules in expected["cells"].items():
+            for rule, figures in rules.items():
+                assert found["cells"][key][rule] == pytest.approx(figures, abs=1e-3)
+
+
+def test_a_model_trained_anew_starts_over(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--noise", "blur", "--severities", "1", "--images", "10", "--classes", "base"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    path = folder / "prompt_learner/model.pth.tar-2"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["ctx"] += 1
+    save_checkpoint(checkpoint, str(path.parent))
+    marked = content(folder)
+    marked["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] = 99.9
+    (folder / "robustness.json").write_text(json.dumps(marked))
+    status, out, _ = call(capsys, "--model-dir", folder, *few)
+    assert status == 0 and "starting over" in out
+    assert content(folder)["parts"]["base"]["cells"]["image/blur/1/-"]["class"]["accuracy"] != 99.9
+
+
+def test_redo_leaves_other_classes_alone(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--model-dir", folder]
+    assert call(capsys, *few, "--noise", "blur,jpeg")[0] == 0
+    before = content(folder)["parts"]
+    assert call(capsys, *few, "--noise", "jpeg", "--classes", "base", "--redo")[0] == 0
+    after = content(folder)["parts"]
+    assert list(after["base"]["cells"]) == ["image/jpeg/1/-"]
+    assert after["new"] == before["new"]
+
+
+def test_settings_of_a_newer_version_make_no_other_model(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    settings = folder / "config.yaml"
+    lines = settings.read_text().splitlines(keepends=True)
+    older = [line for line in lines if "CLASSES_AT_ONCE" not in line]
+    assert len(older) == len(lines) - 1
+    settings.write_text("".join(older))
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    before = content(folder)
+    settings.write_text("".join(older))
+    status, printed, _ = call(capsys, "--model-dir", folder, *few)
+    assert status == 0 and "starting over" not in printed
+    assert content(folder)["fingerprint"] == before["fingerprint"]
+    checkpoint = next((folder / "prompt_learner").glob("model.pth.tar-*"))
+    assert fingerprint(folder, checkpoint) == before["fingerprint"]
+    (folder / "results.json").unlink()  # repeats the settings
+    settings.write_text("".join(older).replace("N_CTX: ", "N_CTX: 1"))
+    assert fingerprint(folder, checkpoint) != before["fingerprint"]
+
+
+def test_figures_of_a_model_that_was_trained_anew_are_refused(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    checkpoint = next((folder / "prompt_learner").glob("model.pth.tar-*"))
+    before = checkpoint.read_bytes()
+    assert read_evaluations(folder)
+    checkpoint.write_bytes(before + b" ")
+    os.utime(checkpoint, (1, 1))
+    with pytest.raises(UsageError, match="has figures of another model than .*model.pth.tar-"):
+        read_evaluations(folder)
+    checkpoint.unlink()  # nothing to compare with
+    assert read_evaluations(folder)

@@ -15,6 +15,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +39,13 @@ from .model import TOGETHER, KnownFeatures, PromptedCLIP
 FORMAT = 1
 WRAPPER = "dassl.data.dataset_wrapper"
 _READERS = 8  # threads that read image files
+# Steps of a transform that its kind and public attributes describe in full.
+_STEPS = "torchvision.transforms.transforms."
+_PLAIN_STEPS = {
+    *("Resize", "CenterCrop", "RandomCrop", "RandomResizedCrop", "RandomHorizontalFlip"),
+    *("ColorJitter", "RandomGrayscale", "GaussianBlur", "ToTensor", "Normalize"),
+}
+_OF_STEPS = {"Compose", "RandomApply"}
 
 # An image's number in its data set; in training with the seed of its transform.
 Sample = int | tuple[int, int]
@@ -46,13 +54,41 @@ Sample = int | tuple[int, int]
 def can_be_kept(loader: Any) -> bool:
     """Return whether a loader's images can be recognised: read and transformed as usual."""
     dataset = loader.dataset
-    steps: Any = getattr(getattr(dataset, "transform", None), "transforms", None)
     return (
         type(dataset).__module__ == WRAPPER  # Dassl.pytorch's stands elsewhere
         and dataset.k_tfm == 1
-        and bool(steps)
-        and all(type(step).__module__.startswith("torchvision.") for step in steps)
+        and _described(getattr(dataset, "transform", None)) is not None
     )
+
+
+def _described(transform: Any) -> list[Any] | None:
+    """Return all that decides what a transform does; None where that cannot be told, as of
+    ``Lambda`` or a step of somebody's own.
+    """
+    kind = f"{type(transform).__module__}.{type(transform).__qualname__}"
+    name = kind.removeprefix(_STEPS)
+    steps: list[Any] = []
+    if not kind.startswith(_STEPS) or name not in _PLAIN_STEPS | _OF_STEPS:
+        return None
+    if name in _OF_STEPS:
+        steps = [_described(step) for step in transform.transforms]
+        if not steps or None in steps:
+            return None
+    attributes = {
+        key: value
+        for key, value in sorted(vars(transform).items())
+        if not key.startswith("_") and key not in ("training", "transforms")
+    }
+    if not all(map(_is_plain, attributes.values())):
+        return None
+    return [kind, {key: repr(value) for key, value in attributes.items()}, *steps]
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether ``repr`` says all of a value, as it does not of a tensor."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, Enum))
 
 
 class FrozenTower:
@@ -113,7 +149,7 @@ class FrozenTower:
             found = pool.map(lambda number: _image(items[number]), numbers)
             shown = tqdm(found, "Recognising images", len(numbers), leave=False, disable=None)
             known = dict(zip(numbers, shown, strict=True))
-        made = {"tower": self._identity, "transform": repr(dataset.transform)}
+        made = {"tower": self._identity, "transform": _described(dataset.transform)}
         keys = []
         for batch in batches:
             parts = [batch[i : i + TOGETHER] for i in range(0, len(batch), TOGETHER)]

@@ -15,7 +15,7 @@ exit status: 0 done, 2 bad input.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
     answers = next(iter(kept.values()))
     if answers.log_probabilities is None:
         raise UsageError(f"{args.run}: of so many images and classes only the best five are kept")
-    temperature, fitted_on = fit(args.run, args.root, args.fit_on, args.batch)
+    tested = set(answers.paths.tolist())
+    temperature, fitted_on = fit(args.run, args.root, args.fit_on, tested, args.batch)
     _check_same_model(args.run, fitted_on["checkpoint"])
     scalings = {"before": Scaling(), "temperature": Scaling(temperature)}
     if args.dac:
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
         print("on images trained on a model is surer than elsewhere: look whether this helps")
     if not TEMPERATURES[0] * 1.01 < temperature < TEMPERATURES[1] / 1.01:
         print("it is at the end of the range that is looked through: no temperature fits these")
-    print(f"{len(answers.labels):,} test images, {answers.rule} logits; % but for Brier and NLL")
+    print(f"{len(answers.labels):,} images tested, {answers.rule} logits; % but for Brier and NLL")
     rows = [
         [name, *(f"{row[key]:.{2 if key not in ('brier', 'nll') else 4}f}" for key in row)]
         for name, row in figures.items()
@@ -103,7 +104,9 @@ def warnings_on(figures: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
-def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, Any]]:
+def fit(
+    run: Path, root: str, split: str, tested: Collection[str], batch: int
+) -> tuple[float, dict[str, Any]]:
     """Return the temperature of a run's training, and what it was fitted on."""
     import numpy as np
     from tqdm import tqdm
@@ -119,7 +122,7 @@ def fit(run: Path, root: str, split: str, batch: int) -> tuple[float, dict[str, 
     cfg = read_cfg(folder, root)
     with quiet():
         dataset = build_dataset(cfg)
-    items, name = images_for(dataset, split)
+    items, name = images_for(dataset, split, tested, cfg.DATASET.ROOT)
     predictor = Predictor.load(folder, list(dataset.classnames), root, epoch)
     starts = tqdm(range(0, len(items), batch), disable=None)
     logits = [predictor.logits([item.impath for item in items[i : i + batch]]) for i in starts]
@@ -141,13 +144,21 @@ def _check_same_model(run: Path, checkpoint: str) -> None:
         )
 
 
-def images_for(dataset: Any, split: str) -> tuple[Sequence[Any], str]:
-    """Return the images to fit on and the split that they are: none is among those tested on."""
-    tested = {item.impath for item in dataset.test or ()}
+def images_for(
+    dataset: Any, split: str, tested: Collection[str], root: str
+) -> tuple[Sequence[Any], str]:
+    """Return the images to fit on and the split that they are: none is among those tested on.
+
+    Args:
+        tested: images, as the kept answers name them.
+        root: the folder of the data sets.
+    """
+    from anprompt.robustness.images import image_key
+
     choices = {"val": dataset.val, "train": dataset.train_x}
     for name in ("val", "train") if split == "val" else ("train",):
         items = choices[name]
-        if items and not tested & {item.impath for item in items}:
+        if items and not any(image_key(item.impath, dataset, root) in tested for item in items):
             return items, name
     raise UsageError("no images to fit on but those that are tested on")
 

@@ -14,6 +14,7 @@ from anprompt.results.comparable import (
     OF_A_SEED,
     differing_settings,
     not_seeds_of_one_row,
+    unlike_data,
 )
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.tables import signs_of_masking
@@ -109,11 +110,13 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     if evaluation is None:
         return AttackedRun(**known)
     other = _other_checkpoint(run, evaluation)
+    what, tested, attacked = unlike_data(run.data, evaluation.data)
     if other:
-        return AttackedRun(
-            **known,
-            unlike=f"{evaluation.path} has figures of {other}, not of the checkpoint tested",
-        )
+        unlike = f"{evaluation.path} has figures of {other}, not of the checkpoint tested"
+    elif what:
+        unlike = f"{evaluation.path} is of other images: {what} is {attacked}, of the test {tested}"
+    if other or what:
+        return AttackedRun(**known, unlike=unlike)
     # An attack aims at one rule's answers: what it does to another's is no attack on that.
     rule = evaluation.headline_rule
     cells = [

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from yacs.config import CfgNode
 
+from anprompt.results.comparable import TEST_DATA
 from anprompt.robustness.attacks import check_attack, has_autoattack
 from anprompt.robustness.evaluation import Task, measure
 from anprompt.robustness.examples import add_examples, example_cells
@@ -42,8 +43,10 @@ from anprompt.runs.trained import (
 )
 from common.errors import UsageError
 from common.lock import FolderLock
+from common.reading import MissingFile
 from common.settings import leaves
 from dassl.data.datasets import build_dataset
+from datasets import identity as data_identity
 from noise.descriptions import find_descriptions, load_descriptions
 from noise.imagenet_c import SIZES, nearest_size
 
@@ -186,7 +189,9 @@ class Subset:
 
 @dataclass(frozen=True)
 class _TestSet:
-    """The test images of one subset: ``keys`` of all of them, ``images`` those that are used."""
+    """The test images of one subset: ``keys`` of all of them, ``images`` those that are used,
+    ``data`` what `datasets.identity` says of them.
+    """
 
     folder: Path
     cfg: CfgNode
@@ -194,6 +199,7 @@ class _TestSet:
     keys: list[str]
     images: TestImages
     transform: Callable
+    data: dict[str, str]
 
 
 class Preparation:
@@ -216,6 +222,7 @@ class Preparation:
         self._backbones: dict[tuple, Any] = {}
         self._stores: dict[Path, Store] = {}
         self._surrogates: dict[tuple, TrainedClassifier] = {}
+        self._known_data: dict = {}
 
     def subset(self, name: str) -> Subset:
         """Return the models and images of a subset of the classes.
@@ -297,7 +304,15 @@ class Preparation:
             readings=[test[i].reading for i in chosen],
             imagenet_c=self.imagenet_c,
         )
-        return _TestSet(folder, cfg, list(dataset.classnames), keys, images, transform)
+        data = {key: digest for key, digest in self._data_of(cfg).items() if key in TEST_DATA}
+        return _TestSet(folder, cfg, list(dataset.classnames), keys, images, transform, data)
+
+    def _data_of(self, cfg: CfgNode) -> dict[str, str]:
+        """Return digests of the data; none where only training's, not needed here, are gone."""
+        try:
+            return data_identity(cfg, self._known_data)
+        except MissingFile:
+            return {}
 
     def _store(self, classifier: TrainedClassifier) -> Store:
         folder = classifier.folder
@@ -326,7 +341,7 @@ class Preparation:
             "phrasings": _file_digest(self.args.templates),
             "imagenet_c": self.imagenet_c.description() if in_memory else None,
         }
-        results = store.subset(name, header, optional)
+        results = store.subset(name, header, optional, tests.data)
         if plan.attacks:
             _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
         cells = [cell for cell in plan.cells() if classifier.takes(cell)]

@@ -2,12 +2,14 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
 
+from anprompt.results.comparable import unlike_data
 from anprompt.results.noise.files import FILE_NAME, FORMAT, read_content, summary_for_people
 from anprompt.robustness.answers import Figures
 from common.errors import UsageError
@@ -124,13 +126,21 @@ class Store:
             )
         logger.info(f"{self.path}: the model was trained anew; starting over")
 
-    def subset(self, name: str, header: dict[str, Any], optional: dict[str, Any]) -> Results:
+    def subset(
+        self,
+        name: str,
+        header: dict[str, Any],
+        optional: dict[str, Any],
+        data: Mapping[str, str] = MappingProxyType({}),
+    ) -> Results:
         """Return the results on one subset, begun if there are none.
 
         Args:
             header: what all its cells depend on.
             optional: what some cells depend on, e.g. the file that kind ``description`` draws from;
                 None where it is not used now.
+            data: digests of the test images' lists and files, see `datasets.identity`. Files of
+                earlier versions have none and go on without.
 
         Raises:
             UsageError: there are results on other images, classes or pools.
@@ -138,7 +148,13 @@ class Store:
         if self._redo:
             self.content["parts"].pop(name, None)
             self.outcomes.forget(name)
-        part = self.content["parts"].setdefault(name, Results.begun(header))
+        part = self.content["parts"].setdefault(name, Results.begun({**header, "data": dict(data)}))
+        what, before, now = unlike_data(part.get("data") or {}, data)
+        if what:
+            raise UsageError(
+                f"{self.path}: its {name} classes were evaluated on other images: {what} was "
+                f"{before}, is {now}. Put those back, or pass --redo to begin anew"
+            )
         wanted = {**header}
         for key, value in optional.items():
             if value is not None and part.get(key) is not None:

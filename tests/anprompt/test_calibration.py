@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from runs_of_tests import run_folder
+from runs_of_tests import CONFIGS, QUICK, ROOT, run_folder
 
+import train
 from anprompt import Predictor
 from anprompt.commands import calibrate, interpret, predict
 from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit_temperature
@@ -146,16 +147,37 @@ def test_an_evaluation_of_one_epoch_answers_with_it(new_run):
 
 def test_no_image_is_fitted_on_and_tested():
     def images(*names):
-        return [SimpleNamespace(impath=name) for name in names]
+        return [SimpleNamespace(impath=f"/data/set/{name}") for name in names]
 
-    data = SimpleNamespace(test=images("a", "b"), val=images("b"), train_x=images("c"))
-    assert calibrate.images_for(data, "val")[1] == "train"  # as of ImageNet, whose val is its test
+    def chosen(split, *tested):
+        return calibrate.images_for(data, split, {f"set/{name}" for name in tested}, "/data")[1]
+
+    data = SimpleNamespace(dataset_dir="/data/set", val=images("b"), train_x=images("c"))
+    assert chosen("val", "a", "b") == "train"  # as of ImageNet, whose val is its test
     data.val = images("d")
-    assert calibrate.images_for(data, "val")[1] == "val"
-    assert calibrate.images_for(data, "train")[1] == "train"
+    assert chosen("val", "a", "b") == "val"
+    assert chosen("train", "a", "b") == "train"
+    assert chosen("val", "d") == "train"  # a run with TEST.SPLIT val
     data.train_x, data.val = images("a"), None
     with pytest.raises(UsageError, match="no images to fit on"):
-        calibrate.images_for(data, "val")
+        chosen("val", "a", "b")
+
+
+def test_a_run_that_was_tested_on_validation_images_is_not_fitted_on_them(new_run, capsys):
+    base, _ = new_run
+    tested = base.parent / "tested_on_val"
+    recorded = json.loads((base / "results.json").read_text())["config"]
+    root, backbone = recorded["DATASET"]["ROOT"], recorded["MODEL"]["BACKBONE"]["NAME"]
+    flags = ["--root", root, "--seed", "1", "--trainer", "CoOp", "--backbone", backbone]
+    flags += ["--config-file", str(ROOT / f"configs/trainers/{CONFIGS['CoOp']}.yaml")]
+    flags += ["--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml")]
+    flags += ["--output-dir", str(tested), "--eval-only", "--model-dir", str(base)]
+    options = [*QUICK, "DATASET.SUBSAMPLE_CLASSES", "base", "TEST.SPLIT", "val"]
+    assert train.main([*flags, *options]) == 0
+    assert calibrate.main([str(tested)]) == 0
+    fitted = json.loads((tested / "calibration.json").read_text())["fitted_on"]
+    assert fitted["split"] == "train"
+    assert "images of train" in capsys.readouterr().out
 
 
 def test_what_cannot_be_calibrated_is_one_line(new_run, capsys, tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
 from evaluated_runs import SMALL, call, content
 from runs_of_tests import run_folder
 
+from anprompt.results.noise.compare import compare
 from anprompt.results.noise.files import read_evaluations
 from anprompt.robustness.store import Results, Store
 from anprompt.runs.fingerprint import fingerprint
@@ -127,3 +129,48 @@ def test_figures_of_a_model_that_was_trained_anew_are_refused(fresh, capsys):
         read_evaluations(folder)
     checkpoint.unlink()  # nothing to compare with
     assert read_evaluations(folder)
+
+
+def test_images_of_another_content_are_refused(fresh, fake_eurosat, tmp_path, capsys):
+    """Names alone let the clean figures stand for pictures that were no longer there."""
+    data = tmp_path / "data"
+    shutil.copytree(fake_eurosat, data)
+    folder = run_folder(fresh, "CoOp")
+    here = ["--model-dir", folder, "--root", data, "--severities", "1", "--seeds", "1"]
+    assert call(capsys, *here, "--noise", "char")[0] == 0
+    known = content(folder)["parts"]["base"]
+    assert set(known["data"]) == {"test", "test_files"}
+    read = json.loads((folder / "results.json").read_text())["identity"]["data"]
+    assert known["data"] == {key: read[key] for key in known["data"]}
+    before = (folder / "robustness.json").read_bytes()
+
+    pictures = [path for path in (data / "eurosat/2750").rglob("*") if path.is_file()]
+    for path in pictures:
+        path.write_bytes(path.read_bytes() + b" ")
+    assert pictures
+    status, _, err = call(capsys, *here, "--noise", "gaussian_noise")
+    assert status == 2 and "other images: the digest of the files of test images was" in err
+    assert (folder / "robustness.json").read_bytes() == before
+    assert call(capsys, *here, "--noise", "gaussian_noise", "--redo")[0] == 0
+    assert content(folder)["parts"]["base"]["data"] != known["data"]
+
+    with pytest.raises(UsageError, match="cannot be compared: the digest of the files of test"):
+        other = tmp_path / "other" / "base2new/train_base/eurosat/shots_1/MaPLe/x/seed1"
+        shutil.copytree(run_folder(fresh, "MaPLe"), other)
+        assert call(capsys, "--model-dir", other, *here[2:4], "--noise", "char")[0] == 0
+        part = content(other)
+        part["parts"]["base"]["data"]["test_files"] = "0" * 64
+        (other / "robustness.json").write_text(json.dumps(part))
+        compare([*read_evaluations(other), *read_evaluations(folder)])
+
+
+def test_a_file_of_before_goes_on_without_digests(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    few = ["--model-dir", folder, "--severities", "1", "--seeds", "1", "--images", "10"]
+    assert call(capsys, *few, "--noise", "char")[0] == 0
+    old = content(folder)
+    for part in old["parts"].values():
+        del part["data"]
+    (folder / "robustness.json").write_text(json.dumps(old))
+    assert call(capsys, *few, "--noise", "blur")[0] == 0
+    assert all("data" not in part for part in content(folder)["parts"].values())

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from test_golden import golden_cfg
+from torchvision import transforms as T
 
 from common.errors import UsageError
 from common.store import feature_store
@@ -155,10 +156,36 @@ def test_a_limit_of_zero_keeps_nothing(make_trainer):
     assert_same(first, second)
 
 
-def test_tests_with_another_order_or_transform_read_pixels(make_trainer):
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda image: image,
+        T.Lambda(str),
+        T.RandomApply([T.Lambda(str)]),
+        T.Compose([lambda image: image]),
+        T.RandomPerspective(0.1),
+        T.Normalize(torch.zeros(3), torch.ones(3)),
+    ],
+    ids=["function", "Lambda", "in RandomApply", "in Compose", "another kind", "tensors"],
+)
+def test_tests_with_steps_that_cannot_be_told_apart_read_pixels(make_trainer, step):
     trainer = make_trainer(TEST__KEEP_FEATURES=True)
-    trainer.test_loader.dataset.transform.transforms.append(lambda image: image)
+    assert trainer.test_batches(trainer.test_loader) is not trainer.test_loader
+    trainer.test_loader.dataset.transform.transforms.append(step)
     assert trainer.test_batches(trainer.test_loader) is trainer.test_loader
+
+
+def test_settings_that_a_step_does_not_print_are_another_key(make_trainer):
+    def shown(mode):
+        trainer = make_trainer()
+        steps = trainer.test_loader.dataset.transform.transforms
+        steps.insert(0, T.RandomCrop(24, padding=4, padding_mode=mode))
+        assert "padding_mode" not in repr(steps[0])
+        torch.manual_seed(1)
+        return answers(trainer)[4]
+
+    assert shown("constant") == shown("reflect") == [30, 20]
+    assert shown("constant") == []
 
 
 def test_results_are_the_same(make_trainer, tmp_path):

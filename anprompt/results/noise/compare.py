@@ -9,6 +9,7 @@ from anprompt.results.comparable import (
     OF_A_SEED,
     differing_settings,
     not_seeds_of_one_row,
+    unlike_data,
 )
 from anprompt.results.method import Method, with_names
 from anprompt.results.noise.cells import (
@@ -160,6 +161,7 @@ def compare(
         found.setdefault(key, []).append(evaluation)
     comparisons = []
     for (dataset, subset, backbone, *_), members in found.items():
+        _check_same_images(members)
         common = common_keys(members)
         union = set().union(*(member.part["cells"] for member in members))
         seen = seen_by_any(member.header for member in members)
@@ -176,6 +178,18 @@ def compare(
         left_out = len(union) - len(common)
         comparisons.append(Comparison(dataset, subset, backbone, images, rows, seen, left_out))
     return comparisons
+
+
+def _check_same_images(members: Sequence[Evaluation]) -> None:
+    """Refuse to compare evaluations whose images have the same names and another content."""
+    known = [member for member in members if member.data]
+    for other in known[1:]:
+        what, ours, theirs = unlike_data(known[0].data, other.data)
+        if what:
+            raise UsageError(
+                f"{known[0].path} and {other.path} cannot be compared: {what} is {ours} in the "
+                f"first and {theirs} in the second; evaluate one of them anew (--redo)"
+            )
 
 
 def _by_method(

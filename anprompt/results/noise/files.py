@@ -51,6 +51,7 @@ _PART = {
     "examples?": [{"image": str, "class": str, "views": [_VIEW]}],
     "text_examples?": [{"kind": str, "prompts": [str]}],
     "template?": str,
+    "data?": Each(str),
     "meaning_kept?": Each(PERCENT),
     "attacked?": {"used": Number(1, 1e9, whole=True), "sha256": str, "clean?": Each(_CLEAN)},
     "imagenet_c?": {"size": COUNT, "as_jpeg": bool},
@@ -99,6 +100,11 @@ class Evaluation:
     def dataset(self) -> str:
         """Return what the data set is called: a user's own images have a title."""
         return str(self.header.get("dataset_title") or self.header["dataset"])
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Return digests of the test images, as `datasets.identity` has them; {} in old files."""
+        return self.part.get("data") or {}
 
     @property
     def headline_rule(self) -> str:

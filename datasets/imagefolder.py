@@ -228,12 +228,14 @@ class Examination:
         lists: train, val and test by name, empty where there is a problem.
         classnames: in order of label.
         problems, notes: one line each.
+        no_split: the one of the problems that says why no split can be drawn.
     """
 
     lists: dict[str, list[Entry]] = field(default_factory=dict)
     classnames: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    no_split: str = ""
 
 
 def examine(
@@ -266,8 +268,9 @@ def examine(
     except UsageError as error:
         if train_per_class:  # too many for some class; the images are looked at all the same
             found = examine(path, image_dir, classnames_file)
-        if str(error) not in found.problems:
-            found.problems.insert(0, str(error))
+            found.problems = [line for line in found.problems if line != found.no_split]
+        found.no_split = str(error)
+        found.problems.insert(0, found.no_split)
         return found
     found.notes = reader.notes
     if found.problems:

@@ -28,7 +28,7 @@ from pathlib import Path
 from anprompt.commands import report, sweep, table
 from anprompt.commands.data import check_own
 from anprompt.protocols.environment import numbers
-from anprompt.runs.recorded import RESULTS, read_results
+from anprompt.runs.recorded import RESULTS, is_anomaly, read_results
 from common.cli import CommandParser
 from common.errors import UsageError
 
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
     listed = [word for root in roots for word in ("--root", str(root))]
     report.main([output, "--output", f"{output}/report.html", "--title", title, *listed])
     _say(f"Open the report in a browser: {Path(output).resolve()}/report.html")
-    run = best_run(Path(output))
+    run = best_run(Path(output), title)
     if run is not None:
         _say(f"Ask a model: python -m anprompt predict --model-dir {shlex.quote(run)} IMAGES")
     return status
@@ -130,10 +130,18 @@ def settings_for(images: Path, image_root: str, title: str, per_class: int) -> l
     return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", str(per_class)]
 
 
-def best_run(output: Path) -> str | None:
-    """Return the folder of the run with the highest accuracy, None where there is none."""
-    found = {path.parent: read_results(path.parent) for path in sorted(output.rglob(RESULTS))}
-    done = {str(folder): results["accuracy"] for folder, results in found.items() if results}
+def best_run(output: Path, title: str) -> str | None:
+    """Return the folder of the run on these images with the highest accuracy, if there is one.
+
+    Of base to new it is a training's: tests on new classes have accuracies of another task.
+    """
+    done = {}
+    for path in sorted(output.rglob(RESULTS)):
+        results = read_results(path.parent)
+        if not results or is_anomaly(results) or results.get("dataset_title") != title:
+            continue
+        if results.get("subsample_classes") != "new":
+            done[str(path.parent)] = results["accuracy"]
     return max(done, key=lambda folder: done[folder], default=None)
 
 

@@ -23,6 +23,9 @@ from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
 from common.errors import UsageError
 
+# What a method's results depend on; data sets and protocols bring settings of their own.
+_OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
+
 Cell = tuple[str, str]
 Cells = dict[Cell, dict[int, Run]]
 
@@ -111,7 +114,7 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
-    notes += _shortages([run for _, run in placed]) + _same_images(rows)
+    notes += _shortages([run for _, run in placed]) + _same_images(rows) + _unlike_settings(rows)
     return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
@@ -240,6 +243,25 @@ def _difference(first: Run, other: Run) -> tuple[str, object, object]:
     if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
         return "the number of test images", first.num_test, other.num_test
     return unlike_data(first.data, other.data)
+
+
+def _unlike_settings(rows: dict[Method, Cells]) -> list[str]:
+    """Return notes on rows whose columns were trained with other settings under one name."""
+    notes = []
+    for method, cells in rows.items():
+        runs = [(cell, next(iter(seeds.values()))) for cell, seeds in cells.items()]
+        (first_cell, first), *others = [(cell, run) for cell, run in runs if run.settings] or runs
+        told: dict[str, dict[str, list[Cell]]] = {}
+        for cell, run in others:
+            expected = OF_A_SEED | OF_A_HALF
+            for key, ours, theirs in differing_settings(first.settings, run.settings, expected):
+                if run.config == first.config and key.startswith(_OF_A_METHOD):
+                    values = told.setdefault(key, {str(ours): [first_cell]})
+                    values.setdefault(str(theirs), []).append(cell)
+        for key, values in told.items():
+            parts = [f"{value} ({_places(where)})" for value, where in values.items()]
+            notes.append(f"{method.trainer}: {key} is not the same everywhere: {', '.join(parts)}.")
+    return notes
 
 
 def _shortages(runs: Iterable[Run]) -> list[str]:

@@ -284,6 +284,16 @@ def _dataset(results: dict) -> str:
     return plain(results.get("dataset_title") or results["dataset"])
 
 
+def _title(settings: dict[str, Any]) -> str:
+    """Return what results call the data set of these settings."""
+    name = plain(settings.get("DATASET.NAME", ""))
+    if name != "ImageFolder":
+        return name
+    places = (settings.get(f"DATASET.{key}") for key in ("CSV", "IMAGE_DIR"))
+    own = next((Path(str(place)).stem for place in places if place), name)
+    return plain(settings.get("DATASET.TITLE") or own)
+
+
 def without_backbone(config: str, backbone: str) -> str:
     """Return a configuration's name without the backbone that a folder's name adds to it."""
     return plain(config).removesuffix(f"-{backbone.replace('/', '_').replace(':', '_')}")
@@ -318,7 +328,7 @@ def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (
-        settings.get("DATASET.NAME", ""),
+        _title(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
     )

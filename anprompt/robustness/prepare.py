@@ -435,7 +435,9 @@ def _what_can_be_had(plan: Plan, how: ImageNetC) -> Plan:
 
 
 def _digest(keys: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+    # Names of files may hold bytes that are no text.
+    content = "\n".join(keys).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _file_digest(path: Path | None) -> str | None:

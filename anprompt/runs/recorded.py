@@ -126,7 +126,7 @@ def settings_of(folder: str | Path, results: dict | None) -> dict[str, Any] | No
     content = results.get("config") if results else None
     try:
         # Results repeat what config.yaml said before them, and are read ten times as fast.
-        if content is None or _is_newer(Path(folder) / CONFIG, Path(folder) / RESULTS):
+        if content is None:
             content = read_yaml(Path(folder) / CONFIG)
     except MissingFile:
         pass
@@ -134,13 +134,6 @@ def settings_of(folder: str | Path, results: dict | None) -> dict[str, Any] | No
         mend = "" if isinstance(error.__cause__, OSError) else f"; remove {folder} to start over"
         raise UsageError(f"{error}{mend}") from error
     return of_own_method(flatten(content)) if isinstance(content, dict) else None
-
-
-def _is_newer(path: Path, other: Path) -> bool:
-    try:
-        return path.stat().st_mtime_ns > other.stat().st_mtime_ns
-    except OSError:  # whoever reads it says why
-        return True
 
 
 def record_config(cfg: CfgNode) -> None:

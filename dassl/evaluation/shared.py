@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from common.ranks import gather, here
 
+_TEXT = ("utf-8", "surrogateescape")  # names of files may hold bytes that are no text
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -40,7 +42,7 @@ def in_order(own: Iterator[Answer], batches: int, device: torch.device) -> Itera
         if answer is not None:
             stacked = torch.stack(list(answer.logits.values()))  # (R, B, C)
             label = answer.label
-            letters = torch.tensor(list("\0".join(answer.paths).encode()))
+            letters = torch.tensor(list("\0".join(answer.paths).encode(*_TEXT)))
         sizes = gather(torch.tensor([*stacked.shape, len(letters)]), size)
         most = torch.stack(sizes).amax(0).tolist()
         all_logits = gather(_padded(stacked.float(), most[:3], device), size)
@@ -54,7 +56,7 @@ def in_order(own: Iterator[Answer], batches: int, device: torch.device) -> Itera
             yield Answer(
                 dict(zip(answer.logits, logits, strict=True)),
                 all_labels[number][:images].to(answer.label.device),
-                bytes(all_letters[number][:length].tolist()).decode().split("\0"),
+                bytes(all_letters[number][:length].tolist()).decode(*_TEXT).split("\0"),
             )
 
 

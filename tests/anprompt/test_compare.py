@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from written_runs import write_results
 
 from anprompt.commands import compare
 from common.errors import UsageError
@@ -36,6 +37,33 @@ def test_what_is_wrong_is_listed_before_anything_is_trained(images, tmp_path, mo
     assert "red/0.png" in listed and "blue/1.png" in listed
     assert "class 'blue' has 5 image(s)" in listed and "a split takes 17 or more" in listed
     assert not (tmp_path / "out").exists()
+
+
+def test_too_few_images_are_said_once(images, tmp_path, monkeypatch, capsys):
+    """The split that nobody asked for, of images in 50, 20 and 30%, has no say."""
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    for path in sorted((images / "red").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(UsageError, match="nothing was trained"):
+        compare.main([str(images), "--shots", "1"])
+    listed = capsys.readouterr().out
+    assert "class 'red' has 1 image(s); a split takes 2 or more of each" in listed
+    assert listed.count("a split takes") == 1
+
+
+def test_the_best_run_is_one_on_these_images(tmp_path):
+    def run(name, accuracy, **more):
+        write_results(tmp_path / name, "CoOp", "ImageFolder", accuracy, **more)
+
+    run("other", 99, dataset_title="other")
+    run("new", 98, dataset_title="mine", part="new")
+    assert compare.best_run(tmp_path, "mine") is None
+    run("mine", 50, dataset_title="mine")
+    run("better", 60, dataset_title="mine", seed=2)
+    (tmp_path / "anomaly").mkdir()
+    found = {"finished": True, "task": "anomaly", "image_auroc": 90.0, "image_ap": 90.0}
+    (tmp_path / "anomaly" / "results.json").write_text(json.dumps(found))
+    assert compare.best_run(tmp_path, "mine") == str(tmp_path / "better")
 
 
 def test_the_check_says_what_will_be_trained_on(images, tmp_path, monkeypatch, capsys):

@@ -384,3 +384,50 @@ def test_seeds_tested_on_other_lists_of_images_are_refused(tmp_path, capsys):
         write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=seed, identity=identity)
     assert table([str(tmp_path)]) == 2
     assert "the list of test images or classes is abab" in capsys.readouterr().err
+
+
+def notes_of(root: Path, protocol: str) -> list[str]:
+    tables = make_tables(protocol, place(find_runs([root])[0]))
+    return [note for one in tables for note in one.notes]
+
+
+def test_columns_trained_with_other_settings_are_pointed_out(tmp_path):
+    for dataset, rate in (("EuroSAT", 0.002), ("Caltech101", 0.1)):
+        options = {"OPTIM": {"MAX_EPOCH": 10, "LR": rate}, "DATASET": {"NAME": dataset}}
+        write_base_new(tmp_path / "b", "CoOp", dataset, 80, 70, options=options)
+    options["OPTIM"]["LR"] = 0.002
+    write_base_new(tmp_path / "b", "MaPLe", "EuroSAT", 80, 70, options=options)
+    write_base_new(tmp_path / "b", "MaPLe", "Caltech101", 80, 70, options=options)
+    told = [note for note in set(notes_of(tmp_path / "b", "base2new")) if "OPTIM.LR" in note]
+    assert len(told) == 1
+    assert told[0].startswith("CoOp: OPTIM.LR is not the same everywhere: ")
+    assert "0.002 (EuroSAT)" in told[0] and "0.1 (Caltech101)" in told[0]
+
+    for shots, rate in ((1, 0.002), (4, 0.1), (16, 0.1)):
+        options = {"OPTIM": {"MAX_EPOCH": 10, "LR": rate}}
+        write_few_shot(tmp_path / "f", "CoOp", "EuroSAT", shots, 60, options=options)
+    told = [note for note in set(notes_of(tmp_path / "f", "fewshot")) if "OPTIM.LR" in note]
+    assert told == [
+        "CoOp: OPTIM.LR is not the same everywhere: 0.002 (EuroSAT at 1), 0.1 (EuroSAT at 4/16)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [
+        ({"TITLE": "mine", "IMAGE_DIR": "/some/pictures"}, "mine"),
+        ({"TITLE": "", "IMAGE_DIR": "/some/pictures", "CSV": ""}, "pictures"),
+        ({"TITLE": "", "IMAGE_DIR": "/some/pictures", "CSV": "/some/list.csv"}, "list"),
+    ],
+)
+def test_own_images_trained_on_without_a_test_are_no_other_data_set(tmp_path, data, title):
+    """As with TEST.NO_TEST, or a training that was killed while it tested."""
+    trained, tested = tmp_path / "trained", tmp_path / "tested"
+    trained.mkdir()
+    settings = {"NAME": "ImageFolder", "SUBSAMPLE_CLASSES": "all", "NUM_SHOTS": 4, **data}
+    (trained / "config.yaml").write_text(json.dumps({"DATASET": settings}))
+    write_results(
+        tested, "CoOp", "ImageFolder", 59.26, shots=4, training=trained, dataset_title=title
+    )
+    (run,) = find_runs([tested])[0]
+    assert run.trained_on == (title, "all")

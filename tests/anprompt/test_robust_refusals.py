@@ -1,6 +1,7 @@
 """What python -m anprompt robustness refuses: one line, and figures that are there stay."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,21 @@ def refused(capsys, *arguments) -> str:
     assert status == 2
     assert len(err.strip().splitlines()) == 1, err
     return err
+
+
+def test_names_of_files_that_are_no_text(fresh, fake_eurosat, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(fake_eurosat, data)
+    split = next((data / "eurosat").glob("split_zhou_*.json"))
+    lists = json.loads(split.read_text())
+    old = data / "eurosat/2750" / lists["test"][0][0]
+    new = os.fsdecode(os.fsencode(old.parent) + b"/\xff" + os.fsencode(old.suffix))
+    os.rename(old, new)
+    lists["test"][0][0] = os.path.relpath(new, data / "eurosat/2750")
+    split.write_text(json.dumps(lists))
+    arguments = ["--root", data, "--noise", "blur", "--severities", "1", "--images", "20"]
+    status, _, err = call(capsys, "--model-dir", run_folder(fresh, "CoOp"), *arguments)
+    assert status == 0, err
 
 
 def test_bad_input_is_one_line_and_leaves_results_alone(evaluated_output, capsys):

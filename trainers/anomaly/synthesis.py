@@ -29,7 +29,9 @@ COVER = (0.05, 0.90)  # a mask that covers less or more is none
 
 def generator(key: str, step: int, seed: int, purpose: str) -> np.random.Generator:
     """Return the random numbers of one image at one step."""
-    digest = hashlib.sha256(f"{purpose}\0{key}\0{step}\0{seed}".encode()).digest()
+    digest = hashlib.sha256(
+        f"{purpose}\0{key}\0{step}\0{seed}".encode("utf-8", "surrogateescape")
+    ).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 

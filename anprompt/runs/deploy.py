@@ -28,6 +28,7 @@ from anprompt.runs.export import check_finite, describe
 from anprompt.runs.trained import TrainedModel
 from common.errors import UsageError, one_line
 from common.files import atomic_write
+from trainers.base import PromptedCLIP
 
 UNSCALED = Scaling()
 CLOSE = 1e-4  # probabilities of the file and of the model
@@ -169,6 +170,9 @@ def _without_text_tower(model: Any) -> Any:
     small.clip = _shallow(model.clip)
     for name in TEXT_ONLY:
         del small.clip._modules[name]
+    for name, part in small._modules.items():
+        if isinstance(part, PromptedCLIP):  # DePT's host, with the same CLIP
+            small._modules[name] = _without_text_tower(part)
     return small
 
 

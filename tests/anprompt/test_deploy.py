@@ -137,15 +137,35 @@ def in_stock_open_clip(weights: Path) -> dict:
     return found
 
 
-def test_low_rank_changes_are_in_the_weights(photo, tiny_clip_state_dict, tiny_clip_path):
-    cfg = default_cfg()
-    cfg.TRAINER.NAME, cfg.DATASET.NAME = "CLIPLoRA", "EuroSAT"
-    cfg.MODEL.BACKBONE.NAME = str(tiny_clip_path)
-    cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (64, 64), "bicubic"
-    cfg.INPUT.TRANSFORMS = ("normalize",)
-    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
-    clip_model = build_model(tiny_clip_state_dict).requires_grad_(False).eval()
-    trained = trained_from(cfg, CLASSNAMES, clip_model, {})
+@pytest.fixture
+def untrained(tiny_clip_state_dict, tiny_clip_path):
+    """Make a method's model on the tests' small CLIP."""
+
+    def make(trainer):
+        cfg = default_cfg()
+        cfg.TRAINER.NAME, cfg.DATASET.NAME = trainer, "EuroSAT"
+        cfg.MODEL.BACKBONE.NAME = str(tiny_clip_path)
+        cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (64, 64), "bicubic"
+        cfg.INPUT.TRANSFORMS = ("normalize",)
+        cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
+        clip_model = build_model(tiny_clip_state_dict).requires_grad_(False).eval()
+        return trained_from(cfg, CLASSNAMES, clip_model, {})
+
+    return make
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "DePTCoOp", "DePTMaPLe"])
+def test_a_model_that_is_exported_has_no_text_tower(untrained, trainer):
+    trained = untrained(trainer)
+    names = [name for name, _ in deploy.Deployed(trained).named_parameters()]
+    assert any("visual" in name for name in names)
+    assert not any("token_embedding" in name or "clip.transformer" in name for name in names)
+    assert trained.model.clip.transformer is not None  # the model itself is as before
+
+
+def test_low_rank_changes_are_in_the_weights(photo, untrained, tiny_clip_path):
+    trained = untrained("CLIPLoRA")
+    clip_model = trained.model.clip
     torch.manual_seed(0)
     for parameter in trained.model.prompt_learner.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))

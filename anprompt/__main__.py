@@ -20,6 +20,7 @@ COMMANDS = {
     "compare": "methods on a folder of your own images: table and report",
     "demo": "four methods on Shapes, the table, noise and the report: scripts/demo.sh",
     "table": "tables of finished runs: text, Markdown, CSV, LaTeX",
+    "pack": "finished runs in one small file, for others' tables",
     "report": "finished runs as one HTML page",
     "anomaly-report": "anomaly detection as one HTML page: maps, cases, curves",
     "robustness": "evaluate trained models under noise in text and image",

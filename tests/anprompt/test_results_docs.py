@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ LINES = [
     if not any(word in line for word in ("~", "eurosat", "crossdata", "--robust"))
 ]
 
+UNPACK = next(line for line in LINES if line[0] == "mkdir")
+
 
 @pytest.fixture(scope="module")
 def kept_tree(tmp_path_factory):
@@ -45,6 +48,12 @@ def test_commands(old_tree, kept_tree, tmp_path, monkeypatch, words):
     (tmp_path / "output").symlink_to(kept_tree if needs_kept else old_tree / "output_old")
     if words[1] == "parse_test_res.py":  # one experiment of the tree is not finished
         assert cli.run(parse_test_res.main, "parse_test_res.py", words[2:]) == 1
+        return
+    if "output_small" in words:
+        (tmp_path / "docs").symlink_to(ROOT / "docs")
+        subprocess.run(shlex.join(UNPACK).replace("'&&'", "&&"), shell=True, check=True)
+    if words == UNPACK:
+        assert len(list((tmp_path / "output_small").rglob("results.json"))) > 200
         return
     assert words[:3] == ["python", "-m", "anprompt"]
     (tmp_path / "data").mkdir()

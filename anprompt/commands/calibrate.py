@@ -25,6 +25,7 @@ from tabulate import tabulate
 from anprompt.runs.arguments import add_plugin_option
 from common.cli import CommandParser
 from common.errors import UsageError
+from common.paths import image_key
 
 HEADERS = ("", "accuracy", "ECE", "adaptive ECE", "MCE", "Brier", "NLL")
 
@@ -153,8 +154,6 @@ def images_for(
         tested: images, as the kept answers name them.
         root: the folder of the data sets.
     """
-    from anprompt.robustness.images import image_key
-
     choices = {"val": dataset.val, "train": dataset.train_x}
     for name in ("val", "train") if split == "val" else ("train",):
         items = choices[name]

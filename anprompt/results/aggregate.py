@@ -253,9 +253,10 @@ def _unlike_settings(rows: dict[Method, Cells]) -> list[str]:
         (first_cell, first), *others = [(cell, run) for cell, run in runs if run.settings] or runs
         told: dict[str, dict[str, list[Cell]]] = {}
         for cell, run in others:
-            expected = OF_A_SEED | OF_A_HALF
-            for key, ours, theirs in differing_settings(first.settings, run.settings, expected):
-                if run.config == first.config and key.startswith(_OF_A_METHOD):
+            if run.config != first.config:
+                continue
+            for key, ours, theirs in differing_settings(first.settings, run.settings, ()):
+                if key.startswith(_OF_A_METHOD):
                     values = told.setdefault(key, {str(ours): [first_cell]})
                     values.setdefault(str(theirs), []).append(cell)
         for key, values in told.items():

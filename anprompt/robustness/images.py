@@ -1,7 +1,6 @@
 """Test images: cropped as the model sees them, corrupted there, then made tensors."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +125,6 @@ def split_transform(cfg: CfgNode) -> tuple[Crop, Callable[[torch.Tensor], torch.
     if not places:
         raise UsageError("the run's transforms make no tensor (INPUT.NO_TRANSFORM)")
     return T.Compose(steps[: places[0]]), T.Compose(steps[places[0] + 1 :])
-
-
-def image_key(path: str, dataset: Any, root: str) -> str:
-    """Return an image's path as noise is seeded by: below the folder that holds the data set."""
-    folder = getattr(dataset, "dataset_dir", "")
-    base = os.path.dirname(folder) if folder and os.path.isabs(folder) else os.path.abspath(root)
-    return Path(os.path.relpath(path, base)).as_posix()
 
 
 def select(keys: Sequence[str], labels: Iterable[int], number: int | None) -> list[int]:

@@ -20,7 +20,6 @@ from anprompt.robustness.images import (
     ImageNetC,
     TestImages,
     frost_pictures,
-    image_key,
     select,
     split_transform,
 )
@@ -43,6 +42,7 @@ from anprompt.runs.trained import (
 )
 from common.errors import UsageError
 from common.lock import FolderLock
+from common.paths import image_key
 from common.reading import MissingFile
 from common.settings import leaves
 from dassl.data.datasets import build_dataset

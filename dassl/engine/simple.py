@@ -12,6 +12,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from common.checkpoints import BEST
+from common.paths import image_key
 from common.provenance import provenance
 from common.ranks import here
 from dassl.config import check_config
@@ -354,9 +355,7 @@ class SimpleTrainer(TrainerBase):
 
     def _shown(self, paths: list[str]) -> list[str]:
         """Return images' paths below the folder that holds the data set."""
-        folder = getattr(self.dm.dataset, "dataset_dir", "")
-        base = os.path.dirname(folder) if os.path.isabs(folder) else self.cfg.DATASET.ROOT
-        return [os.path.relpath(path, base or ".").replace(os.sep, "/") for path in paths]
+        return [image_key(path, self.dm.dataset, self.cfg.DATASET.ROOT) for path in paths]
 
     def _of_evaluator(self, metrics: dict[str, Any], reported: Predictions) -> dict[str, Any]:
         """Return the metrics of a user's own evaluator, for ``results.json``.

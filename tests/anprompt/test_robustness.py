@@ -9,8 +9,9 @@ from evaluated_runs import SMALL, call, content
 from runs_of_tests import run_folder
 
 from anprompt.results.noise.files import read_evaluations
-from anprompt.robustness.images import image_key, select, split_transform
+from anprompt.robustness.images import select, split_transform
 from anprompt.runs.trained import quiet, read_cfg, training_folder
+from common.paths import image_key
 from dassl.data.datasets import build_dataset
 from dassl.engine import build_trainer
 from dassl.utils import read_image

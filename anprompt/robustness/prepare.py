@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from anprompt.results.comparable import TEST_DATA
 from anprompt.robustness.attacks import check_attack, has_autoattack
+from anprompt.robustness.chosen import find_trained, is_classifier, subsets_to_measure
 from anprompt.robustness.evaluation import Task, measure
 from anprompt.robustness.examples import add_examples, example_cells
 from anprompt.robustness.images import (
@@ -23,13 +24,12 @@ from anprompt.robustness.images import (
     select,
     split_transform,
 )
-from anprompt.robustness.models import TrainedClassifier, describe, trained_subset, zero_shot
+from anprompt.robustness.models import TrainedClassifier, describe, zero_shot
 from anprompt.robustness.plan import Plan, parse_plan
 from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
-from anprompt.runs.recorded import CONFIG, recorded_config
 from anprompt.runs.trained import (
     build_trained,
     device_of,
@@ -37,7 +37,6 @@ from anprompt.runs.trained import (
     quiet,
     read_cfg,
     trainer_class,
-    training_folder,
     versions,
 )
 from common.errors import UsageError
@@ -52,7 +51,6 @@ from noise.imagenet_c import SIZES, nearest_size
 
 logger = logging.getLogger(__name__)
 
-SUBSETS = ("all", "base", "new")
 ROBUSTNESS_LOCK = ".robustness.lock"  # a training's own lock is another: they may go side by side
 
 
@@ -95,81 +93,6 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
         for subset in prepared:
             preparation.measure(subset)
     return list(cfgs), subsets
-
-
-def find_trained(paths: Sequence[Path]) -> list[Path]:
-    """Return folders of runs: the given ones, or those below the given ones.
-
-    Raises:
-        UsageError: a path holds no run.
-    """
-    folders: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            raise UsageError(f"--model-dir {path}: no such folder")
-        if (path / CONFIG).is_file():
-            found = [path]
-        else:
-            found = sorted(file.parent for file in path.rglob(CONFIG) if _is_model(file.parent))
-        if not found:
-            raise UsageError(f"--model-dir {path}: no trained model there or below (no {CONFIG})")
-        folders |= dict.fromkeys(found)
-    return list(folders)
-
-
-def is_classifier(cfg: CfgNode) -> bool:
-    """Return whether a run is of classification, which is what noise is measured on."""
-    return trainer_class(cfg).task == "classification"
-
-
-def _is_model(folder: Path) -> bool:
-    """Return whether a folder holds a model, and not the evaluation of another folder's."""
-    recorded = recorded_config(folder) or {}
-    if not recorded.get("TRAINER.NAME"):
-        return False
-    # A method that learns nothing has evaluations only; that of base classes stands for it.
-    evaluates = recorded.get("RUN.MODEL_DIR") or recorded.get("DATASET.SUBSAMPLE_CLASSES") == "new"
-    return not (recorded.get("RUN.EVAL_ONLY") and evaluates)
-
-
-def subsets_to_measure(cfgs: dict[Path, CfgNode], asked: str) -> tuple[str, ...]:
-    """Return the subsets of the classes, the same for all runs.
-
-    Args:
-        asked: "base,new"; empty: base and new for models trained on base, else what they were
-            trained on.
-
-    Raises:
-        UsageError: unknown subsets, or runs that do not have the same classes.
-    """
-    _refuse_different(cfgs, lambda cfg: cfg.DATASET.NAME)
-    if asked:
-        subsets = tuple(dict.fromkeys(asked.replace(",", " ").split()))
-        if not subsets or set(subsets) - set(SUBSETS):
-            raise UsageError(f"--classes {asked!r}: choose from {', '.join(SUBSETS)}")
-        return subsets
-
-    def own_subsets(cfg: CfgNode) -> tuple[str, ...]:
-        trained_on = trained_subset(training_folder(cfg), cfg)
-        return ("base", "new") if trained_on == "base" else (trained_on,)
-
-    _refuse_different(cfgs, own_subsets, hint="Say which with --classes, or give like runs")
-    return own_subsets(next(iter(cfgs.values())))
-
-
-def _refuse_different(
-    cfgs: dict[Path, CfgNode],
-    classes: Callable[[CfgNode], Any],
-    hint: str = "Give one data set's runs at a time",
-) -> None:
-    (first, known), *others = [(folder, classes(cfg)) for folder, cfg in cfgs.items()]
-    for folder, found in others:
-        if found != known:
-            a, b = (v if isinstance(v, str) else "+".join(v) for v in (known, found))
-            raise UsageError(
-                f"these runs have different class sets and cannot be compared: {first} has {a}, "
-                f"{folder} has {b}. {hint}"
-            )
 
 
 @dataclass

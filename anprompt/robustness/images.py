@@ -19,6 +19,7 @@ from torchvision import transforms as T
 
 from anprompt.runs.trained import quiet
 from common.errors import UsageError
+from common.files import file_digest
 from common.image_loader import ImageLoader
 from common.images import read_image
 from common.paths import user_cache
@@ -70,6 +71,18 @@ class ImageNetC:
         """What robustness.json says of it: figures made otherwise do not mix."""
         saved = imagenet_c.SAVED_AS_JPEG[self.size] if self.as_jpeg is None else self.as_jpeg
         return {"size": self.size, "as_jpeg": saved}
+
+    def released_digests(self, cells: Iterable[Cell], path: str) -> dict[str, str]:
+        """Return a digest of one test image under each noise, which tells one copy of ImageNet-C
+        from another.
+
+        Raises:
+            UsageError: a picture is not there.
+        """
+        return {
+            f"{cell.kind}/{cell.severity}": file_digest(self.released_file(cell, path))
+            for cell in cells
+        }
 
     def released_file(self, cell: Cell, path: str) -> Path:
         """Return the released picture of a test image.

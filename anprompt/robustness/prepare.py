@@ -40,6 +40,7 @@ from anprompt.runs.trained import (
     versions,
 )
 from common.errors import UsageError
+from common.files import file_digest
 from common.lock import FolderLock
 from common.paths import image_key
 from common.reading import MissingFile
@@ -258,16 +259,18 @@ class Preparation:
             },
         }  # fmt: skip
         attacked = select(images.keys, images.labels, self.args.attack_images)
+        cells = [cell for cell in plan.cells() if classifier.takes(cell)]
         in_memory = {"imagenet-c", "imagenet-c-val"} & plan.kinds.keys()
+        on_disk = [cell for cell in cells if cell.group == "imagenet-c-disk"]
         optional = {
-            "descriptions": _file_digest(self.args.descriptions),
-            "phrasings": _file_digest(self.args.templates),
+            "descriptions": file_digest(self.args.descriptions) if self.args.descriptions else None,
+            "phrasings": file_digest(self.args.templates) if self.args.templates else None,
             "imagenet_c": self.imagenet_c.description() if in_memory else None,
+            "released": self.imagenet_c.released_digests(on_disk, str(images.images[0])) or None,
         }
         results = store.subset(name, header, optional, tests.data)
         if plan.attacks:
             _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
-        cells = [cell for cell in plan.cells() if classifier.takes(cell)]
         return Task(
             classifier,
             results,
@@ -361,10 +364,6 @@ def _digest(keys: Sequence[str]) -> str:
     # Names of files may hold bytes that are no text.
     content = "\n".join(keys).encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _file_digest(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _data(cfg: CfgNode) -> dict[str, Any]:

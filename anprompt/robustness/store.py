@@ -155,20 +155,18 @@ class Store:
                 f"{self.path}: its {name} classes were evaluated on other images: {what} was "
                 f"{before}, is {now}. Put those back, or pass --redo to begin anew"
             )
-        wanted = {**header}
-        for key, value in optional.items():
-            if value is not None and part.get(key) is not None:
-                wanted[key] = value
-        for key, value in wanted.items():
-            if part.get(key) != value:
+        used = {key: value for key, value in optional.items() if value is not None}
+        known = {key: part[key] for key in used if part.get(key) is not None}
+        for key, value in {**header, **known}.items():
+            now = used.get(key, value)
+            if _contradict(part.get(key), now):
                 raise UsageError(
                     f"{self.path}: its {name} classes were evaluated with other {key} "
-                    f"({_brief(part.get(key))}; now {_brief(value)}). Give the same "
+                    f"({_brief(part.get(key))}; now {_brief(now)}). Give the same "
                     f"{FLAGS.get(key, '--images')}, or pass --redo to begin anew"
                 )
-        for key, value in optional.items():
-            if value is not None:
-                part[key] = value
+        for key, value in used.items():
+            part[key] = {**known.get(key, {}), **value} if isinstance(value, dict) else value
         return Results(part, self.save)
 
     def save(self) -> None:
@@ -193,6 +191,7 @@ FLAGS = {
     "descriptions": "--descriptions",
     "phrasings": "--templates",
     "imagenet_c": "--as-jpeg and --nearest",
+    "released": "--released",
     "attacked": "--attack-images",
 }
 
@@ -236,6 +235,13 @@ class Outcomes:
         """Write the file."""
         write_json(self._content, str(self.path))
         self._has_forgotten = False
+
+
+def _contradict(known: Any, now: Any) -> bool:
+    """Return whether two records differ; of dictionaries, in an entry that both have."""
+    if isinstance(known, dict) and isinstance(now, dict):
+        return any(known[key] != now[key] for key in known.keys() & now.keys())
+    return bool(known != now)
 
 
 def _brief(value: Any) -> str:

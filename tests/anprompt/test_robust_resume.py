@@ -1,5 +1,6 @@
 """An evaluation goes on from what is there, and starts over where the model is another."""
 
+import itertools
 import json
 import os
 import shutil
@@ -174,3 +175,35 @@ def test_a_file_of_before_goes_on_without_digests(fresh, capsys):
     (folder / "robustness.json").write_text(json.dumps(old))
     assert call(capsys, *few, "--noise", "blur")[0] == 0
     assert all("data" not in part for part in content(folder)["parts"].values())
+
+
+def test_figures_of_two_copies_of_imagenet_c_do_not_mix(fresh, fake_eurosat, tmp_path, capsys):
+    released = tmp_path / "released"
+    pictures = [path for path in (fake_eurosat / "eurosat/2750").rglob("*") if path.is_file()]
+    for kind, path in itertools.product(("fog", "snow"), pictures):
+        copy = released / kind / "1" / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    folder, other = run_folder(fresh, "CoOp"), run_folder(fresh, "MaPLe")
+
+    def measured(folder, noise, *more):
+        disk = ["--noise", f"imagenet-c-disk:{noise}", "--severities", "1", "--released", released]
+        return call(capsys, "--model-dir", folder, *disk, *more)
+
+    assert measured(folder, "fog")[0] == 0
+    assert measured(folder, "snow")[0] == 0  # other kinds of the same copy join
+    before = (folder / "robustness.json").read_bytes()
+    assert content(folder)["parts"]["base"]["released"].keys() == {"fog/1", "snow/1"}
+
+    changed = [path for path in (released / "fog").rglob("*") if path.is_file()]
+    for path in changed:
+        path.write_bytes(path.read_bytes() + b" ")
+    assert changed
+    status, _, err = measured(folder, "fog")
+    assert status == 2 and "with other released" in err and "the same --released" in err
+    assert (folder / "robustness.json").read_bytes() == before
+    assert measured(other, "fog")[0] == 0
+    with pytest.raises(UsageError, match=r"different copies of ImageNet-C \(fog/1\)"):
+        compare([*read_evaluations(folder), *read_evaluations(other)])
+    assert measured(folder, "fog", "--redo")[0] == 0
+    assert compare([*read_evaluations(folder), *read_evaluations(other)])

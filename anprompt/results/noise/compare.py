@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from anprompt.results.comparable import (
@@ -190,6 +191,15 @@ def _check_same_images(members: Sequence[Evaluation]) -> None:
                 f"{known[0].path} and {other.path} cannot be compared: {what} is {ours} in the "
                 f"first and {theirs} in the second; evaluate one of them anew (--redo)"
             )
+    copies: dict[str, tuple[str, Path]] = {}  # of the released ImageNet-C, by noise
+    for member in members:
+        for noise, digest in member.part.get("released", {}).items():
+            first, path = copies.setdefault(noise, (digest, member.path))
+            if first != digest:
+                raise UsageError(
+                    f"{path} and {member.path} cannot be compared: they were evaluated on "
+                    f"different copies of ImageNet-C ({noise}); evaluate one of them anew (--redo)"
+                )
 
 
 def _by_method(
@@ -236,6 +246,7 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
         "the template": part.get("template"),
         "the images attacked": evaluation.attacked if evaluation.has_attacks else None,
         "ImageNet-C's making": part.get("imagenet_c"),
+        **{f"the released {key}": value for key, value in part.get("released", {}).items()},
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -55,6 +55,7 @@ _PART = {
     "meaning_kept?": Each(PERCENT),
     "attacked?": {"used": Number(1, 1e9, whole=True), "sha256": str, "clean?": Each(_CLEAN)},
     "imagenet_c?": {"size": COUNT, "as_jpeg": bool},
+    "released?": Each(str),
 }
 _SEEN = {"text_kinds": [str], "image_kinds": [str], "seeds": [WHOLE]}
 _FILE = {

@@ -6,7 +6,7 @@ References:
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ def attacked(
     *,
     seed: int,
     keys: Sequence[str],
+    on_pass: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Return pictures changed, within the bound, to mislead this very model.
 
@@ -72,6 +73,7 @@ def attacked(
         labels: (B,) true classes.
         seed: of the starts.
         keys: name the images.
+        on_pass: called whenever the attack asks the model, some thousand times.
 
     Returns:
         (B, 3, H, W) on the classifier's device.
@@ -80,7 +82,12 @@ def attacked(
     pictures, labels = pictures.to(classifier.device), labels.to(classifier.device)
     with torch.no_grad():
         state = classifier.class_state()
-    logits = classifier.logits(state)
+    model = classifier.logits(state)
+
+    def logits(asked: Tensor) -> Tensor:
+        on_pass()
+        return model(asked)
+
     if attack.package:
         number = len(classifier.classnames)
         return autoattack(logits, kind, pictures, labels, bound / 255, seed, number)

@@ -1,6 +1,7 @@
 """Measures the cells: every image once for each noise, through every model that needs it."""
 
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -360,9 +361,20 @@ def _attack(
         state = classifier.class_state()
     started = time.monotonic()
     name = f"{title}: {cell.kind} {cell.severity}/255".removeprefix(": ")
+    passes = itertools.count(1)
     with tqdm(
-        total=len(chosen), initial=len(chosen) - len(left), desc=name, unit="image", disable=None
+        total=len(chosen),
+        initial=len(chosen) - len(left),
+        desc=name,
+        unit="image",
+        miniters=0,  # shows passes before the first image is done
+        disable=None,
     ) as bar:
+
+        def on_pass() -> None:
+            bar.set_postfix(passes=next(passes), refresh=False)
+            bar.update(0)
+
         for start in range(0, len(left), batch_size):
             places = left[start : start + batch_size]
             indices = [int(chosen[place]) for place in places]
@@ -377,6 +389,7 @@ def _attack(
                     torch.from_numpy(images.labels[indices]),
                     seed=cell.seed or 0,
                     keys=[images.keys[i] for i in indices],
+                    on_pass=on_pass,
                 )
             if cell.kind == "transfer":
                 transferred[made] = changed

@@ -26,13 +26,13 @@ COMMANDS = {
     "robustness": "evaluate trained models under noise in text and image",
     "robustness-report": "all base-to-new models of OUTPUT under noise, and the report",
     "predict": "classify images with a trained model",
-    "calibrate": "fit confidences; calibration of a run before and after",
+    "calibrate": "fit confidences; a run's calibration before and after",
     "interpret": "the words nearest to a learned context",
-    "export": "write a trained model as safetensors, ONNX or a program of PyTorch's",
+    "export": "write a trained model as safetensors, ONNX or a torch.export program",
     "data": "fetch, unpack and check data sets",
     "methods": "what each method learns, its paper, licence and protocols",
     "backbones": "which CLIPs run with which methods, and why others do not",
-    "cache": "image features kept for all methods: show, bound, clear",
+    "cache": "image features kept for all methods: show, limit, clear",
     "pretrain": "how the bundled small CLIP was made",
 }
 

@@ -1,4 +1,4 @@
-"""Adversarial image noise: projected gradient descent (PGD), and losses that it climbs.
+"""Adversarial image noise: projected gradient descent (PGD), and losses that it maximises.
 
 An attack sees a model as a function from images with values 0 to 1 to logits, so it may serve a
 training step as well as an evaluation.
@@ -46,10 +46,10 @@ def pgd(
         eps: largest change of a value, e.g. 1 / 255.
         step: size of a step, e.g. eps / 4.
         steps: number of steps; 0 gives the start.
-        start: draws it uniformly in the eps-ball: one for the batch, or B of them so that an
-            image's start does not depend on those beside it. None: start at the images; a tensor:
-            at the images with it added.
-        loss: (logits, labels) -> scalar, the mean over the batch of what is to grow.
+        start: a generator that draws the start uniformly in the eps-ball: one for the batch, or B
+            of them so that an image's start does not depend on those beside it. None: start at the
+            images; a tensor: at the images plus it.
+        loss: (logits, labels) -> scalar, the mean over the batch of what is maximised.
 
     Returns:
         (B, 3, H, W) of the images' dtype and device, without gradient.

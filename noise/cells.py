@@ -18,7 +18,7 @@ class Group:
         of: what is perturbed: "text", "image", "both", "tokens" (learned ones) or "attack" (text or
             image, chosen to mislead the very model).
         about: one line on it.
-        kinds: what it is made of, by name; {} where that is another group's.
+        kinds: its kinds, by name; {} where they are another group's.
     """
 
     of: str
@@ -77,7 +77,7 @@ class Cell:
         """Return the cell of a key.
 
         Raises:
-            UsageError: it is none.
+            UsageError: the key is not one of a cell.
         """
         group, _, rest = key.partition("/")
         kind, severity, seed = rest.split("/") if rest.count("/") == 2 else ("", "", "")

@@ -40,7 +40,7 @@ def shot_noise(image: Image.Image, photons: float, rng: np.random.Generator) -> 
 
 
 def impulse_noise(image: Image.Image, share: float, rng: np.random.Generator) -> Array:
-    """Set a share of the values to 0 or 1, as often."""
+    """Set a share of the values to 0 or 1, equally often."""
     x = _unit(image)
     hit, bright = rng.random(x.shape) <= share, rng.random(x.shape) <= 0.5
     x[hit & bright], x[hit & ~bright] = 1, 0
@@ -111,7 +111,7 @@ def glass_blur(
 def motion_blur(
     image: Image.Image, parameters: tuple[int, float], rng: np.random.Generator
 ) -> Array:
-    """Blur along a line to one side: radius, sigma; in a direction up to 45 degrees off level."""
+    """Blur along a line to one side: radius, sigma; in a direction within 45 degrees of level."""
     return _motion(np.asarray(image), *parameters, rng.uniform(-45, 45))
 
 

@@ -63,7 +63,7 @@ def other_case(word: str) -> str:
 
 
 def punctuate(word: str, draw: float) -> str:
-    """Return a word with a drawn mark at its end, another one than it has."""
+    """Return a word with a drawn mark at its end, different from the one it has."""
     bare = word.rstrip(MARKS)
     return bare + pick([mark for mark in MARKS if mark != word[len(bare) :]], draw)
 
@@ -121,7 +121,7 @@ def swap(text: str, rate: float, rng: np.random.Generator) -> str:
 
 
 def at_distance_one(name: str, alphabet: str = string.ascii_lowercase) -> list[str]:
-    """Return all strings at Levenshtein distance 1: one character more, less or another one."""
+    """Return all strings at Levenshtein distance 1: one character added, removed or replaced."""
     found: dict[str, None] = {}
     for i in range(len(name) + 1):
         found |= dict.fromkeys(name[:i] + letter + name[i:] for letter in alphabet)
@@ -138,8 +138,8 @@ def misspellings(
     """Draw at most ``count`` strings at Levenshtein distance 1 that say nothing else.
 
     Args:
-        name: a class's.
-        words: of a dictionary, in small letters; what brings one of them is left out.
+        name: a class name.
+        words: a dictionary, in lower case; strings that add one of its words are left out.
         names: of all classes; they are left out.
     """
     own = set(name.lower().split())

@@ -72,7 +72,7 @@ def jpeg(image: Image.Image, step: float, rng: np.random.Generator) -> Image.Ima
 
 
 def brightness(image: Image.Image, factor: float, rng: np.random.Generator) -> Image.Image:
-    """Intensities times ``factor`` or, as often, divided by it."""
+    """Intensities multiplied or, equally often, divided by ``factor``."""
     brighter = rng.random() < 0.5
     return ImageEnhance.Brightness(image).enhance(factor if brighter else 1 / factor)
 
@@ -83,7 +83,7 @@ def contrast(image: Image.Image, factor: float, rng: np.random.Generator) -> Ima
 
 
 def occlusion(image: Image.Image, area: float, rng: np.random.Generator) -> Image.Image:
-    """A grey rectangle of the image's proportions over ``area`` of it, at a random place inside."""
+    """A grey rectangle of the image's proportions that covers ``area`` of it, at a random place."""
     width, height = (max(1, round(math.sqrt(area) * side)) for side in image.size)
     left = round(rng.random() * (image.width - width))
     top = round(rng.random() * (image.height - height))

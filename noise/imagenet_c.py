@@ -8,7 +8,7 @@ numbers, and pictures of 224 and 64 pixels are saved as JPEG of quality 85 and r
 released files were. Figures made in memory come close to those on the released files but are not
 the same: the random draws differ.
 
-The four validation kinds are for choosing settings; whoever reports the fifteen leaves those alone.
+The four validation kinds are for choosing settings; do not choose them on the fifteen reported.
 """
 
 import functools
@@ -191,7 +191,7 @@ ALL_KINDS = {**TEST_KINDS, **VALIDATION_KINDS}
 
 
 def nearest_size(side: int) -> int:
-    """Return the size whose table is for pictures most like those of ``side`` pixels."""
+    """Return the size whose parameters fit pictures of ``side`` pixels best."""
     return min(SIZES, key=lambda size: max(size, side) / min(size, side))
 
 
@@ -213,7 +213,7 @@ def corrupt(
         severity: 1 to 5, or 0 for a plain copy.
         rng: e.g. ``rng_for(seed, "imagenet-c", relative_path, kind)``.
         size: whose table of parameters to take, one of `SIZES`.
-        as_jpeg: save as JPEG and read again; None: as the released files of that size.
+        as_jpeg: save as JPEG and read again; None: as for the released files of that size.
         frost: the pictures that kind ``frost`` lays over images.
 
     Returns:

@@ -1,6 +1,6 @@
 """What a robustness table reports, as functions of NumPy arrays; no torch.
 
-Shares and errors are from 0 to 1, as are what they are computed from; only `effective_robustness`
+Shares and errors are from 0 to 1, as are their inputs; only `effective_robustness`
 and the mean corruption errors say otherwise.
 """
 

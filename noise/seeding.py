@@ -18,7 +18,7 @@ def seed_for(seed: int, *keys: str | int) -> int:
         seed: the run's noise seed.
         keys: what the noise belongs to, e.g. ``("image", "eurosat/2750/Forest/1.jpg", "blur")``.
             Paths should be relative and use forward slashes, or they differ between machines. Leave
-            the severity out where a higher severity shall be more of the same noise.
+            the severity out where a higher severity should be more of the same noise.
 
     Raises:
         ValueError: a key is neither text nor a whole number.

@@ -147,7 +147,7 @@ def swap_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
 
 
 def case_noise(prompt: Prompt, rate: float, rng: np.random.Generator) -> str:
-    """Write each word with probability ``rate`` in capitals; one that is so already, without."""
+    """Write words in capitals, or small letters if they are, each with probability ``rate``."""
     return edits.each_word(prompt.text, rate, rng, lambda word, draw: edits.other_case(word))
 
 

@@ -1,6 +1,6 @@
 """ANPrompt: prompts that carry weak semantic noise, so that the tuned CLIP is robust to it.
 
-The skeleton is MMRL's (``trainers/mmrl.py``): learned tokens of a shared space, projected into the
+The skeleton is MMRL's (``trainers/mmrl.py``): learned tokens in a shared space, projected into the
 deeper layers of both frozen towers. Added here, in the order of docs/METHOD.md:
 
 1. frozen text features are fused with features of weakly perturbed texts;
@@ -196,7 +196,7 @@ class AntiNoiseCLIP(RepresentationCLIP):
     """RepresentationCLIP with noise prompts and ANPrompt's loss.
 
     Args:
-        settings: the method's node.
+        settings: the method's settings.
         sim_weight: lambda_sim of this data set.
     """
 
@@ -221,7 +221,7 @@ class AntiNoiseCLIP(RepresentationCLIP):
         """Make w from the classes trained on and, unless a checkpoint brought them, the noise
         prompts.
 
-        Evaluation never comes here, so class names under test leave no trace in the noise prompts.
+        Evaluation never calls this, so class names under test leave no trace in the noise prompts.
         [O]
         """
         noise = self.settings.NOISE

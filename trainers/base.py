@@ -1,9 +1,9 @@
-"""What methods are written with, in one place.
+"""Everything that methods are written with, in one place.
 
 A method is three things:
 
 - a ``PromptLearner``: the learned tensors, and nothing else that trains;
-- a ``PromptedCLIP``: how logits and the loss come about from a frozen CLIP and that learner;
+- a ``PromptedCLIP``: how a frozen CLIP and that learner give logits and the loss;
 - a ``PromptTrainer``: its name in the registry, its defaults and how the two above are built.
 
 ``trainers/template.py`` is the smallest complete example.

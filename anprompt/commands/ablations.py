@@ -3,9 +3,9 @@
     python -m anprompt ablations [DATASET [SEEDS [NAME ...]]]
 
 DATASET is a file of configs/datasets (default: shapes, which needs no data), SEEDS a list (default:
-1,2,3), NAME a file of configs/trainers/ANPrompt/ablations (default: all of them). Ends in a table,
-also in OUTPUT/ablations.md (OUTPUT: output_ablations in the repository unless the environment names
-another folder).
+1,2,3), NAME a file of configs/trainers/ANPrompt/ablations (default: all of them). It ends with a
+table, also in OUTPUT/ablations.md (OUTPUT: output_ablations in the repository unless the
+environment names another folder).
 """
 
 import argparse

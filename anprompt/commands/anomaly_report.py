@@ -3,7 +3,7 @@
     python -m anprompt anomaly-report output -o anomaly.html
 
 Reads every results.json of anomaly detection below the given folders and the anomaly.npz beside it.
-The file needs no network and nothing beside it. Of each method and category the run with the lowest
+The file needs no network and no other file. For each method and category the run with the lowest
 seed is shown in pictures.
 
 exit status: 0 done, 2 bad input (one line says what).
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", nargs="*", type=Path, default=[Path("output")], metavar="OUTPUT")
     add("-o", "--output", type=Path, default=Path("anomaly.html"), metavar="FILE.html")
-    add("--title", default="Anomaly detection, what was measured", help="of the page")
+    add("--title", default="Anomaly detection, what was measured", help="title of the page")
     return parser
 
 

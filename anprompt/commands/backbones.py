@@ -1,8 +1,8 @@
 """List the backbones that open_clip knows, the methods that run on each, and why others do not.
 
     python -m anprompt backbones                 all of them
-    python -m anprompt backbones 'ViT-L*'        those whose name, ARCHITECTURE::TAG, fits
-    python -m anprompt backbones eva02           or has these letters in it
+    python -m anprompt backbones 'ViT-L*'        those whose name, ARCHITECTURE::TAG, matches
+    python -m anprompt backbones eva02           or contains these letters
 
 Nothing is downloaded: open_clip's registry says what a model consists of. --backbone takes the
 names of the list, hf-hub:ORG/NAME, a folder of such a model, or a file (docs/BACKBONES.md).
@@ -158,7 +158,9 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("pattern", nargs="?", default="", metavar="PATTERN", help="of the name")
+    parser.add_argument(
+        "pattern", nargs="?", default="", metavar="PATTERN", help="glob, or part of the name"
+    )
     return parser
 
 

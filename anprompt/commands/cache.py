@@ -1,7 +1,7 @@
-"""Show, bound or clear what is kept of frozen CLIP's image features, computed once for all methods.
+"""Show, limit or clear the image features of frozen CLIP that are kept for all methods.
 
     python -m anprompt cache                    where they are, how many, how much of the limit
-    python -m anprompt cache --limit 500MB      keep no more; what was used longest ago goes
+    python -m anprompt cache --limit 500MB      keep no more; what was used longest ago goes first
     python -m anprompt cache --clear            remove them
 
 They are in $ANPROMPT_CACHE (else ~/.cache/anprompt) and can be removed at any time: what is missing

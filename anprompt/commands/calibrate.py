@@ -6,10 +6,11 @@
 
 RUN is the folder of a tested run. The temperature is fitted on the validation images of its
 training (on the training images with --fit-on train, or where there are no others), never on those
-that it is reported on. --dac also scales each answer by how far its class lies from the classes
-trained on, which is meant for classes that were not. Answers, and so accuracy, stay as they are.
-Measured on the answers that the test has kept: nothing is tested again. RUN/calibration.json has
-the temperature and the figures; predict --calibrate and export's onnx and torch take it from there.
+that the figures are reported on. --dac also scales each answer by how far its class lies from the
+classes trained on, which is meant for classes not trained on. Answers, and so accuracy, stay as
+they are. Figures are computed from the predictions that the test kept: nothing is tested again.
+RUN/calibration.json has the temperature and the figures; predict --calibrate and export's onnx and
+torch take it from there.
 
 exit status: 0 done, 2 bad input.
 """
@@ -38,10 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a tested run")
-    add("--fit-on", choices=("val", "train"), default="val", help="images (default: val)")
+    add("--fit-on", choices=("val", "train"), default="val", help="images to fit on (default: val)")
     add("--dac", action="store_true", help="distance-aware calibration as well")
-    add("--root", default="", metavar="DIR", help="data sets, where they have moved")
-    add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
+    add("--root", default="", metavar="DIR", help="folder of the data sets, if it has moved")
+    add("--batch", type=int, default=64, metavar="N", help="batch size (default 64)")
     add_plugin_option(parser)
     return parser
 

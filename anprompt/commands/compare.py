@@ -4,14 +4,14 @@
     python -m anprompt compare IMAGES --methods zsclip,coop,anprompt --shots 8 --seeds 1,2
     python -m anprompt compare IMAGES --base2new         half of the classes are not trained on
 
-IMAGES has one folder a class, or train and test folders with one folder a class each (also a table,
-IMAGES.csv, with path,label[,split]). Where no test images are given, every class gives --shots
-images for training and all others are tested on. Nothing is downloaded; BACKBONE names a CLIP.
+IMAGES has one folder per class, or train and test folders with one folder per class each (or is a
+table, IMAGES.csv, with path,label[,split]). Where no test images are given, --shots images of every
+class are trained on and all others tested on. Nothing is downloaded; BACKBONE names a CLIP.
 
-Images are looked at first, each one decoded: what is wrong is listed, all at once, and nothing is
-trained. Interrupted, the same command goes on. Results, the table (table.md, .tex and .csv) and the
-page, report.html, are in OUTPUT, by default output_NAME in the repository. KEY VALUE settings of
-train.py stand at the end, after --.
+Images are checked first, each one decoded: if any is wrong, all problems are listed and nothing is
+trained. After an interruption the same command goes on. Results, the table (table.md, .tex and
+.csv) and the page, report.html, are in OUTPUT, by default output_NAME in the repository. KEY VALUE
+settings of train.py go at the end, after --.
 
 exit status: 0 done, 1 some runs failed, 2 bad input, 130 interrupted.
 """
@@ -45,10 +45,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("images", metavar="IMAGES", help="folder of images, or a CSV")
     parser.add_argument(
-        "--methods", default=METHODS, metavar="A,B", help=f"or all (default: {METHODS})"
+        "--methods", default=METHODS, metavar="A,B", help=f"methods, or all (default: {METHODS})"
     )
     parser.add_argument(
-        "--shots", default="16", metavar="K", help="images a class for training (default: 16)"
+        "--shots", default="16", metavar="K", help="images per class for training (default: 16)"
     )
     parser.add_argument("--seeds", default="1,2,3", metavar="1,2", help="default: 1,2,3")
     parser.add_argument(
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="train on half of the classes, test on both halves (default: few-shot on all)",
     )
     parser.add_argument("--title", help="what tables call the data (default: the folder's name)")
-    parser.add_argument("--image-root", default="", help="of a CSV: what its paths begin at")
+    parser.add_argument("--image-root", default="", help="folder that a CSV's paths start at")
     parser.add_argument(
         "--cfg",
         action="append",

@@ -5,14 +5,14 @@
     python -m anprompt data all --root DATA --dry-run   say what would be done
     python -m anprompt data check ~/pets                check images of your own (or a table, CSV)
 
-Names are those of configs/datasets. What is present is left alone, a download that broke off goes
-on where it stopped, and nothing half unpacked takes a finished folder's name. Archives that you put
-into a data set's folder yourself are taken, ImageNet's and Stanford Cars' too. --check compares
+Names are those of configs/datasets. What is present is left alone, an interrupted download resumes
+where it stopped, and nothing half unpacked takes a finished folder's name. Archives that you put
+into a data set's folder yourself are used, ImageNet's and Stanford Cars' too. --check compares
 class and image counts, base and new halves and the split itself with the published ones. `check`
 reads a folder or table as training would, decodes every image, and names all problems at once; a
 folder with train/good and test/good in it, or categories that have them, is read for anomaly
-detection.
-The table of addresses and figures is datasets/catalogue.json; the layouts are in docs/DATASETS.md.
+detection. The table of addresses and figures is datasets/catalogue.json; the layouts are in
+docs/DATASETS.md.
 
 Exit status: 0 complete, 2 something is missing or differs (each named).
 """

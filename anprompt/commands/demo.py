@@ -1,4 +1,4 @@
-"""Show the project at work, without data.
+"""Show the project at work, without any data of yours.
 
 Zero-shot CLIP, CoOp, MaPLe and ANPrompt learn half of the classes of Shapes from 16 images each and
 are tested on both halves, on the small CLIP that comes with this repository; then once more under
@@ -7,7 +7,7 @@ noise in text and images.
     python -m anprompt demo            three seeds, all kinds of noise
     python -m anprompt demo --quick    one seed, few kinds
 
-Run again, it goes on where it was stopped. Ends in a table, also in OUTPUT/results.md, and in a
+Run again, it goes on where it was stopped. It ends with a table, also in OUTPUT/results.md, and a
 page to look at, OUTPUT/report.html; each run's log is in OUTPUT/logs, the figures under noise in
 OUTPUT/robustness.txt. OUTPUT is output_demo in the repository unless the environment names another
 folder.

@@ -5,9 +5,9 @@
 
 For each learned vector that stands where a word's embedding would: the nearest entries of CLIP's
 vocabulary and their Euclidean distances. </w> ends a word; entries without it are parts of words.
-Distances say how far the words are, and they usually are too far to mean much: compare with
-"between words", the mean distance from a word to its nearest other. RUN is a training or an
-evaluation of a method that learns such vectors (CoOp, CoCoOp, KgCoOp, MaPLe, IVLP, ...).
+Distances say how far away the words are, usually too far to mean much: compare with "between
+words", the mean distance from a word to its nearest other. RUN is a training or an evaluation of a
+method that learns such vectors (CoOp, CoCoOp, KgCoOp, MaPLe, IVLP, ...).
 
 exit status: 0 done, 2 bad input.
 """
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run, or a safetensors export")
-    add("--top", type=int, default=5, metavar="K", help="words a vector (default 5)")
+    add("--top", type=int, default=5, metavar="K", help="words per vector (default 5)")
     add("--csv", action="store_true", help="print CSV")
     add_model_options(parser)
     return parser

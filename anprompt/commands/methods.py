@@ -3,8 +3,8 @@
     python -m anprompt methods                  all of them
     python -m anprompt methods maple tcp        these
 
-A method is listed once it has a place in configs/trainers; what is said of it stands in FACTS of
-this command's file.
+A method is listed once it has a place in configs/trainers; what is said of it is in FACTS in this
+command's file.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Pack finished runs into one small file: what tables read, without checkpoints and answers.
+"""Pack finished runs into one small file: what tables read, without checkpoints and predictions.
 
     python -m anprompt pack output runs.tar.xz
     mkdir output_theirs && tar xf runs.tar.xz -C output_theirs
     python -m anprompt table output_theirs output
 
-Of each run results.json is kept, without the command, the machine's name and settings that say
-where things lie. Unpacked, tables print the same figures, and runs of your own stand beside them.
+Of each run results.json is kept, without the command, the machine's name and settings for where
+things are. Once unpacked, tables print the same figures, beside those of your own runs.
 
 exit status: 0 done, 2 bad input.
 """

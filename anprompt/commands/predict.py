@@ -1,4 +1,4 @@
-"""What a trained model sees in your own images.
+"""Classify your own images with a trained model.
 
     python -m anprompt predict --model-dir RUN photo.jpg
     python -m anprompt predict --model-dir RUN folder/ --csv > answers.csv
@@ -9,15 +9,15 @@
 
 RUN is the folder of a training (or of an evaluation), or of an export. The answers are the classes
 that it was tested on; --classes names others, one a line or a JSON list. Where an image's folder
-has the name of a class, that is its label, and the accuracy is told at the end. --export and
+has the name of a class, that is its label, and the accuracy is printed at the end. --export and
 --export-upstream are python -m anprompt export's formats safetensors and upstream. In Python:
 anprompt.Predictor.
 
-Of anomaly detection a score in 0 to 1 is printed for each image, 1 being anomalous; --maps writes
+A run of anomaly detection gives each image a score from 0 to 1, 1 being anomalous; --maps writes
 its map as 16-bit grey PNG (65535 is 1) of the image's size. The run's data set must still be there.
 In Python: anprompt.runs.anomaly_predictor.AnomalyPredictor.
 
-exit status: 0 done, 1 done but for images that cannot be read (each is named), 2 bad input.
+exit status: 0 done, 1 some images cannot be read (each is named), 2 bad input.
 """
 
 import argparse
@@ -51,11 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("images", nargs="*", type=Path, metavar="IMAGE", help="image files, and folders of them")
     add("--model-dir", required=True, type=Path, metavar="RUN", help="a run, or an export")
     add("--classes", type=Path, metavar="FILE", help="class names: one a line, or a JSON list")
-    add("--top", type=int, default=5, metavar="K", help="answers an image (default 5)")
+    add("--top", type=int, default=5, metavar="K", help="answers per image (default 5)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--csv", action="store_true", help="print CSV")
-    add("--batch", type=int, default=64, metavar="N", help="images run together (default 64)")
+    add("--batch", type=int, default=64, metavar="N", help="batch size (default 64)")
     add("--workers", type=int, default=2, metavar="N", help="threads that read images (default 2)")
     add_calibrate_option(parser, "answers stay as they are")
     add("--export", type=Path, metavar="DIR", help="write the model to this folder")
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--export-upstream",
         type=Path,
         metavar="DIR",
-        help="write the learned tensors as the method's upstream repository would have",
+        help="write the learned tensors as the method's upstream repository does",
     )
     add("--maps", type=Path, metavar="DIR", help="anomaly detection: write maps to this folder")
     add_model_options(parser)

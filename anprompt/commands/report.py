@@ -4,11 +4,11 @@
     python -m anprompt report output output_demo -o report.html --figures figures
 
 Reads every results.json, robustness.json and predictions.npz below the given folders, and training
-curves from the curve.csv (or log.txt) beside them. What no table may hold is refused or left out,
-as by ``anprompt table``. The file needs no network and nothing beside it: light and dark, phone and
-paper. Click or tap a number to see the files it comes from. Test images are shown as small pictures
-from the folders that --root names, and from nowhere else. --figures DIR writes each figure as PNG,
-PDF and SVG of --width inches, and its data as CSV.
+curves from the curve.csv (or log.txt) beside them. What ``anprompt table`` refuses or leaves out is
+refused or left out here. The file needs no network and no other file; it has a light and a dark
+view and suits phones and print. Click or tap a number to see the files it comes from. Test images
+are shown as small pictures from the folders that --root names, and from nowhere else. --figures DIR
+writes each figure as PNG, PDF and SVG of --width inches, and its data as CSV.
 
 exit status: 0 done, 2 bad input (one line says what).
 """
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("folders", nargs="*", type=Path, default=[Path("output")], metavar="OUTPUT")
     add("-o", "--output", type=Path, default=Path("report.html"), metavar="FILE.html")
-    add("--title", default="Prompt learning, what was measured", help="of the page")
+    add("--title", default="Prompt learning, what was measured", help="title of the page")
     add("--figures", type=Path, metavar="DIR", help="write each figure as PNG, PDF, SVG and CSV")
     add("--width", type=_inches, default=3.3, help="of --figures, in inches (a column)")
     add(

@@ -1,7 +1,7 @@
 """Compute a table: run what is missing of a protocol (as anprompt sweep does), then print it.
 
-The table holds all that OUTPUT has of the protocol, also in OUTPUT/PROTOCOL.md; what is missing
-there is shown as missing.
+The table holds all runs of the protocol in OUTPUT and is also written to OUTPUT/PROTOCOL.md; what
+is missing is shown as missing.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How well trained models stand noise in text and image.
+"""Evaluate trained models under noise in text and image.
 
     python -m anprompt robustness --model-dir RUN [RUN ...]
     python -m anprompt robustness --model-dir RUN --noise char,blur --severities 1,3,5 --seeds 1
@@ -67,15 +67,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--noise",
         default="all",
         metavar="NOISE",
-        help="groups, kinds, attacks and presets, with commas; see below (default: all, which is "
-        "text, image, both and learned)",
+        help="groups, kinds, attacks and presets, separated by commas; see below (default: all, "
+        "which is text, image, both and learned)",
     )
     add("--severities", default="1-5", metavar="S", help="1-5 (default) or 1,3,5")
     add(
         "--seeds",
         default="3",
         metavar="N",
-        help="of the noise: 3 (default) is seeds 1 to 3; 4,7 or 4-6 are those",
+        help="noise seeds: 3 (default) means 1 to 3; 4,7 or 4-6 means those",
     )
     add("--eps", default="1,4", metavar="E", help="bounds of attacks in 255ths (default 1,4)")
     add(

@@ -8,10 +8,10 @@
                                                                       [-- KEY VALUE ...]
 
 METHOD is a trainer (CoOp) or what the scripts call it (coop), DATASET a file of configs/datasets
-(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3, and CATEGORY as well: a,b;
-all stands for every one, - for a folder of your own that is one itself. One run after another, each
-a call of train.py; one that fails ends the command with its exit status. Finished runs are skipped,
-interrupted ones taken up again.
+(without .yaml) or the path of one. SEED and SHOTS may be lists, 1,2,3, and so may CATEGORY: a,b;
+all stands for every category, - for a folder of your own that is itself one category. Runs follow
+each other, each a call of train.py; one that fails ends the command with its exit status. Finished
+runs are skipped, interrupted ones resumed.
 
 The environment: DATA, OUTPUT, BACKBONE, CFG, PLUGIN, SHOTS, SOURCE, LOADEP, DRY_RUN (scripts/*.sh
 --help says what each means).

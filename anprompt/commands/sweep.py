@@ -1,4 +1,4 @@
-"""Run a protocol over methods, data sets, shots and seeds; one line a run, with time left.
+"""Run a protocol over methods, data sets, shots and seeds; one line per run, with the time left.
 
     python -m anprompt sweep base2new --methods zsclip,coop,anprompt --datasets shapes --seeds 1,2,3
     python -m anprompt sweep crossdata --methods all --source caltech101 --targets eurosat,dtd
@@ -7,15 +7,15 @@
     python -m anprompt sweep base2new --plugin mine.py --methods MyMethod --cfg MyMethod=mine.yaml
 
 Runs go seed by seed, so that a sweep cut short still compares methods; a test waits for its
-training. Finished runs are skipped, interrupted ones taken up again by train.py: the same command
-goes on. A run that fails does not stop the others. Each prints to OUTPUT/logs. Before the first one
-starts, settings, data sets, weights and the disk are checked, and all problems listed. The
-environment means what it means to the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG, PLUGIN,
-LOADEP; with DRY_RUN=1 nothing runs, and what would is printed.
+training. Finished runs are skipped, interrupted ones resumed by train.py: the same command goes on.
+A run that fails does not stop the others. Each prints to OUTPUT/logs. Before the first one starts,
+settings, data sets, weights and the disk are checked, and all problems listed. Environment
+variables are those of the scripts: DATA, OUTPUT, BACKBONE, SHOTS, SOURCE, CFG, PLUGIN, LOADEP; with
+DRY_RUN=1 nothing runs, and what would is printed.
 
 With --cluster slurm runs are packed into shards of about an hour and submitted, with a copy of the
-code as it is committed; --status says how they do, and the same command later submits what is
-missing and neither waits nor runs. docs/SCALING.md says more.
+code as it is committed; --status says how they are doing, and the same command later submits what
+is missing unless it waits or runs. docs/SCALING.md says more.
 
 Every visible GPU (CUDA_VISIBLE_DEVICES) takes a run at a time; on several, the longest runs go
 first. Without a GPU, runs go side by side on one thread each (unless OMP_NUM_THREADS says
@@ -80,13 +80,14 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )  # fmt: skip
     parser.add_argument(
         "--datasets", "--targets", type=_list, metavar="A,B",
-        help="files of configs/datasets/ (default: CoOp's eleven); of crossdata and domaingen "
-        "those tested on (default: the eleven but the source; the four ImageNet variants)",
+        help="files of configs/datasets/ (default: CoOp's eleven); for crossdata and "
+        "domaingen those tested on (default: the eleven except the source; the four ImageNet "
+        "variants)",
     )  # fmt: skip
     parser.add_argument("--seeds", default="1,2,3", metavar="1,2")
     parser.add_argument(
         "--shots", metavar="1,2",
-        help="images per class (default: $SHOTS or 16; of fewshot 1,2,4,8,16)",
+        help="images per class (default: $SHOTS or 16; for fewshot 1,2,4,8,16)",
     )  # fmt: skip
     parser.add_argument(
         "--source", metavar="NAME",
@@ -94,12 +95,12 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )  # fmt: skip
     parser.add_argument(
         "--jobs", type=int, metavar="N",
-        help="runs side by side, at most; of a cluster shards (default: what the GPUs take; else "
-        "one a core, at most 4)",
+        help="runs side by side, at most; on a cluster shards (default: what the GPUs take; else "
+        "one per core, at most 4)",
     )  # fmt: skip
     parser.add_argument(
         "--gpus", metavar="0-3,6",
-        help="of the visible GPUs those that take runs (default: all; '' for none)",
+        help="which of the visible GPUs to use (default: all; '' for none)",
     )  # fmt: skip
     parser.add_argument(
         "--per-gpu", type=int, default=1, metavar="N",
@@ -114,7 +115,7 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )
     parser.add_argument(
         "--slurm", action="append", default=[], metavar="KEY=VALUE",
-        help="a flag of sbatch, as partition=gpu, mem=32G, time=4:00:00, gpus_per_node=1 (the "
+        help="a flag of sbatch, such as partition=gpu, mem=32G, time=4:00:00, gpus_per_node=1 (the "
         "default with a torch for GPUs); or setup=COMMAND to run before (repeatable)",
     )  # fmt: skip
     parser.add_argument(
@@ -123,7 +124,7 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     )  # fmt: skip
     parser.add_argument(
         "--allow-dirty", action="store_true",
-        help="submit the files as they are, though they are not committed",
+        help="submit the files as they are, even if they are not committed",
     )  # fmt: skip
     shows = parser.add_mutually_exclusive_group()
     shows.add_argument(

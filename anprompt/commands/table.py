@@ -62,11 +62,11 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--protocol",
         choices=[*PROTOCOLS, "noise", "anomaly"],
-        help="default: every one of classification that there are runs of; noise and anomaly "
-        "detection are shown where they are asked for",
+        help="default: every protocol of classification that has runs; noise and anomaly detection "
+        "are shown only when asked for",
     )
     add("--methods", default="", help="methods to show, in this order: coop,anprompt")
-    add("--all-rules", action="store_true", help="also one inference rule for all classes")
+    add("--all-rules", action="store_true", help="also rows with one rule for all classes")
     add(
         "--split-configs",
         action="store_true",
@@ -91,13 +91,13 @@ def _make_parser() -> argparse.ArgumentParser:
         default="",
         metavar="NAME",
         help="paired: the method that others are compared with (default: ZeroshotCLIP); grid: adds "
-        "the last row less this one",
+        "a row with the last row minus this one",
     )
     add(
         "--metric",
         choices=[*MEASURES, *ANOMALY_MEASURES],
         default="accuracy",
-        help="what the numbers are",
+        help="measure that the numbers are of",
     )
     add(
         "--published",
@@ -112,7 +112,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "attack and its bound in 255ths (pgd100:1), as anprompt robustness has measured it",
     )
     add("--all-kinds", action="store_true", help="noise: means over all kinds, seen or not")
-    add("--format", choices=list(RENDERERS), default="text", help="of the output")
+    add("--format", choices=list(RENDERERS), default="text", help="format of the output")
     add(
         "-o",
         "--output",

@@ -156,5 +156,5 @@ def add_calibrate_option(parser: argparse.ArgumentParser, note: str) -> None:
     parser.add_argument(
         "--calibrate",
         choices=("temperature", "dac", "both"),
-        help=f"scale confidences, as anprompt calibrate RUN has found ({note})",
+        help=f"scale confidences as fitted by anprompt calibrate RUN ({note})",
     )

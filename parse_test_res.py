@@ -93,9 +93,7 @@ def _experiments(folder: Path) -> list[Path]:
 
 def main(argv: list[str]) -> int:
     """Run the command line ``argv``; returns the exit status."""
-    parser = cli.CommandParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.CommandParser(description=__doc__)
     add = parser.add_argument
     add("directory", type=Path, help="folder whose subfolders are runs")
     add("--ci95", action="store_true", help="95%% interval instead of deviation")

@@ -9,7 +9,6 @@ are timed at ViT-B/16 shape. One table a part, all figures in one JSON. Ends aft
     python -m benchmarks.gpu_check --device cpu --quick     (the program itself, without a GPU)
 """
 
-import argparse
 import contextlib
 import gc
 import io
@@ -225,9 +224,7 @@ def check(args: Any) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    parser = CommandParser(
-        prog="gpu_check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="gpu_check", description=__doc__)
     add = parser.add_argument
     add("--device", default="cuda", choices=("cuda", "cpu"))
     add("--quick", action="store_true", help="few trainers, tiny shapes")

@@ -109,7 +109,7 @@ def report(rows: list[dict[str, Any]], details: dict[str, Any], path: str | None
 
 def parser(doc: str, **defaults: Any) -> argparse.ArgumentParser:
     """Arguments that all programs have; ``doc`` is the program's docstring."""
-    described = CommandParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    described = CommandParser(description=doc)
     work = Workload(**defaults)
     add = described.add_argument
     add("--trainer", default=work.trainer, help="registered name (default: %(default)s)")

@@ -21,10 +21,11 @@ TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
 class CommandParser(argparse.ArgumentParser):
     """argparse, with misspelt flags answered in one line as all bad input is.
 
-    A path is never empty: ``"$UNSET"`` would be the current folder.
+    Descriptions keep their lines. A path is never empty: ``"$UNSET"`` would be the current folder.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
         self.register("type", Path, _path)
 

@@ -8,7 +8,6 @@ table, also in OUTPUT/ablations.md (OUTPUT: output_ablations in the repository u
 environment names another folder).
 """
 
-import argparse
 import sys
 
 from anprompt.commands import sweep, table
@@ -26,7 +25,6 @@ def main(argv: list[str]) -> int:
     parser = CommandParser(
         prog="anprompt ablations",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", nargs="?", default="shapes", metavar="DATASET")
     parser.add_argument("seeds", nargs="?", default="1,2,3", metavar="SEEDS")

@@ -156,7 +156,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt backbones",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "pattern", nargs="?", default="", metavar="PATTERN", help="glob, or part of the name"

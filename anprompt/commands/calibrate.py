@@ -35,7 +35,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt calibrate",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a tested run")

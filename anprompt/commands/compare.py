@@ -41,7 +41,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt compare",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("images", metavar="IMAGES", help="folder of images, or a CSV")
     parser.add_argument(

@@ -42,7 +42,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt data",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join(read_catalogue())
     parser.add_argument(

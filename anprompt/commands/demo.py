@@ -13,7 +13,6 @@ OUTPUT/robustness.txt. OUTPUT is output_demo in the repository unless the enviro
 folder.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -31,7 +30,6 @@ def main(argv: list[str]) -> int:
     parser = CommandParser(
         prog="anprompt demo",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="one seed, few kinds of noise")
     quick = parser.parse_args(argv).quick

@@ -36,7 +36,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt export",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="a run, or a safetensors export")

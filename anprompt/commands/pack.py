@@ -32,7 +32,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt pack",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("output", type=Path, help="the folder of the runs")
     parser.add_argument("archive", type=Path, help="the file to write, .tar.xz")

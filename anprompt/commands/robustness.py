@@ -52,7 +52,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anprompt robustness",
         description=__doc__,
         epilog=_names(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(

@@ -7,7 +7,6 @@ run's robustness.json, the page to OUTPUT/report.html. The environment: OUTPUT, 
 DESCRIPTIONS (scripts/robustness.sh --help says what each means).
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def main(argv: list[str]) -> int:
     parser = CommandParser(
         prog="anprompt robustness-report",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("datasets", nargs="*", metavar="DATASET")
     names, options = parser.parse_args(argv[:end]).datasets, argv[end + 1 :]

@@ -71,7 +71,6 @@ def make_parser(command: str = "sweep", about: str | None = __doc__) -> argparse
     parser = CommandParser(
         prog=f"anprompt {command}",
         description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("protocol", choices=list(PROTOCOLS))
     parser.add_argument(

@@ -55,7 +55,6 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="anprompt table",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("folders", nargs="*", type=Path, default=[Path("output")], help="default: output")

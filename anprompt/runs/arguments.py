@@ -49,7 +49,6 @@ def make_parser() -> argparse.ArgumentParser:
         prog="train.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python train.py [flags] [KEY VALUE ...]",
     )
     what = parser.add_argument_group("what to run")

@@ -57,6 +57,19 @@ def test_some_images_are_attacked_and_their_answers_kept(run, capsys, monkeypatc
     assert made == [(8, 2)] and (run / "robustness.json").read_bytes() == before
 
 
+def test_progress_is_shown_within_a_batch(run, monkeypatch):
+    """AutoAttack needs minutes for a batch on a CPU."""
+    shown = []
+
+    class Bar(evaluation.tqdm):
+        def set_postfix(self, **known):
+            shown.append(known["passes"])
+
+    monkeypatch.setattr(evaluation, "tqdm", Bar)
+    assert attack(run, "--noise", "pgd10", "--eps", "1", "--batch-size", "6") == 0
+    assert shown == list(range(1, 21))  # two batches, a pass for each step
+
+
 def test_the_same_in_one_go_and_in_other_batches(run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)

@@ -137,6 +137,8 @@ class _Run:
         args, cfg = self.args, self.cfg
         for line in self._compare():
             print(line)
+            if args.quiet:
+                self.log.show(f"{line}\n")
         if cfg.SEED >= 0:
             print(f"Setting fixed seed: {cfg.SEED}")
 
@@ -154,6 +156,8 @@ class _Run:
         if torch.cuda.is_available() and cfg.USE_CUDA:
             torch.backends.cudnn.benchmark = True
         trainer = build_trainer(cfg)
+        if cfg.RESUME:
+            trainer.check_resumed(cfg.RESUME)
         print("***************\n** Arguments **\n***************")
         for name, value in sorted(vars(args).items()):
             print(f"{name}: {value}")
@@ -174,7 +178,7 @@ class _Run:
 
         cfg = self.cfg
         if not cfg.RUN.EVAL_ONLY:
-            return check_resumed(cfg)
+            return check_resumed(cfg, self.known)
         if not cfg.RUN.MODEL_DIR:
             return []
         check_backbone(cfg)

@@ -102,6 +102,17 @@ class KnownClassesCLIP(PromptedCLIP):
                     f"{count} classes of {'this run' if trained is None else 'its training'}"
                 )
 
+    def check_initial(self, checkpoint: dict[str, Any], where: str) -> None:
+        if self._rows(checkpoint.get("meta", {})) is not None:
+            return
+        own = self.prompt_learner.per_class
+        if all(name in own for name, _ in self.prompt_learner.named_parameters()):
+            raise UsageError(
+                f"{where}: all of it was learned for each class of its training; this run has "
+                "other classes and could start from none of it"
+            )
+        logger.info(f"{where}: of other classes; starts anew: {', '.join(own)}")
+
     def fitting(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         tensors = dict(checkpoint["state_dict"])
         rows = self._rows(checkpoint.get("meta", {}))

@@ -369,6 +369,13 @@ class PromptedCLIP(nn.Module):
                     f"other classes{hint}"
                 )
 
+    def check_initial(self, checkpoint: dict[str, Any], where: str) -> None:
+        """Refuse a checkpoint that has nothing for another training to start from.
+
+        Raises:
+            UsageError: so.
+        """
+
     def fitting(self, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         """Return a checkpoint's tensors as they serve this model's classes, by the file's names."""
         tensors: dict[str, Tensor] = checkpoint["state_dict"]
@@ -415,6 +422,8 @@ def load_learned(
     """
     _check_form(checkpoint, where)
     model.check_checkpoint(checkpoint, where)
+    if parameters_only:
+        model.check_initial(checkpoint, where)
     tensors = model.fitting(checkpoint)
     learner = model.prompt_learner
     wanted = dict(learner.named_parameters()) if parameters_only else learner.state_dict()

@@ -21,10 +21,7 @@ from anprompt.results.noise.tables import signs_of_masking
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
-from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.recorded import recorded_config
-from common.checkpoints import checkpoint_name
-from common.errors import UsageError
 
 OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}
 """What tests of a method that learns nothing may differ in as well."""
@@ -139,17 +136,10 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
 
 def _other_checkpoint(run: Run, evaluation: Evaluation) -> str:
     """Return the checkpoint that was attacked where it is another than the one tested; else ""."""
-    named = Path(evaluation.header.get("checkpoint") or "")
-    if not named.name:
-        return ""
     tested = {Path(name).name for name in (run.results.get("identity") or {}).get("checkpoint", {})}
     if not tested:
-        folder = str(run.training or run.folder)
-        try:
-            tested = {checkpoint_name(epoch_to_load(folder, named.parent.name, run.epochs or 0))}
-        except UsageError:  # no checkpoints there any more: nothing to compare with
-            return ""
-    return "" if named.name in tested else named.name
+        return evaluation.other_checkpoint(run.epochs or 0)
+    return "" if evaluation.checkpoint in tested else evaluation.checkpoint
 
 
 def beside(natural: Sequence[Table], robust: Sequence[Table], attack: Attack) -> list[Table]:

@@ -68,8 +68,11 @@ def _differences(recorded: dict[str, Any], cfg: CfgNode) -> list[tuple[str, Any,
     ]
 
 
-def check_resumed(cfg: CfgNode) -> list[str]:
+def check_resumed(cfg: CfgNode, known: dict | None = None) -> list[str]:
     """Compare a run with the training that RESUME names.
+
+    Args:
+        known: as `datasets.identity`.
 
     Returns:
         One line for each thing that may differ and does.
@@ -99,6 +102,9 @@ def check_resumed(cfg: CfgNode) -> list[str]:
                 "from what was learned there: MODEL.INIT_WEIGHTS FILE"
             )
         lines.append(f"{key} was {shorten(there)}, is {shorten(here)} from here on")
+    changed = changed_data(recorded_identity(cfg.RESUME) or {}, identity_of(cfg, known=known))
+    if changed:
+        lines.append(f"from here on other data: {', '.join(changed)}")
     return [f"Resumed from {cfg.RESUME}: {line}" for line in lines]
 
 

@@ -228,14 +228,21 @@ class SimpleTrainer(TrainerBase):
         return [str(name) for _, name in sorted(self.lab2cname.items())]
 
     def check_origin(self, directory: str, path: str, meta: dict[str, Any]) -> None:
-        """Refuse a checkpoint in the run's own folder that another run wrote.
+        """Refuse a checkpoint in the run's own folder that another run wrote, and one elsewhere of
+        a training on other classes.
 
         Raises:
             UsageError: names what differs.
         """
-        if directory != self.output_dir:
-            return
         own = {**self._origin(), "classnames": self._classnames()}
+        if directory != self.output_dir:
+            if meta.get("classnames", own["classnames"]) != own["classnames"]:
+                raise UsageError(
+                    f"{path} was trained on other classes than this run's, and a training goes on "
+                    "with its own; begin a new one from what was learned there: MODEL.INIT_WEIGHTS "
+                    "FILE"
+                )
+            return
         for key, value in own.items():
             if meta.get(key, value) != value:
                 shown = "" if key == "classnames" else f" ({meta[key]!r} there, {value!r} here)"
@@ -243,6 +250,16 @@ class SimpleTrainer(TrainerBase):
                     f"{path} was written by another run: its {key} differs{shown}; put this run's "
                     "own file back, or remove the folder"
                 )
+
+    def check_resumed(self, directory: str) -> None:
+        """Refuse to go on from another folder's training that has no place in this one.
+
+        Raises:
+            UsageError: it was trained on other classes, or its checkpoint is damaged.
+        """
+        found = checkpoints.find_common(directory, self.get_model_names())
+        for path, checkpoint in (found or {}).values():
+            self.check_origin(directory, path, checkpoint["meta"])
 
     def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
         """Continue counting from the numbers of the checkpoint written after ``epoch`` epochs."""

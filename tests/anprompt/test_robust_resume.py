@@ -12,6 +12,7 @@ from runs_of_tests import run_folder
 
 from anprompt.results.noise.compare import compare
 from anprompt.results.noise.files import read_evaluations
+from anprompt.results.noise.tables import noise_tables
 from anprompt.robustness.store import Results, Store
 from anprompt.runs.fingerprint import fingerprint
 from common.errors import UsageError
@@ -130,6 +131,24 @@ def test_figures_of_a_model_that_was_trained_anew_are_refused(fresh, capsys):
         read_evaluations(folder)
     checkpoint.unlink()  # nothing to compare with
     assert read_evaluations(folder)
+
+
+def test_figures_of_another_epoch_are_told_apart(fresh, tmp_path, capsys):
+    """Epoch 1 of one seed was averaged with the last epoch of another."""
+    folder = run_folder(fresh, "CoOp")
+    few = ["--severities", "1", "--seeds", "1", "--images", "10", "--noise", "jpeg"]
+    assert call(capsys, "--model-dir", folder, *few)[0] == 0
+    other = tmp_path / "other" / folder.relative_to(fresh).parent / "seed2"
+    shutil.copytree(folder, other)
+    known = content(other)
+    del known["fingerprint"]
+    known |= {"seed": 2, "checkpoint": "prompt_learner/model.pth.tar-97"}
+    (other / "robustness.json").write_text(json.dumps(known))
+    tables = [table for part in compare(read_evaluations(other)) for table in noise_tables(part)]
+    notes = [note for table in tables for note in table.notes]
+    assert "CoOp: of model.pth.tar-97, not of the checkpoint that tests read" in notes
+    with pytest.raises(UsageError, match="the checkpoint is 'model.pth.tar-.*'model.pth.tar-97'"):
+        compare([*read_evaluations(folder), *read_evaluations(other)])
 
 
 def test_images_of_another_content_are_refused(fresh, fake_eurosat, tmp_path, capsys):

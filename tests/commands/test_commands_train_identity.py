@@ -366,6 +366,23 @@ class TestResume:
         status, out, _ = resume("DATASET.NUM_SHOTS", "3")
         assert status == 0 and "DATASET.NUM_SHOTS was 2, is 3 from here on" in out
 
+    def test_other_classes(self, resume, images, tmp_path):
+        """Classes in another order would be answered for by each other's tensors."""
+        status, _, err = resume("DATASET.SUBSAMPLE_CLASSES", "base")
+        assert status == 2 and "trained on other classes" in err and "INIT_WEIGHTS" in err
+        (images / "circle").rename(images / "triangle")
+        status, _, err = resume()
+        assert status == 2 and "trained on other classes" in err
+        assert not (tmp_path / "second/config.yaml").exists()
+
+    def test_other_images_are_said_whatever_is_shown(self, resume, run, images, tmp_path):
+        for path in images.rglob("*.png"):
+            path.write_bytes(path.read_bytes() + b" ")
+        more = ("--resume", str(tmp_path / "first"), "--quiet")
+        status, out, err = run("second", *more, options=("OPTIM.MAX_EPOCH", "3"))
+        assert status == 0, err
+        assert out.count("from here on other data: the files of training images") == 1
+
 
 def test_descriptions_are_part_of_a_run(run, tmp_path):
     file = tmp_path / "words.json"

@@ -135,5 +135,21 @@ def test_contexts_of_each_class_are_refused(build):
         build("DePTCoOp", CSC=True, CTX_INIT="")
 
 
+def test_first_weights_of_other_classes_are_the_hosts_alone(build, caplog):
+    source, model = build("DePTCoOp"), build("DePTCoOp")
+    with torch.no_grad():
+        for parameter in source.prompt_learner.parameters():
+            parameter += 1
+    head = model.prompt_learner.linear_probe_proj.weight.clone()
+    known = {"classnames": ["moon", *CLASSES[1:]]}
+    checkpoint = {"state_dict": source.prompt_learner.state_dict(), "meta": known}
+    with caplog.at_level("INFO"):
+        load_learned(model, checkpoint, parameters_only=True)
+    assert "of other classes; starts anew: linear_probe_proj.weight" in caplog.text
+    assert torch.equal(model.prompt_learner.linear_probe_proj.weight, head)
+    ours, theirs = (m.prompt_learner.prompt_learner.ctx for m in (model, source))
+    assert torch.equal(ours, theirs)
+
+
 def test_frozen_hosts_answer_from_kept_features(build):
     assert [build(name).is_image_tower_frozen for name in HOSTS] == [True, True, False]

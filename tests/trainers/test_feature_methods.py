@@ -430,6 +430,18 @@ def test_a_cache_takes_no_first_weights(name, tiny_clip_path, fake_eurosat, tmp_
         build_trainer(cfg)
 
 
+@pytest.mark.parametrize("name", ["LinearProbe", "CLAP", "TaskRes"])
+def test_what_is_each_classs_own_starts_no_training_on_other_classes(name, build):
+    model, rows = build(name), build(name).prompt_learner.state_dict()
+    first = {"state_dict": {key: rows[key] + 1 for key in rows}}
+    with pytest.raises(UsageError, match="other classes and could start from none of it"):
+        others = {**first, "meta": {"classnames": [*CLASSES[1:], "moon"]}}
+        load_learned(model, others, parameters_only=True)
+    load_learned(model, {**first, "meta": {"classnames": CLASSES}}, parameters_only=True)
+    learned = dict(model.prompt_learner.named_parameters())
+    assert learned and all(torch.equal(value, rows[key] + 1) for key, value in learned.items())
+
+
 def test_several_views_at_once_are_refused(tiny_clip_path, fake_eurosat, tmp_path):
     cfg = golden_cfg({}, "TaskRes", tiny_clip_path, fake_eurosat, tmp_path)
     cfg.DATALOADER.K_TRANSFORMS = 2

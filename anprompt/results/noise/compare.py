@@ -242,6 +242,7 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
     """Return how a part was measured, beside its cells."""
     part = evaluation.part
     known = {
+        "the checkpoint": evaluation.checkpoint or None,
         "the rule": part["headline_rule"],
         "the template": part.get("template"),
         "the images attacked": evaluation.attacked if evaluation.has_attacks else None,

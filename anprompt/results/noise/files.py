@@ -19,7 +19,9 @@ from anprompt.results.noise.cells import (
     unseen_in_training,
 )
 from anprompt.results.value import Value, cell_patterns
+from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.fingerprint import earlier_fingerprint, fingerprint
+from common.checkpoints import checkpoint_name
 from common.errors import UsageError
 from common.reading import read_json
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
@@ -117,6 +119,24 @@ class Evaluation:
         """Return which images attacks are made on: how many, and a digest."""
         images = self.part.get("attacked") or self.part["images"]
         return {key: images[key] for key in ("used", "sha256")}
+
+    @property
+    def checkpoint(self) -> str:
+        """Return the file that was measured; "" of a model that learns nothing."""
+        return Path(self.header.get("checkpoint") or "").name
+
+    def other_checkpoint(self, epochs: int = 0) -> str:
+        """Return the file that was measured where a test reads another; else "".
+
+        Args:
+            epochs: of the training, where its folder does not say.
+        """
+        named = Path(self.header.get("checkpoint") or "")
+        try:
+            epoch = epoch_to_load(str(self.path.parent), named.parent.name, epochs)
+        except UsageError:  # no checkpoints there any more: nothing to compare with
+            return ""
+        return named.name if named.name not in ("", checkpoint_name(epoch)) else ""
 
     @property
     def has_attacks(self) -> bool:

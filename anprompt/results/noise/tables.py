@@ -111,7 +111,7 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
-    notes += _attacked_parts(comparison)
+    notes += _attacked_parts(comparison) + checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
 
 
@@ -126,6 +126,14 @@ def _attacked_parts(comparison: Comparison) -> list[str]:
             told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
             notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
     return notes
+
+
+def checkpoint_notes(comparison: Comparison) -> list[str]:
+    """Return whose figures are of another checkpoint than the one that tests read."""
+    found = [(row.method.name, row.evaluations[0].other_checkpoint()) for row in comparison.rows]
+    return [
+        f"{name}: of {file}, not of the checkpoint that tests read" for name, file in found if file
+    ]
 
 
 def meaning_notes(comparison: Comparison) -> list[str]:

@@ -7,7 +7,13 @@ from typing import Any
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
-from anprompt.results.noise.tables import masking_notes, meaning_notes, noise_seen, noise_tables
+from anprompt.results.noise.tables import (
+    checkpoint_notes,
+    masking_notes,
+    meaning_notes,
+    noise_seen,
+    noise_tables,
+)
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
 from anprompt.results.report.figures import accuracy_by_severity
@@ -122,7 +128,7 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
             )
     if comparison.left_out:
         notes.append(f"Left out: {comparison.left_out} cells that only some models have.")
-    told = meaning_notes(comparison) + masking_notes(comparison)
+    told = checkpoint_notes(comparison) + meaning_notes(comparison) + masking_notes(comparison)
     return notes + [f"{note[0].upper()}{note[1:]}." for note in told]
 
 

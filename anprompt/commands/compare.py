@@ -31,6 +31,7 @@ from anprompt.protocols.environment import numbers
 from anprompt.runs.recorded import RESULTS, is_anomaly, read_results
 from common.cli import CommandParser
 from common.errors import UsageError
+from common.walk import folders_with
 
 METHODS = "ZeroshotCLIP,CoOp,MaPLe,PromptSRC,MMRL,ANPrompt"
 TABLE_FILES = ("table.md", "table.tex", "table.csv")
@@ -135,12 +136,12 @@ def best_run(output: Path, title: str) -> str | None:
     Of base to new it is a training's: tests on new classes have accuracies of another task.
     """
     done = {}
-    for path in sorted(output.rglob(RESULTS)):
-        results = read_results(path.parent)
+    for folder in folders_with(output, [RESULTS]):
+        results = read_results(folder)
         if not results or is_anomaly(results) or results.get("dataset_title") != title:
             continue
         if results.get("subsample_classes") != "new":
-            done[str(path.parent)] = results["accuracy"]
+            done[str(folder)] = results["accuracy"]
     return max(done, key=lambda folder: done[folder], default=None)
 
 

@@ -4,8 +4,10 @@
     mkdir output_theirs && tar xf runs.tar.xz -C output_theirs
     python -m anprompt table output_theirs output
 
-Of each run results.json is kept, without the command, the machine's name and settings for where
-things are. Once unpacked, tables print the same figures, beside those of your own runs.
+Of each run results.json and robustness.json are kept, without the command, the machine's name and
+settings for where things are; of other paths their last name. Once unpacked, tables print the same
+figures, beside those of your own runs. Runs of upstream's code, which are logs alone, are not
+packed.
 
 exit status: 0 done, 2 bad input.
 """
@@ -18,11 +20,15 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from anprompt.results.noise.files import FILE_NAME as ROBUSTNESS
+from anprompt.results.noise.files import read_evaluations
 from anprompt.runs.identity import NEUTRAL
 from anprompt.runs.recorded import RESULTS, read_results
 from common.cli import CommandParser
 from common.errors import UsageError
 from common.files import atomic_write
+from common.reading import read_json
+from common.walk import folders_with
 
 OF_A_MACHINE = ("command", "host", "predictions")
 BETWEEN_RUNS = {"RUN.EVAL_ONLY", "RUN.MODEL_DIR"}  # which training a test reads, relative to it
@@ -41,14 +47,18 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``anprompt pack``; returns the exit status."""
     args = make_parser().parse_args(argv)
-    found = sorted(args.output.rglob(RESULTS))
-    runs = {path: results for path in found if (results := read_results(path.parent))}
+    found = folders_with(args.output, [RESULTS])
+    runs = {folder: results for folder in found if (results := read_results(folder))}
     if not runs:
         raise UsageError(f"{args.output}: no finished run there or below")
+    files = {folder / RESULTS: shared(results) for folder, results in runs.items()}
+    for folder in runs:
+        if read_evaluations(folder):  # which checks them
+            files[folder / ROBUSTNESS] = _without_files(read_json(folder / ROBUSTNESS))
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for path, results in runs.items():
-            content = json.dumps(shared(results), indent=1, sort_keys=True).encode()
+        for path, held in sorted(files.items()):
+            content = json.dumps(held, indent=1).encode()
             entry = tarfile.TarInfo(path.relative_to(args.output).as_posix())  # without a date
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -67,11 +77,26 @@ def shared(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_places(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             found[key] = _without_places(value, f"{name}.")
-        elif name not in NEUTRAL or name in BETWEEN_RUNS:
+        elif name in BETWEEN_RUNS:
             found[key] = value
+        elif name not in NEUTRAL:
+            is_path = isinstance(value, str) and Path(value).expanduser().is_absolute()
+            found[key] = Path(value).name if is_path else value
     return found
+
+
+def _without_files(content: dict[str, Any]) -> dict[str, Any]:
+    """Return robustness.json without the report's pictures and the digest of a model that will not
+    be there to compare with.
+    """
+    parts = {
+        name: {key: value for key, value in part.items() if key != "examples"}
+        for name, part in content["parts"].items()
+    }
+    kept = {key: value for key, value in content.items() if key != "fingerprint"}
+    return {**kept, "parts": parts}

@@ -36,6 +36,7 @@ from common.cli import CommandParser
 from common.errors import UsageError, one_line
 from common.reading import read_json, read_text
 from common.schema import mismatch
+from common.walk import files_below
 from datasets.classnames import as_prompted
 
 Row = tuple[Path, Any, str, str]  # image, predictions or None, why none, label or ""
@@ -192,17 +193,14 @@ def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:
     Raises:
         UsageError: a path does not exist, or a folder holds no image.
     """
+    from datasets.folders import is_image, is_junk
     from datasets.splits import IMAGE_SUFFIXES
 
     images, others = [], []
     for path in paths:
         if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.is_file() and not any(p.startswith(".") for p in file.parts[-1:])
-            )
-            found = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+            files = files_below(path, is_left_out=is_junk)
+            found = [file for file in files if is_image(file.name)]
             if not found:
                 raise UsageError(f"{path}: no image in this folder ({', '.join(IMAGE_SUFFIXES)})")
             images += found

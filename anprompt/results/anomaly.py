@@ -19,6 +19,7 @@ from anprompt.runs.recorded import RESULTS, flatten, is_anomaly, read_results
 from common.errors import UsageError
 from common.schema import WHOLE, Number, mismatch
 from common.text import plain
+from common.walk import folders_with
 
 MEASURES = {
     "image_auroc": "Image AUROC in %",
@@ -104,7 +105,7 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder")
-        folders.update(found.parent for found in path.rglob(RESULTS) if found.is_file())
+        folders.update(folders_with(path, [RESULTS]))
     runs = []
     for folder in sorted(folders):
         results = read_results(folder)

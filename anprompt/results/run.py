@@ -29,6 +29,7 @@ from common.errors import UsageError
 from common.files import file_digest
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
 from common.text import plain
+from common.walk import folders_with
 
 HEADLINE = "headline"  # the rule that a method's protocol prescribes
 METRICS = ("accuracy", "macro_f1")
@@ -200,8 +201,7 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder")
-        for name in (RESULTS, CONFIG, *(["log.txt*"] if logs else [])):
-            folders.update(found.parent for found in path.rglob(name) if found.is_file())
+        folders.update(folders_with(path, [RESULTS, CONFIG, *(["log.txt*"] if logs else [])]))
     for folder in sorted(folders):
         has_results = (folder / RESULTS).is_file()
         if has_results or (folder / CONFIG).is_file():

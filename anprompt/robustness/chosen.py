@@ -10,6 +10,7 @@ from anprompt.robustness.models import trained_subset
 from anprompt.runs.recorded import CONFIG, recorded_config
 from anprompt.runs.trained import trainer_class, training_folder
 from common.errors import UsageError
+from common.walk import folders_with
 
 SUBSETS = ("all", "base", "new")
 
@@ -27,7 +28,7 @@ def find_trained(paths: Sequence[Path]) -> list[Path]:
         if (path / CONFIG).is_file():
             found = [path]
         else:
-            found = sorted(file.parent for file in path.rglob(CONFIG) if _is_model(file.parent))
+            found = [folder for folder in folders_with(path, [CONFIG]) if _is_model(folder)]
         if not found:
             raise UsageError(f"--model-dir {path}: no trained model there or below (no {CONFIG})")
         folders |= dict.fromkeys(found)

@@ -31,7 +31,9 @@ def printed(capsys, folder: Path, *arguments: str) -> str:
 
 
 def test_tables_are_the_same(tmp_path, capsys):
-    options = {"DATASET": {"ROOT": "/home/me/data", "NAME": "EuroSAT"}}
+    options = {
+        "DATASET": {"ROOT": "/home/me/data", "NAME": "EuroSAT", "IMAGE_DIR": "/home/me/pets"}
+    }
     more = {"host": "mine", "command": "python train.py --root /home/me/data", "options": options}
     more["predictions"] = {"file": "predictions.npz", "bytes": 1, "sha256": "0"}
     for seed in (1, 2):
@@ -47,6 +49,15 @@ def test_tables_are_the_same(tmp_path, capsys):
     first = (tmp_path / "runs.tar.xz").read_bytes()
     assert pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")]) == 0
     assert (tmp_path / "runs.tar.xz").read_bytes() == first
+
+
+def test_figures_of_noise_go_along(evaluated_output, tmp_path, capsys):
+    assert pack.main([str(evaluated_output), str(tmp_path / "runs.tar.xz")]) == 0
+    theirs = unpacked(tmp_path / "runs.tar.xz", tmp_path / "theirs")
+    noise = ("--protocol", "noise")
+    assert printed(capsys, theirs, *noise) == printed(capsys, evaluated_output, *noise)
+    found = list(theirs.rglob("robustness.json"))
+    assert found and not any('"picture"' in path.read_text() for path in found)
 
 
 def test_bad_input_leaves_the_file_that_is_there(tmp_path):

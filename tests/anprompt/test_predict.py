@@ -120,6 +120,20 @@ def test_folder_with_a_text_file_and_broken_images(trained_output, images, call)
     assert status == 0 and "a.png" in out and "%" in out
 
 
+def test_folders_as_training_takes_them(trained_output, images, tmp_path, call):
+    """Linked folders are looked into, hidden ones are not; links that lead nowhere are named."""
+    run, here = run_folder(trained_output, "CoOp"), tmp_path / "here"
+    (here / ".trash").mkdir(parents=True)
+    shutil.copy(images / "a.png", here / ".trash/hidden.png")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(images / "a.png", tmp_path / "elsewhere/linked.png")
+    (here / "link").symlink_to(tmp_path / "elsewhere")
+    (here / "gone.png").symlink_to(tmp_path / "gone.png")
+    status, out, err = call("--model-dir", run, here, "--csv", "--top", 1)
+    assert status == 1 and "not read: " in err and "gone.png" in err
+    assert [Path(row["image"]).name for row in csv.DictReader(io.StringIO(out))] == ["linked.png"]
+
+
 @pytest.mark.parametrize("reading", ["as_seen", "upstream"])
 def test_pictures_are_read_as_those_of_the_runs_data_set(
     trained_output, tmp_path, monkeypatch, reading

@@ -134,6 +134,18 @@ def test_two_runs_in_one_cell_are_refused(tmp_path, capsys):
     assert str(tmp_path / "a") in error and str(tmp_path / "b") in error
 
 
+def test_linked_runs_are_read_once(tmp_path, capsys):
+    for part, accuracy in (("base", 80.0), ("new", 70.0)):
+        folder = write_run(tmp_path / "elsewhere", "CoOp", part, 1, accuracy)
+        below = tmp_path / "out" / folder.relative_to(tmp_path / "elsewhere")
+        below.parent.mkdir(parents=True)
+        below.symlink_to(folder)
+        (tmp_path / "out" / f"latest_{part}").symlink_to(folder)
+    assert table([str(tmp_path / "out"), "--format", "csv", "--no-published"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(",base,80.0,") == 1 and printed.count(",new,70.0,") == 1
+
+
 def test_output_file_follows_its_suffix(tmp_path, capsys):
     for seed, base, new in ((1, 80, 40), (2, 90, 60)):
         write_run(tmp_path / "runs", "CoOp", "base", seed, base)

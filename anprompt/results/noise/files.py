@@ -26,6 +26,7 @@ from common.errors import UsageError
 from common.reading import read_json
 from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
 from common.text import plain
+from common.walk import folders_with
 from noise.cells import Cell
 
 FILE_NAME = "robustness.json"
@@ -272,7 +273,7 @@ def read_below(roots: Iterable[Path]) -> list[Evaluation]:
     Raises:
         UsageError: as `read_evaluations`.
     """
-    folders = sorted({path.parent for root in roots for path in root.rglob(FILE_NAME)})
+    folders = sorted({folder for root in roots for folder in folders_with(root, [FILE_NAME])})
     return [found for folder in folders for found in read_evaluations(folder)]
 
 

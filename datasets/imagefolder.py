@@ -100,6 +100,7 @@ class ImageFolder(FewShotDataset):
             value = self.options.get(name, "")
             return os.path.join(root, os.path.expanduser(value)) if value else ""
 
+        self.is_drawn = False  # all three splits, because none is given
         self.csv_path = place("csv")
         self.names_path = place("classnames_file")
         self.image_dir = place("image_dir") or os.path.dirname(self.csv_path)
@@ -190,7 +191,8 @@ class ImageFolder(FewShotDataset):
             UsageError: there are too few images, or none for training or testing.
         """
         train_per_class = self.options.get("train_per_class", 0)
-        if "" in splits:
+        self.is_drawn = "" in splits
+        if self.is_drawn:
             paths: list[list[str]] = [[] for _ in classnames]
             for path, label, _ in splits[""]:
                 paths[label].append(path)
@@ -227,12 +229,14 @@ class Examination:
     Attributes:
         lists: train, val and test by name, empty where there is a problem.
         classnames: in order of label.
+        is_drawn: all three were drawn here, because none was given.
         problems, notes: one line each.
         no_split: the one of the problems that says why no split can be drawn.
     """
 
     lists: dict[str, list[Entry]] = field(default_factory=dict)
     classnames: list[str] = field(default_factory=list)
+    is_drawn: bool = False
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     no_split: str = ""
@@ -272,7 +276,7 @@ def examine(
         found.no_split = str(error)
         found.problems.insert(0, found.no_split)
         return found
-    found.notes = reader.notes
+    found.notes, found.is_drawn = reader.notes, reader.is_drawn
     if found.problems:
         return found
     found.notes += notes_on(lists)

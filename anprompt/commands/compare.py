@@ -78,7 +78,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{args.images}: no such folder or table of images")
     title = args.title or images.stem
     most = max(numbers("--shots", args.shots, least=1))
-    if check_own(str(images), args.image_root, "", most):
+    status, is_drawn = check_own(str(images), args.image_root, "", most)
+    if status:
         raise UsageError(f"{args.images}: see the problems above; nothing was trained")
 
     # For a folder of one's own nothing else is read from the environment.
@@ -98,11 +99,15 @@ def main(argv: list[str]) -> int:
         sweep.make_parser("compare", __doc__),
         output=folder,
     )
+    output = parsed.environment.output
+    if is_drawn:
+        check_earlier(Path(output), title, most)
     status = sweep.run(parsed, settings)
     if status > 1 or parsed.environment.is_dry_run:
         return status
-    output = parsed.environment.output
     _say("")
+    if status:
+        _say(f"Some runs failed, see above; what follows shows all finished runs in {output}.")
     for name in TABLE_FILES:
         with contextlib.redirect_stdout(io.StringIO()):
             table.main([output, "--output", f"{output}/{name}"])
@@ -128,6 +133,26 @@ def settings_for(images: Path, image_root: str, title: str, per_class: int) -> l
         data = ["DATASET.CSV", str(images)]
         data += ["DATASET.IMAGE_DIR", str(Path(image_root).resolve())] if image_root else []
     return [*data, "DATASET.TITLE", title, "DATASET.TRAIN_PER_CLASS", str(per_class)]
+
+
+def check_earlier(output: Path, title: str, per_class: int) -> None:
+    """Refuse to go on in a folder whose runs were tested on other images of these, because another
+    number of them was for training.
+
+    Raises:
+        UsageError: so.
+    """
+    for folder in folders_with(output, [RESULTS]) if output.is_dir() else ():
+        results = read_results(folder)
+        if not results or is_anomaly(results) or results.get("dataset_title") != title:
+            continue
+        there = ((results.get("config") or {}).get("DATASET") or {}).get("TRAIN_PER_CLASS")
+        if there not in (None, per_class):
+            raise UsageError(
+                f"{folder} was tested on other images: {there} of each class were for training, "
+                f"now {per_class} are. Name another folder with OUTPUT=FOLDER; one call compares "
+                f"both there: --shots {there},{per_class}"
+            )
 
 
 def best_run(output: Path, title: str) -> str | None:

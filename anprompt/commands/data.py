@@ -80,14 +80,20 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"--images {args.images}: no such folder")
         if args.check or args.dry_run or args.make_split:
             raise UsageError("--check, --dry-run and --make-split are for published data sets")
-        return max(check_own(name, args.images, args.classnames) for name in args.names[1:])
+        return max(check_own(name, args.images, args.classnames)[0] for name in args.names[1:])
     if args.images or args.classnames:
         raise UsageError("--images and --classnames go with: check FOLDER")
     return prepare_published(args)
 
 
-def check_own(path: str, images: str, classnames: str, train_per_class: int = 0) -> int:
-    """Check a folder or a table as training would read it; returns the exit status."""
+def check_own(
+    path: str, images: str, classnames: str, train_per_class: int = 0
+) -> tuple[int, bool]:
+    """Check a folder or a table as training would read it.
+
+    Returns:
+        The exit status, and whether the images for training and testing are drawn here.
+    """
     from datasets.anomaly import AnomalyFolder, is_category
     from datasets.imagefolder import examine
 
@@ -96,7 +102,7 @@ def check_own(path: str, images: str, classnames: str, train_per_class: int = 0)
         what = "no regular file" if place.exists() else "no such folder or table"
         raise UsageError(f"{path}: {what}")
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
-        return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine())
+        return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine()), False
     found = examine(str(place), images, classnames, train_per_class)
     say_problems(path, found.problems)
     for note in found.notes:
@@ -104,10 +110,10 @@ def check_own(path: str, images: str, classnames: str, train_per_class: int = 0)
     sizes = ", ".join(f"{len(entries):,} {split}" for split, entries in found.lists.items())
     if found.problems:
         print(f"{path}: {len(found.problems):,} problem(s){f'; {sizes} images' if sizes else ''}")
-        return 2
+        return 2, found.is_drawn
     print(f"{path}: complete, {len(found.classnames):,} classes, {sizes} images")
     print(f"  classes: {', '.join(found.classnames)}")
-    return 0
+    return 0, found.is_drawn
 
 
 def say_problems(path: str, problems: list[str]) -> None:

@@ -95,10 +95,10 @@ def make_grid(
         if _any_config(method) in merged:
             method = _any_config(method)
         seeds = rows.setdefault(method, {}).setdefault(cell, {})
-        other = seeds.get(run.seed)
-        if other is None:
-            seeds[run.seed] = run
-        elif run.learns or _figures(run) != _figures(other):
+        if not run.learns and any(_figures(run) == _figures(known) for known in seeds.values()):
+            continue  # no seed changes what learns nothing
+        other = seeds.setdefault(run.seed, run)
+        if other is not run:
             raise UsageError(
                 f"{run.folder} and {other.folder} are the same method, data set and seed; "
                 "name only the folder of one"

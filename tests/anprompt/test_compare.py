@@ -66,6 +66,28 @@ def test_the_best_run_is_one_on_these_images(tmp_path):
     assert compare.best_run(tmp_path, "mine") == str(tmp_path / "better")
 
 
+def test_runs_with_other_images_for_testing_are_refused_first(images, tmp_path, monkeypatch):
+    """They would be trained, and the table refused at the end."""
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    config = {"DATASET": {"TRAIN_PER_CLASS": 2}}
+    known = {"dataset_title": "my things", "config": config}
+    write_results(tmp_path / "out/a", "ZeroshotCLIP", "ImageFolder", 50, **known)
+    flags = [str(images), "--methods", "zsclip", "--seeds", "1"]
+    monkeypatch.setattr(compare.sweep, "run", lambda *_: pytest.fail("went on"))
+    with pytest.raises(UsageError, match="2 of each class were for training, now 1 are.*1|2"):
+        compare.main([*flags, "--shots", "1"])
+    monkeypatch.setattr(compare.sweep, "run", lambda *_: 2)
+    assert compare.main([*flags, "--shots", "2"]) == 2  # the same split
+    for split, names in (("train", "0123"), ("test", "4")):
+        for path in images.glob(f"*/[{names}].png"):
+            place = images / split / path.parent.name / path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    for name in ("red", "green", "blue", "grey"):
+        (images / name).rmdir()
+    assert compare.main([*flags, "--shots", "1"]) == 2  # test images are given
+
+
 def test_the_check_says_what_will_be_trained_on(images, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
     monkeypatch.setenv("DRY_RUN", "1")

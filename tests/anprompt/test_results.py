@@ -134,6 +134,15 @@ def test_two_runs_in_one_cell_are_refused(tmp_path, capsys):
     assert str(tmp_path / "a") in error and str(tmp_path / "b") in error
 
 
+def test_what_learns_nothing_has_one_run_whatever_the_seeds(tmp_path):
+    for seed in (1, 2):
+        for part, accuracy in (("base", 80.0), ("new", 70.0)):
+            write_run(tmp_path, "ZeroshotCLIP", part, seed, accuracy)
+            write_run(tmp_path, "CoOp", part, seed, accuracy)
+    (found,) = tables_of(tmp_path)
+    assert {row.name: row.seeds for row in found.rows} == {"ZeroshotCLIP": "1", "CoOp": "2"}
+
+
 def test_linked_runs_are_read_once(tmp_path, capsys):
     for part, accuracy in (("base", 80.0), ("new", 70.0)):
         folder = write_run(tmp_path / "elsewhere", "CoOp", part, 1, accuracy)

@@ -185,12 +185,22 @@ class PromptTrainer(TrainerX):
         learned = sum(parameter.numel() for parameter in parameters)
         logger.info(f"Learned parameters: {learned:,} in {len(parameters)} tensors")
         self.build_optimizers()
+        if self._models.get(self.model_name) is not self.model.prompt_learner:
+            raise UsageError(
+                f"{type(self).__name__}.build_optimizers registers no {self.model_name!r} that is "
+                "the whole learner, which tests read: call super().build_optimizers() first"
+            )
 
     def build_optimizers(self) -> None:
         """Create the optimiser and its schedule, and register them with what they train.
 
-        A method with a second optimiser calls ``register_model`` once more, with the part of the
-        learner that it is for: every registered one takes its step and is saved and resumed.
+        A method with a second optimiser extends this: it calls ``register_model`` once more, with
+        the part of the learner that it is for, which ``parameter_groups`` keeps from the first.
+        Every registered one takes its step and is saved and resumed.
+
+        Raises:
+            UsageError: from ``build_model``, where the whole learner is not registered: tests read
+                the file of that one.
         """
         learner = self.model.prompt_learner
         self.optim = build_optimizer(learner, self.cfg.OPTIM, self.parameter_groups())

@@ -68,6 +68,13 @@ def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None
     if not epochs and not (folder / BEST).is_file():
         raise UsageError(f"--model-dir {model_dir}: no checkpoint in {folder}; train there first")
     kept = ", ".join([*map(str, epochs), *(["the best"] if (folder / BEST).is_file() else [])])
+    if (folder / POINTER).is_file() and read_text(folder / POINTER).strip() == checkpoint_name(
+        max_epoch
+    ):
+        raise UsageError(
+            f"{folder / checkpoint_name(max_epoch)} is gone; put it back, name another one with "
+            f"--load-epoch (there: {kept}), or remove {model_dir} and train again"
+        )
     raise UsageError(
         f"--model-dir {model_dir}: training has {max_epoch} epochs but only {kept} is kept. Run "
         "the training command again to finish it, or name one with --load-epoch."

@@ -206,10 +206,13 @@ class TrainerBase:
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
+        found = {}
         for name in self.get_model_names():
             path = checkpoints.model_path(directory, name, epoch)
-            checkpoint = load_checkpoint(path)
-            check_fits(path, checkpoint, self._models[name])
+            found[name] = path, load_checkpoint(path)
+            check_fits(*found[name], self._models[name])
+        checkpoints.check_one_run(found.values())
+        for name, (path, checkpoint) in found.items():
             val_result = checkpoint.get("val_result")
             shown = f"{val_result:.1f}" if isinstance(val_result, (int, float)) else "none"
             print(f"Load {path} to {name} (epoch={checkpoint['epoch']}, val_result={shown})")

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from common.checkpoints import POINTER, checkpoint_name
@@ -57,6 +57,29 @@ def has_epoch(directory: str, names: Sequence[str], num_epochs: int) -> bool:
     """Return whether every model has the checkpoint written after ``num_epochs`` epochs."""
     file = checkpoint_name(num_epochs)
     return all(os.path.isfile(os.path.join(directory, name, file)) for name in names)
+
+
+def check_one_run(found: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """Refuse models of different runs or epochs; files of upstream's code do not say theirs.
+
+    Args:
+        found: path and content of a checkpoint per model.
+
+    Raises:
+        UsageError: names two files and what differs.
+    """
+    said = [
+        (path, {"epoch": content.get("epoch"), **content.get("meta", {})})
+        for path, content in found
+    ]
+    for path, meta in said[1:]:
+        first, known = said[0]
+        for key in ("trainer", "dataset", "classnames", "seed", "epoch"):
+            if key in known and key in meta and known[key] != meta[key]:
+                raise UsageError(
+                    f"{first} and {path} are of different trainings: their {key} differs; put the "
+                    "files of one run back"
+                )
 
 
 def find_common(directory: str, names: Sequence[str]) -> Found | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from dassl.engine.checkpoints import check_one_run
 from dassl.utils import (
     UsageError,
     count_num_param,
@@ -431,6 +432,19 @@ def test_content_of_a_wrong_kind(tmp_path, part, value, named):
         resume_from_checkpoint(str(tmp_path), model, optimizer, scheduler)
     assert str(tmp_path / "other") in str(caught.value)
     assert torch.equal(model.weight, before)
+
+
+def test_models_of_two_runs_are_no_run():
+    def file(**changes):
+        meta = {"trainer": "Two", "dataset": "Toy", "seed": 1, "classnames": ["a", "b"]}
+        return {"epoch": changes.pop("epoch", 3), "meta": {**meta, **changes}}
+
+    check_one_run([("body", file()), ("head", file())])
+    check_one_run([("body", file()), ("head", {"epoch": 3})])  # upstream's
+    check_one_run([])
+    for changes in ({"seed": 2}, {"epoch": 2}, {"classnames": ["b", "a"]}):
+        with pytest.raises(UsageError, match=f"body and head .* {next(iter(changes))} differs"):
+            check_one_run([("body", file()), ("head", file(**changes))])
 
 
 def test_a_pointer_leads_nowhere_else(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_golden import golden_cfg
 
+from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import ClassPrompts, Loss
 
@@ -112,6 +113,19 @@ class TwoOptimisers(CoOp):
 
     def parameter_groups(self):
         return [{"params": [self.model.prompt_learner.ctx]}]
+
+
+class InPartsAlone(TwoOptimisers):
+    """Each optimiser with its part: no file would hold all that is learned."""
+
+    def build_optimizers(self):
+        shift = self.model.prompt_learner.shift
+        self.register_model("shift", shift, torch.optim.SGD(shift.parameters(), lr=1.0))
+
+
+def test_a_learner_registered_in_parts_alone_is_refused_at_once(make):
+    with pytest.raises(UsageError, match="InPartsAlone.build_optimizers.*super"):
+        make(InPartsAlone)
 
 
 class Shifted:

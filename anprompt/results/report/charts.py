@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -105,7 +106,9 @@ def to_svg(chart: Chart) -> str:
     with _settings(chart.name, PAGE_POINTS):
         figure = _figure(chart, PAGE)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+        with warnings.catch_warnings():  # the page's fonts show what matplotlib's lack
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
         points = _points(chart, figure)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

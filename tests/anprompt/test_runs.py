@@ -9,6 +9,7 @@ import yaml
 from yacs.config import CfgNode
 
 from anprompt.runs.arguments import make_parser
+from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.config import build_cfg, compare_with_training, default_cfg, load_plugin
 from anprompt.runs.declared import extend_cfgs_of
 from anprompt.runs.folder import check_same_settings
@@ -252,3 +253,18 @@ def test_a_configuration_is_built_without_pytorch(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
+
+
+def test_a_last_checkpoint_that_is_gone_is_named(tmp_path):
+    """Training again would refuse the folder, whose pointer names the file."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"OPTIM": {"MAX_EPOCH": 3}}))
+    folder = tmp_path / "prompt_learner"
+    folder.mkdir()
+    (folder / "model.pth.tar-1").touch()
+    with pytest.raises(UsageError, match="3 epochs but only 1 is kept. Run the training command"):
+        epoch_to_load(str(tmp_path), "prompt_learner", 3)
+    (folder / "checkpoint").write_text("model.pth.tar-3\n")
+    with pytest.raises(
+        UsageError, match=r"tar-3 is gone; put it back, .*--load-epoch \(there: 1\)"
+    ):
+        epoch_to_load(str(tmp_path), "prompt_learner", 3)

@@ -147,6 +147,7 @@ def test_first_weights_of_other_classes_are_the_hosts_alone(build, caplog):
         load_learned(model, checkpoint, parameters_only=True)
     assert "of other classes; starts anew: linear_probe_proj.weight" in caplog.text
     assert torch.equal(model.prompt_learner.linear_probe_proj.weight, head)
+    assert model.knows_classes  # they are those of the training that begins
     ours, theirs = (m.prompt_learner.prompt_learner.ctx for m in (model, source))
     assert torch.equal(ours, theirs)
 

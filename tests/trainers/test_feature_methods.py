@@ -250,18 +250,6 @@ def test_rows_that_do_not_fit_are_refused(name, build):
     assert torch.equal(model(f), before)
 
 
-@pytest.mark.parametrize("name", ["TaskRes", "LinearProbe", "CLAP"])
-def test_training_that_starts_from_others_classes_knows_its_own(name, build, caplog):
-    _, checkpoint = trained(build, name)
-    new = build(name, ["wood", "sand", "sea"])
-    with caplog.at_level("INFO"):
-        load_learned(new, checkpoint, parameters_only=True)
-    assert new.knows_classes and "Not trained" not in caplog.text
-    untouched = build(name, ["wood", "sand", "sea"])
-    for one, other in zip(new.parameters(), untouched.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
 @pytest.mark.parametrize("name", PER_CLASS)
 def test_files_without_names_are_not_for_new_classes(name, build, tmp_path):
     _, checkpoint = trained(build, name)

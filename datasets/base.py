@@ -64,6 +64,7 @@ class Reader:
     Attributes:
         dataset_dir, image_dir, split_path: absolute.
         notes: what was passed over or assumed in reading, one line each.
+        is_drawn: training, validation and test images were all drawn here, as none were given.
 
     Args:
         root: folder that holds the data sets.
@@ -82,6 +83,7 @@ class Reader:
     def __init__(self, root: str | os.PathLike, **options: Any):
         self.options = options
         self.notes: list[str] = []
+        self.is_drawn = False
         self.locate(os.fspath(root))
 
     @classmethod

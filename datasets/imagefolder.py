@@ -100,7 +100,6 @@ class ImageFolder(FewShotDataset):
             value = self.options.get(name, "")
             return os.path.join(root, os.path.expanduser(value)) if value else ""
 
-        self.is_drawn = False  # all three splits, because none is given
         self.csv_path = place("csv")
         self.names_path = place("classnames_file")
         self.image_dir = place("image_dir") or os.path.dirname(self.csv_path)

@@ -336,6 +336,9 @@ class TestCheckpoints:
     def test_training_cut_short(self, evaluate, copy):
         learner = copy / "prompt_learner"
         (learner / "model.pth.tar-2").rename(learner / "model.pth.tar-1")
+        err = evaluate(copy)  # where the file of its end was there already
+        assert "model.pth.tar-2 is gone" in err and "--load-epoch" in err
+        (learner / "checkpoint").write_text("model.pth.tar-1\n")
         err = evaluate(copy)
         assert "2 epochs" in err and "--load-epoch" in err
 

@@ -238,6 +238,7 @@ class TestEvaluation:
     def test_a_training_cut_short_has_no_best_model(self, evaluate, tmp_path):
         folder = tmp_path / "trained/prompt_learner"
         (folder / "model.pth.tar-2").rename(folder / "model-best.pth.tar")
+        (folder / "checkpoint").write_text("model-best.pth.tar\n")
         (folder.parent / "results.json").unlink()
         shutil.rmtree(tmp_path / "tested")
         status, _, err = evaluate()

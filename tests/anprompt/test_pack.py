@@ -13,9 +13,11 @@ from runs_of_tests import ROOT
 from written_runs import write_base_new, write_results
 
 from anprompt.commands import pack
+from anprompt.results.noise.files import read_below
 from common.errors import UsageError
 
 RUNS = ROOT / "docs/runs.tar.xz"
+ATTACKS = ROOT / "docs/attacks.tar.xz"
 
 
 def unpacked(archive: Path, folder: Path) -> Path:
@@ -83,14 +85,44 @@ def test_the_runs_that_come_with_the_docs_say_what_the_page_says(tmp_path, capsy
         assert not [row for row in found if row not in rows]
 
 
-def test_nothing_of_a_machine_is_in_the_docs_runs():
-    with tarfile.open(RUNS) as archive:
+@pytest.mark.parametrize(
+    ("heading", "folder", "columns"),
+    [
+        ("### AutoAttack: EuroSAT", "autoattack", ("pgd100/1", "autoattack/1")),
+        ("### At 4/255: EuroSAT", "eps4", ("", "pgd100/4")),
+    ],
+)
+def test_attacks_that_come_with_the_docs_say_what_the_page_says(heading, folder, columns, tmp_path):
+    page = (ROOT / "docs/RESULTS.md").read_text("utf-8")
+    lines = page.partition(heading)[2].partition("\n#")[0].splitlines()
+    theirs = unpacked(ATTACKS, tmp_path / "theirs")
+    found: dict[str, dict[str, str]] = {}
+    for evaluation in read_below([theirs / folder]):
+        figures = {"": evaluation.part["clean"]}
+        figures |= {
+            "/".join(cell.split("/")[1:3]): of for cell, of in evaluation.part["cells"].items()
+        }
+        for column in columns:
+            number = figures[column][evaluation.headline_rule]["accuracy"]
+            found.setdefault(evaluation.header["trainer"], {})[f"{evaluation.subset} {column}"] = (
+                f"{number:.2f}"
+            )
+    cells = [f"{subset} {column}" for subset in ("base", "new") for column in columns]
+    expected = {f"| {name} | {' | '.join(of[c] for c in cells)} |" for name, of in found.items()}
+    assert len(expected) == 8
+    assert {line for line in lines if re.match(r"\| [A-Z]", line)} == expected
+
+
+@pytest.mark.parametrize("file", [RUNS, ATTACKS])
+def test_nothing_of_a_machine_is_in_the_docs_runs(file):
+    with tarfile.open(file) as archive:
         for member in archive:
             assert member.isfile() and not member.name.startswith(("/", "."))
             assert ".." not in Path(member.name).parts
             held = archive.extractfile(member)
             assert isinstance(held, (io.BufferedReader, io.BufferedIOBase))
             results = json.load(held)
-            assert not {"host", "command"} & results.keys()
-            assert "ROOT" not in results["config"]["DATASET"]
-            assert "OUTPUT_DIR" not in results["config"]
+            assert not {"host", "command", "fingerprint"} & results.keys()
+            if Path(member.name).name == "results.json":
+                assert "ROOT" not in results["config"]["DATASET"]
+                assert "OUTPUT_DIR" not in results["config"]

@@ -23,7 +23,9 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from anprompt.commands import report, sweep, table
 from anprompt.commands.data import check_own
@@ -142,10 +144,7 @@ def check_earlier(output: Path, title: str, per_class: int) -> None:
     Raises:
         UsageError: so.
     """
-    for folder in folders_with(output, [RESULTS]) if output.is_dir() else ():
-        results = read_results(folder)
-        if not results or is_anomaly(results) or results.get("dataset_title") != title:
-            continue
+    for folder, results in _runs_on(output, title) if output.is_dir() else ():
         there = ((results.get("config") or {}).get("DATASET") or {}).get("TRAIN_PER_CLASS")
         if there not in (None, per_class):
             raise UsageError(
@@ -161,13 +160,18 @@ def best_run(output: Path, title: str) -> str | None:
     Of base to new it is a training's: tests on new classes have accuracies of another task.
     """
     done = {}
-    for folder in folders_with(output, [RESULTS]):
-        results = read_results(folder)
-        if not results or is_anomaly(results) or results.get("dataset_title") != title:
-            continue
+    for folder, results in _runs_on(output, title):
         if results.get("subsample_classes") != "new":
             done[str(folder)] = results["accuracy"]
     return max(done, key=lambda folder: done[folder], default=None)
+
+
+def _runs_on(output: Path, title: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the folders and results of finished runs of classification on images of this name."""
+    for folder in folders_with(output, [RESULTS]):
+        results = read_results(folder)
+        if results and not is_anomaly(results) and results.get("dataset_title") == title:
+            yield folder, results
 
 
 def _say(text: str) -> None:

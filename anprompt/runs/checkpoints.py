@@ -68,11 +68,10 @@ def epoch_to_load(model_dir: str, model_name: str, max_epoch: int) -> int | None
     if not epochs and not (folder / BEST).is_file():
         raise UsageError(f"--model-dir {model_dir}: no checkpoint in {folder}; train there first")
     kept = ", ".join([*map(str, epochs), *(["the best"] if (folder / BEST).is_file() else [])])
-    if (folder / POINTER).is_file() and read_text(folder / POINTER).strip() == checkpoint_name(
-        max_epoch
-    ):
+    pointer, last = folder / POINTER, checkpoint_name(max_epoch)
+    if pointer.is_file() and read_text(pointer).strip() == last:
         raise UsageError(
-            f"{folder / checkpoint_name(max_epoch)} is gone; put it back, name another one with "
+            f"{folder / last} is gone; put it back, name another one with "
             f"--load-epoch (there: {kept}), or remove {model_dir} and train again"
         )
     raise UsageError(

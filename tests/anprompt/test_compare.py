@@ -74,7 +74,7 @@ def test_runs_with_other_images_for_testing_are_refused_first(images, tmp_path, 
     write_results(tmp_path / "out/a", "ZeroshotCLIP", "ImageFolder", 50, **known)
     flags = [str(images), "--methods", "zsclip", "--seeds", "1"]
     monkeypatch.setattr(compare.sweep, "run", lambda *_: pytest.fail("went on"))
-    with pytest.raises(UsageError, match="2 of each class were for training, now 1 are.*1|2"):
+    with pytest.raises(UsageError, match="2 of each class were for training, now 1.*--shots 2,1"):
         compare.main([*flags, "--shots", "1"])
     monkeypatch.setattr(compare.sweep, "run", lambda *_: 2)
     assert compare.main([*flags, "--shots", "2"]) == 2  # the same split

@@ -247,7 +247,6 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
         "the template": part.get("template"),
         "the images attacked": evaluation.attacked if evaluation.has_attacks else None,
         "ImageNet-C's making": part.get("imagenet_c"),
-        **{f"the released {key}": value for key, value in part.get("released", {}).items()},
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -132,12 +132,14 @@ class Evaluation:
         Args:
             epochs: of the training, where its folder does not say.
         """
-        named = Path(self.header.get("checkpoint") or "")
+        if not self.checkpoint:
+            return ""
+        model = (self.path.parent / self.header["checkpoint"]).parent  # that of the training
         try:
-            epoch = epoch_to_load(str(self.path.parent), named.parent.name, epochs)
+            epoch = epoch_to_load(str(model.parent), model.name, epochs)
         except UsageError:  # no checkpoints there any more: nothing to compare with
             return ""
-        return named.name if named.name not in ("", checkpoint_name(epoch)) else ""
+        return "" if self.checkpoint == checkpoint_name(epoch) else self.checkpoint
 
     @property
     def has_attacks(self) -> bool:

@@ -3,9 +3,9 @@
 A frozen map W becomes W + alpha / sqrt(r) B A, with A (r, D) random and B (D, r) zero at first. In
 training what A gets is dropped out, for each map by itself. What class prompts have in common is
 run once, so its dropout is common to the classes, and the tie of the classes to each other closer
-than with a draw for each. Its authors count iterations, 500 for each shot; here a training has
-OPTIM.MAX_EPOCH epochs, and the rate changes from epoch to epoch. The scale of the logits is CLIP's
-own, where theirs is always 100.
+than with a draw for each. Its authors count steps, 500 for each shot; here an epoch has
+STEPS_PER_SHOT of them for each shot, whatever the number of images, and the rate changes from epoch
+to epoch. The scale of the logits is CLIP's own, where theirs is always 100.
 
 References:
     [0] Zanella and Ben Ayed, Low-Rank Few-Shot Adaptation of Vision-Language Models, 2024,
@@ -169,6 +169,14 @@ class CLIPLoRA(PromptTrainer):
             "ENCODER": Setting("both", "towers", choices=("text", "vision", "both")),
             "PARAMS": Setting(list(MAPS), "maps that are changed", choices=MAPS, length=(1, 3)),
             "POSITION": Setting("all", "blocks that are changed", choices=POSITIONS),
+            "STEPS_PER_SHOT": Setting(
+                5,
+                "steps of an epoch for each of DATASET.NUM_SHOTS; 0: an epoch is the images once, "
+                "as it is where all images are taken",
+                ge=0,
+                le=10**6,
+                scope="training",
+            ),
             "PREC": precision("amp"),
         }
         declare_method(cfg, "CLIPLORA", settings)
@@ -179,6 +187,9 @@ class CLIPLoRA(PromptTrainer):
         maps = list(cls.settings_of(cfg).PARAMS)
         if len(set(maps)) != len(maps):
             raise UsageError(f"TRAINER.CLIPLORA.PARAMS {maps}: name each map once")
+
+    def steps_per_epoch(self) -> int:
+        return self.settings.STEPS_PER_SHOT * max(self.cfg.DATASET.NUM_SHOTS, 0)
 
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:

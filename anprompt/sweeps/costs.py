@@ -16,7 +16,7 @@ from typing import Any
 
 from anprompt.protocols.methods import method_of, read_settings
 from anprompt.protocols.plan import RunSpec
-from anprompt.runs.recorded import RESULTS, read_results
+from anprompt.runs.recorded import RESULTS, flatten, read_results
 from common.errors import UsageError
 from common.paths import ROOT
 
@@ -32,6 +32,7 @@ GFLOP = {
 GFLOP_A_SECOND = {"cpu": 150.0, "gpu": 25_000.0}
 STEP_SECONDS = {"cpu": 0.01, "gpu": 0.04}  # of a training step at least: starting its kernels
 BYTES_A_VALUE = 34  # kept of a layer for the backward pass, in half precision
+BATCH = "DATALOADER.TRAIN_X.BATCH_SIZE"
 MOST_READ = 300  # results of other runs that are looked at
 UNKNOWN = {"classes": 50, "test": 2000}
 
@@ -101,15 +102,17 @@ class Costs:
             if is_gpu != (self.device == "gpu"):
                 return
             n_classes = len(results.get("classnames") or ()) or UNKNOWN["classes"]
-            config = results.get("config") or {}
+            settings = flatten(results.get("config") or {})
             trained = float(results["train_seconds"])
+            batch = int(settings.get(BATCH) or 32)
+            n_train = _epoch_images(settings, n_classes, int(results["shots"]), batch)
             work = Work(
                 trainer=str(results["trainer"]),
                 backbone=str(results["backbone"]),
                 n_classes=n_classes,
-                n_train=n_classes * int(results["shots"]) if trained else 0,
+                n_train=n_train if trained else 0,
                 epochs=int(results.get("epochs") or 0) if trained else 0,
-                batch=int(config.get("DATALOADER", {}).get("TRAIN_X", {}).get("BATCH_SIZE") or 32),
+                batch=batch,
                 n_test=int(results["num_test"]),
             )
             self._note(work, START_SECONDS + trained + float(results["test_seconds"]))
@@ -185,15 +188,24 @@ def _work(run: RunSpec, options: tuple[str, ...]) -> Work:
     tested = _figures().get(run.dataset, UNKNOWN)
     trained = _figures().get(run.source, UNKNOWN)
     n_test = tested.get("test", UNKNOWN["test"])
+    batch = _number(settings.get(BATCH), 32)
+    n_train = _epoch_images(settings, _part(trained["classes"], run.subset), run.shots, batch)
     return Work(
         trainer=run.method,
         backbone=run.backbone,
         n_classes=_part(tested["classes"], run.subset),
-        n_train=_part(trained["classes"], run.subset) * run.shots if trains else 0,
+        n_train=n_train if trains else 0,
         epochs=_number(settings.get("OPTIM.MAX_EPOCH"), 50) if trains else 0,
-        batch=_number(settings.get("DATALOADER.TRAIN_X.BATCH_SIZE"), 32),
+        batch=batch,
         n_test=tested.get(f"test_{run.subset}", _part(n_test, run.subset)),
     )
+
+
+def _epoch_images(settings: Mapping[str, Any], n_classes: int, shots: int, batch: int) -> int:
+    """Return how many images an epoch reads; some methods fix its steps instead."""
+    fixed = (value for key, value in settings.items() if key.endswith(".STEPS_PER_SHOT"))
+    steps = _number(next(fixed, 0), 0)
+    return shots * (steps * batch if steps else n_classes)
 
 
 def _part(number: int, subset: str) -> int:

@@ -15,7 +15,7 @@ from dassl.utils import UsageError
 
 from .dataset_wrapper import DatasetWrapper
 from .datasets import build_dataset
-from .samplers import SeededSampler, SharedBatches, build_sampler
+from .samplers import RepeatedBatches, SeededSampler, SharedBatches, build_sampler
 from .transforms import build_transform
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def build_data_loader(
     tfm: Callable | Sequence[Callable] | None = None,
     is_train: bool = True,
     dataset_wrapper: type | None = None,
+    steps: int = 0,
 ) -> ImageLoader:
     """Make a loader.
 
@@ -59,6 +60,7 @@ def build_data_loader(
         tfm: transform, or several.
         is_train: for training.
         dataset_wrapper: a class to use in place of :class:`DatasetWrapper`, called like it.
+        steps: batches of an epoch, for which the images are read over and over; 0: each image once.
 
     Raises:
         UsageError: no images, or an unknown sampler.
@@ -81,9 +83,12 @@ def build_data_loader(
         generator.manual_seed(cfg.SEED)
     drop_last = is_train and len(data_source) >= batch_size
     order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+    once = BatchSampler(sampler, batch_size, drop_last)
+    batches = RepeatedBatches(once, steps) if steps else once
     if here().size > 1:
-        batches = BatchSampler(sampler, batch_size, drop_last)
         order = {"batch_sampler": SharedBatches(batches, here().share(0), whole=not is_train)}
+    elif steps:
+        order = {"batch_sampler": batches}
     return ImageLoader(
         wrapper(cfg, data_source, **options),
         **order,
@@ -137,7 +142,7 @@ class DataManager:
         cfg: the configuration.
         custom_tfm_train: use this transform for training instead of the configured one.
         custom_tfm_test: the same for validation and testing.
-        dataset_wrapper: see :func:`build_data_loader`.
+        dataset_wrapper, steps: see :func:`build_data_loader`; steps are those of training.
 
     Attributes:
         dataset: the data set.
@@ -155,6 +160,7 @@ class DataManager:
         custom_tfm_train: Callable | Sequence[Callable] | None = None,
         custom_tfm_test: Callable | Sequence[Callable] | None = None,
         dataset_wrapper: type | None = None,
+        steps: int = 0,
     ):
         dataset = build_dataset(cfg)
         test = _check(cfg, dataset)
@@ -179,6 +185,7 @@ class DataManager:
                 tfm=tfm_train if is_train else tfm_test,
                 is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
+                steps=steps if is_train else 0,
             )
 
         self.dataset = dataset

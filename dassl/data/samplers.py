@@ -15,6 +15,29 @@ if TYPE_CHECKING:
 SAMPLERS = {"RandomSampler": RandomSampler, "SequentialSampler": SequentialSampler}
 
 
+class RepeatedBatches(Sampler):
+    """Another sampler's batches, over and over until there are as many as asked for.
+
+    All are drawn when the first is, so that what they take from torch's global generator does not
+    depend on how far ahead batches are read.
+
+    Args:
+        batches: those; one or more.
+        steps: how many.
+    """
+
+    def __init__(self, batches: BatchSampler, steps: int):
+        self.batches, self.steps = batches, steps
+
+    def __iter__(self) -> Iterator[list]:
+        passes = -(-self.steps // len(self.batches))
+        drawn = [batch for _ in range(passes) for batch in self.batches]
+        yield from drawn[: self.steps]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
 class SharedBatches(Sampler):
     """One process's part of the batches that one process alone would read.
 
@@ -25,7 +48,7 @@ class SharedBatches(Sampler):
             logits. Otherwise the processes share each batch.
     """
 
-    def __init__(self, batches: BatchSampler, share: Share, whole: bool):
+    def __init__(self, batches: BatchSampler | RepeatedBatches, share: Share, whole: bool):
         self.batches, self.share, self.whole = batches, share, whole
 
     def __iter__(self) -> Iterator[list]:

@@ -83,13 +83,17 @@ class SimpleTrainer(TrainerBase):
         """Create the data set and its loaders."""
         from dassl.data import DataManager  # torchvision takes a second to import
 
-        dm = DataManager(self.cfg)
+        dm = DataManager(self.cfg, steps=self.steps_per_epoch())
         self.dm = dm
         self.train_loader_x = dm.train_loader_x
         self.val_loader = dm.val_loader
         self.test_loader = dm.test_loader
         self.num_classes = dm.num_classes
         self.lab2cname = dm.lab2cname
+
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch of training has; 0: as many as there are images for."""
+        return 0
 
     def build_model(self) -> None:
         """Create ``self.model`` and register what trains."""

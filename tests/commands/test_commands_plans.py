@@ -378,6 +378,9 @@ def test_expectations_come_from_similar_runs():
     share = Costs().seconds(other) / guess
     assert costs.seconds(other) == pytest.approx(40.0 * share)
     assert costs.total([], 3) == 0
+    for run in plan("fewshot", methods("cliplora"), ["shapes", "imagenet"], [1], [4]):
+        work = Costs().work(run)
+        assert work.epochs * work.n_train == 500 * 4 * work.batch  # whatever the classes
 
 
 def test_expectations_come_from_results_of_the_same_kind_of_device():

@@ -8,12 +8,12 @@ from dassl_toy import CLASSES, few
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from dassl.data import DataManager, DatasetWrapper, build_data_loader, data_manager
 from dassl.data.dataset_wrapper import ImageCache
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset
-from dassl.data.samplers import SeededSampler, build_sampler
+from dassl.data.samplers import RepeatedBatches, SeededSampler, build_sampler
 from dassl.data.transforms import build_transform
 from dassl.utils import UsageError, set_random_seed
 
@@ -125,6 +125,37 @@ def test_seeded_sampler_takes_what_a_plain_loader_takes():
     assert len({seed for _, seed in sampler}) == len(source)
     torch.manual_seed(4)
     assert list(SeededSampler(RandomSampler(source), with_seeds=False)) == ours[: len(source)]
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(2, 1), (3, 1), (8, 3)])
+def test_an_epoch_of_fixed_steps(steps, passes):
+    def order():
+        torch.manual_seed(4)
+        return BatchSampler(RandomSampler(range(7)), 2, drop_last=True)
+
+    repeated = RepeatedBatches(order(), steps)
+    assert len(repeated) == steps
+    drawing = iter(repeated)
+    first = next(drawing)
+    later = torch.rand(1)  # what a step of training draws has no part in the order
+    batches = [first, *drawing]
+    plain = order()
+    assert batches == [batch for _ in range(passes) for batch in plain][:steps]
+    assert torch.rand(1) == later
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_loader_reads_images_over_and_over(toy_cfg, number):
+    def two_passes(steps):
+        torch.manual_seed(2)
+        cfg = toy_cfg("DATALOADER.NUM_WORKERS", number)
+        loader = DataManager(cfg, steps=steps).train_loader_x
+        assert len(loader) == (steps or 3)  # 24 images in batches of 7
+        return [batch["img"] for _ in range(6 // len(loader)) for batch in loader]
+
+    over_and_over = two_passes(6)
+    assert len({batch.sum() for batch in over_and_over}) == 6  # the second pass has other views
+    torch.testing.assert_close(over_and_over, two_passes(0), rtol=0, atol=0)
 
 
 def test_unknown_sampler():

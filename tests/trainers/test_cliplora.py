@@ -55,3 +55,15 @@ def test_a_map_named_twice_is_refused(tiny_clip_path, fake_eurosat, tmp_path):
     cfg.TRAINER.CLIPLORA.PARAMS = ["q", "q"]
     with pytest.raises(UsageError, match="name each map once"):
         build_trainer(cfg)
+
+
+@pytest.mark.parametrize(("shots", "steps_per_shot", "steps"), [(2, 3, 6), (1, 5, 5), (2, 0, 2)])
+def test_an_epoch_has_as_many_steps_as_its_authors_have(
+    shots, steps_per_shot, steps, tiny_clip_path, fake_eurosat, tmp_path
+):
+    cfg = golden_cfg({}, "CLIPLoRA", tiny_clip_path, fake_eurosat, tmp_path)
+    cfg.DATASET.NUM_SHOTS = shots
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 4
+    cfg.TRAINER.CLIPLORA.STEPS_PER_SHOT = steps_per_shot
+    trainer = build_trainer(cfg)
+    assert len(trainer.train_loader_x) == steps

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from common.errors import DEAD_WORKER, UsageError, one_line
+from common.paths import ROOT
 
 TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
 
@@ -51,8 +52,8 @@ def run(
     ``UsageError`` and ``OSError`` (a file that is missing, unreadable, in the wrong place; a full
     disk) are bad input: one line on stderr, exit status 2. Ctrl-C is 130; a second one ends the
     process at once. A reader that goes away (``| head``) is no error. Anything else is a bug and
-    keeps its traceback, but for the death of a process that reads images. With
-    ``ANPROMPT_TRACEBACK=1`` all that shows its traceback too.
+    keeps its traceback, but for a package that is not installed and for the death of a process that
+    reads images. With ``ANPROMPT_TRACEBACK=1`` all that shows its traceback too.
 
     Args:
         main: takes the arguments, returns the exit status.
@@ -75,6 +76,15 @@ def run(
                 raise
             _say(f"{name}: error: {one_line(error)}")
             return 2
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if os.environ.get(TRACEBACK) or not package or _is_own(package):
+                raise
+            _say(
+                f"{name}: error: no package {package!r} in {sys.executable}; bash scripts/setup.sh "
+                "makes .venv with all that is needed, then: source .venv/bin/activate"
+            )
+            return 2
         except RuntimeError as error:  # raised wherever the main process is just then
             if os.environ.get(TRACEBACK) or not str(error).startswith(DEAD_WORKER):
                 raise
@@ -87,6 +97,10 @@ def run(
             ignore_further()  # the line is said once
             _say(goodbye)
             return 130
+
+
+def _is_own(package: str) -> bool:
+    return any((ROOT / name).exists() for name in (package, f"{package}.py"))
 
 
 def _say(line: str) -> None:

@@ -35,7 +35,8 @@ _MAY_DIFFER = ("OPTIM.MAX_EPOCH", "MODEL.INIT_WEIGHTS", "TEST.", "RUN.", "TRAIN.
 def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
     """Refuse a folder that holds a run with other settings.
 
-    Keys that only one side knows are left out, so a newer version's new keys do no harm.
+    Keys that only one side knows are left out, so a newer version's new keys do no harm; so is what
+    belongs to an optimiser where nothing is trained.
 
     Args:
         results: the run's, where they have been read already.
@@ -44,7 +45,10 @@ def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
         UsageError: naming the first key that differs.
     """
     results = read_results(cfg.OUTPUT_DIR) if results is None else results
+    is_untrained = cfg.RUN.EVAL_ONLY and not cfg.RUN.MODEL_DIR
     for key, there, here in _differences(settings_of(cfg.OUTPUT_DIR, results) or {}, cfg):
+        if is_untrained and key.startswith("OPTIM."):
+            continue
         longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)
         more = f" To train on from it: --resume {cfg.OUTPUT_DIR} and a new --output-dir."
         raise UsageError(

@@ -162,6 +162,16 @@ def test_earlier_runs_are_recognised(cfg_of, tmp_path):
     check_same_settings(cfg)
 
 
+def test_an_optimisers_settings_are_nothing_to_what_is_not_trained(cfg_of):
+    record_config(cfg_of("--eval-only", "OPTIM.MAX_EPOCH", "3", trainer="ZeroshotCLIP"))
+    check_same_settings(cfg_of("--eval-only", "OPTIM.MAX_EPOCH", "4", trainer="ZeroshotCLIP"))
+    with pytest.raises(UsageError, match="TEST.SPLIT is 'test' there, 'val' now"):
+        check_same_settings(cfg_of("--eval-only", "TEST.SPLIT", "val", trainer="ZeroshotCLIP"))
+    record_config(cfg_of("OPTIM.MAX_EPOCH", "3"))
+    with pytest.raises(UsageError, match="OPTIM.MAX_EPOCH is 3 there, 4 now"):
+        check_same_settings(cfg_of("OPTIM.MAX_EPOCH", "4"))
+
+
 def test_what_a_run_recorded_is_checked(cfg_of, tmp_path):
     path = tmp_path / "run/config.yaml"
     content = earlier(cfg_of())

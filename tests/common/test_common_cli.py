@@ -47,6 +47,9 @@ def test_the_status_is_the_commands(capsys):
          "tool: error: x: No space left on device\n"),
         (UsageError(f"no class {'y' * 5000}"),
          f"tool: error: no class {'y' * 198}...{'y' * 198}\n"),
+        (ModuleNotFoundError("No module named 'yacs'", name="yacs.config"),
+         f"tool: error: no package 'yacs' in {sys.executable}; bash scripts/setup.sh makes .venv "
+         "with all that is needed, then: source .venv/bin/activate\n"),
         (UsageError("y " * 5000), f"tool: error: {('y ' * 499)}...{' y' * 499}\n"),
     ],
 )  # fmt: skip
@@ -56,6 +59,12 @@ def test_bad_input_is_one_line(error, line, capsys, monkeypatch):
     monkeypatch.setenv(cli.TRACEBACK, "1")
     with pytest.raises(type(error)):
         run(raising(error), capsys)
+
+
+@pytest.mark.parametrize("name", ["common.gone", "train", None])
+def test_a_module_of_its_own_that_is_missing_is_a_bug(name, capsys):
+    with pytest.raises(ModuleNotFoundError):
+        run(raising(ModuleNotFoundError("No module", name=name)), capsys)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x"), RecursionError()])

@@ -72,7 +72,7 @@ def golden():
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
+def served(monkeypatch):
     """Local files by address, in place of the network; records what was asked for."""
     import gdown
 

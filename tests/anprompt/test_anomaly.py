@@ -159,7 +159,7 @@ def test_damaged_results_are_one_line(copied, tmp_path, damage, capsys):
         assert said.count("\n") == 1 and "results.json" in said
 
 
-def test_page(copied, tmp_path, capsys):
+def test_page(copied, tmp_path):
     page = tmp_path / "page.html"
     assert anomaly_report.main([str(copied), "-o", str(page), "--title", "<b>T</b>"]) == 0
     text = page.read_text(encoding="utf-8")

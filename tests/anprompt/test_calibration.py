@@ -70,7 +70,7 @@ def new_run(trained_output, tmp_path):
     return tuple(run_folder(tmp_path, "CoOp", part) for part in ("train_base", "test_new"))
 
 
-def test_a_run_is_calibrated(new_run, fake_eurosat, capsys, tmp_path):
+def test_a_run_is_calibrated(new_run, fake_eurosat, capsys):
     base, new = new_run
     image = next((fake_eurosat / "eurosat/2750/River").iterdir())
     before = Predictor.load(new)
@@ -110,7 +110,7 @@ def test_a_scaling_that_makes_it_worse_is_named():
     assert line.startswith("temperature makes confidences worse on these images (NLL 2.1000, ")
 
 
-def test_a_temperature_is_of_one_checkpoint(new_run, capsys):
+def test_a_temperature_is_of_one_checkpoint(new_run):
     base, new = new_run
     assert calibrate.main([str(new)]) == 0
     model = base / "prompt_learner/model.pth.tar-2"

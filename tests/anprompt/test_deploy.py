@@ -184,7 +184,7 @@ def test_low_rank_changes_are_in_the_weights(photo, untrained, tiny_clip_path):
     assert Predictor.load("my_model").probabilities(image).equal(expected)
 
 
-def test_a_file_that_answers_otherwise_is_not_kept(trained_output, tmp_path, monkeypatch):
+def test_a_file_that_answers_otherwise_is_not_kept(trained_output):
     predictor = Predictor.load(run_folder(trained_output, "CoOp"), portable=True)
     deployed, example = deploy._ready(predictor.trained)
     with pytest.raises(UsageError, match=r"differ from the model's by 1\.\de-03"):

@@ -347,7 +347,7 @@ def test_what_training_accepts_is_accepted(trained_output, images, tmp_path):
         Predictor.load(run, ["a_cat", "dog", "A cat"])
 
 
-def test_a_model_is_not_written_among_a_runs_files(trained_output, tmp_path):
+def test_a_model_is_not_written_among_a_runs_files(trained_output):
     run = run_folder(trained_output, "CoOp", "train_base")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for option in ("--export", "--export-upstream"):

@@ -14,7 +14,7 @@ from runs_of_tests import run_folder
 pytestmark = pytest.mark.slow
 
 
-def test_missing_and_unfinished_runs_are_shown_as_such(trained_output, tmp_path, capsys):
+def test_missing_and_unfinished_runs_are_shown_as_such(trained_output, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(trained_output, output)
     shutil.rmtree(run_folder(output, "MaPLe", "test_new"))

@@ -140,7 +140,7 @@ def test_tests_on_other_images_are_not_paired(tmp_path):
     )
 
 
-def test_shots_are_paired_with_the_one_run_of_zero_shot(tmp_path, capsys):
+def test_shots_are_paired_with_the_one_run_of_zero_shot(tmp_path):
     keep(write_few_shot(tmp_path, "ZeroshotCLIP", "EuroSAT", 16, 0), np.arange(100) < 50)
     for shots in (1, 16):
         keep(write_few_shot(tmp_path, "CoOp", "EuroSAT", shots, 0), np.arange(100) < 50 + shots)

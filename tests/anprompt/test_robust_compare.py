@@ -61,7 +61,7 @@ def test_means_give_kinds_the_same_weight(evaluated_output):
     assert evaluation.under(one_less).number == expected
 
 
-def test_unlike_models_are_no_seeds_of_one(evaluated_output, tmp_path, capsys):
+def test_unlike_models_are_no_seeds_of_one(evaluated_output, tmp_path):
     """Copies of a run in folders that say nothing: the same model twice, and one of all classes."""
     source = run_folder(evaluated_output, "CoOp")
     for name in ("a", "b"):

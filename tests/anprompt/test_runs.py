@@ -250,7 +250,7 @@ def test_what_may_differ_in_an_evaluation(cfg_of):
 # Without PyTorch ------------------------------------------------------------------------------
 
 
-def test_a_configuration_is_built_without_pytorch(tmp_path):
+def test_a_configuration_is_built_without_pytorch():
     program = (
         "import sys\n"
         "from anprompt.runs.config import build_cfg\n"

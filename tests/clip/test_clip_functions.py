@@ -136,7 +136,7 @@ def test_archive_of_unknown_origin_never_reaches_stock_code(tiny_clip_state_dict
     assert clip_functions._stock_code_can_read(source)
 
 
-def test_cache_that_cannot_be_written_is_named(tiny_clip_state_dict, tmp_path, monkeypatch):
+def test_cache_that_cannot_be_written_is_named(tiny_clip_state_dict, tmp_path):
     path, blocked = tmp_path / "weights.pt", tmp_path / "file"
     torch.save({"state_dict": tiny_clip_state_dict}, path)
     blocked.touch()

@@ -303,7 +303,7 @@ def test_a_folder_without_permission_or_space(tree, monkeypatch):
     assert "cannot be written to" in line
 
 
-def test_weights_are_looked_for_once_and_before(tree, monkeypatch):
+def test_weights_are_looked_for_once_and_before(tree):
     runs = [replace(run, backbone="nowhere.pt") for run in coop_on_shapes()]
     weights, setting = checks.problems(runs, Environment.read(), ["OPTIM.NO_SUCH", "1"])
     assert "nowhere.pt" in weights and "OPTIM.NO_SUCH" in setting

@@ -142,7 +142,7 @@ def test_times_places_and_copies_are_not_looked_at(run, images, tmp_path):
     assert run("copy")[1].startswith("Finished already")
 
 
-def test_a_finished_run_outlives_its_data(run, images, tmp_path):
+def test_a_finished_run_outlives_its_data(run, images):
     assert run("run")[0] == 0
     shutil.rmtree(images)
     status, out, _ = run("run")
@@ -220,7 +220,7 @@ class TestEvaluation:
         status, out, _ = evaluate()
         assert status == 0 and "its checkpoint was not compared" in out
 
-    def test_test_images_that_changed(self, evaluate, images, tmp_path):
+    def test_test_images_that_changed(self, evaluate, images):
         (images / "cross/new.png").write_bytes((images / "cross/0.png").read_bytes())
         status, _, err = evaluate()
         assert status == 2 and "on other data" in err

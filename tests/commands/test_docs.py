@@ -135,7 +135,7 @@ def handed_over(script: Path, arguments: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("line", CASES.values(), ids=CASES)
-def test_commands_are_understood(line, request, monkeypatch, capsys):
+def test_commands_are_understood(line, request, monkeypatch):
     if any(word in line for word in ELSEWHERE):
         pytest.skip("needs a checkout or files of upstream's")
     environment, (program, *words) = words_of(line)

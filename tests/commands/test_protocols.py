@@ -311,7 +311,7 @@ def test_ending_the_command_ends_its_run(number, tmp_path):
     assert ran.read_text().split() == ["began", "ended"]
 
 
-def test_the_configurations_own_backbone_where_it_is_at_hand(commands, tmp_path, capsys):
+def test_the_configurations_own_backbone_where_it_is_at_hand(commands, tmp_path):
     (one,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="")
     assert value_of(one, "--backbone") == "small"
     (tmp_path / "clip").mkdir()
@@ -414,7 +414,7 @@ class MyMethod(CoOp): ...
 """
 
 
-def test_a_plugins_trainer_takes_part(commands, tmp_path, monkeypatch):
+def test_a_plugins_trainer_takes_part(commands, monkeypatch):
     monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     Path("mine.py").write_text(MINE)
     Path("my.yaml").write_text("MODEL: {BACKBONE: {NAME: small}}\n")

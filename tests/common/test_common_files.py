@@ -43,7 +43,7 @@ time.sleep(600)
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder():
     """Starts processes that lock a folder; they and their children end with the test."""
     processes = []
 

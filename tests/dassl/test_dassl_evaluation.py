@@ -68,7 +68,7 @@ def test_per_class(tmp_path, capsys):
     assert "* class: 1 (dog)\ttotal: 3\tcorrect: 1\tacc: 33.3%\n* average: 66.7%\n" in out
 
 
-def test_confusions_are_saved(tmp_path, capsys):
+def test_confusions_are_saved(tmp_path):
     judge = evaluator(tmp_path, COMPUTE_CMAT=True)
     judge.process(one_hot([0, 1, 1]), torch.tensor([0, 0, 1]))
     judge.evaluate()

@@ -72,7 +72,7 @@ def test_a_failing_tracker_stops_nothing(toy_cfg, wandb, where, monkeypatch, cap
         assert said.count("wandb failed, nothing more is tracked (OSError: no space left)") == 1
 
 
-def test_mlflow(toy_cfg, monkeypatch, tmp_path):
+def test_mlflow(toy_cfg, monkeypatch):
     called = []
 
     class Stand(ModuleType):

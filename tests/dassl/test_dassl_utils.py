@@ -218,7 +218,7 @@ def test_meters():
 
 
 @pytest.fixture
-def stdout(monkeypatch, capsys):
+def stdout(monkeypatch):
     """Puts back ``sys.stdout`` after setup_logger() replaced it."""
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     yield

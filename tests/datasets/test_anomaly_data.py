@@ -108,7 +108,7 @@ def remove(folder, name):
         (lambda f: (f / "test/good/000.png").write_bytes(b"x"), "cannot be decoded"),
     ],
 )
-def test_refused_in_one_line(tmp_path, spoil, words, capsys):
+def test_refused_in_one_line(tmp_path, spoil, words):
     folder = write_category(tmp_path / "tile")
     assert data_command.main(["check", str(folder)]) == 0
     spoil(folder)

@@ -213,7 +213,7 @@ def test_unseeded_runs_share_one_draw_as_upstream(tmp_path):
 
 
 @pytest.fixture
-def upstream_pickle(tmp_path, monkeypatch):
+def upstream_pickle(monkeypatch):
     """Write a cache as upstream does: protocol HIGHEST, Datum objects with absolute paths."""
     name = "dassl.data.datasets.base_dataset"
     datum = type("Datum", (), {"__module__": name})

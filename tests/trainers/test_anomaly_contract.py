@@ -258,7 +258,7 @@ def test_settings_that_cannot_be(changes, words, make_trainer):
         make_trainer("AnomalyMemory", **changes)
 
 
-def test_a_classifier_refuses_these_data(make_trainer, tiles, tiny_clip_path, tmp_path):
+def test_a_classifier_refuses_these_data(make_trainer, tiles, tiny_clip_path):
     cfg = default_cfg("CoOp")
     cfg.TRAINER.NAME, cfg.DATASET.NAME = "CoOp", "DefectTiles"
     with pytest.raises(UsageError, match="CoOp is for classification, data set DefectTiles for"):

@@ -281,9 +281,7 @@ def test_mmrlpp_starts_from_clips_projection_and_one_shared_map(model):
     assert all(torch.equal(first, other) for other in others)
 
 
-def test_beta_is_the_training_data_sets_unless_asked(
-    tiny_clip_path, fake_eurosat, tmp_path, monkeypatch
-):
+def test_beta_is_the_training_data_sets_unless_asked(tiny_clip_path, fake_eurosat, tmp_path):
     def beta_after_loading(beta_from, meta):
         cfg = golden_cfg({}, "MMRLpp", tiny_clip_path, fake_eurosat, tmp_path)
         cfg.merge_from_file(str(ROOT / "configs/trainers/MMRLpp/vit_b16_cross_datasets.yaml"))

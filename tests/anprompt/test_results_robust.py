@@ -94,7 +94,7 @@ def test_beside_base_and_new_from_the_trainings_folder(tmp_path, capsys):
     assert cells(out, "CoOp")[1:5] == ["80.00", "-", "50.00", "-"]
     assert "robust: accuracy under pgd100 1/255." in out
     # Two steps leave 99, a hundred 35 and, at a bound of 4, 0.5; the rest was not run.
-    told = next(x for x in out.splitlines() if x.startswith("masked gradients, FAP, base classes"))
+    told = next(x for x in out.splitlines() if x.startswith("masked gradients, all rows"))
     assert "no sign in more steps, larger eps; not checked (--noise masking): unbounded eps" in told
     assert table([tmp_path, "--robust", "pgd100:4", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)["tables"][0]

@@ -165,7 +165,7 @@ def masking_notes(comparison: Comparison) -> list[str]:
 
 
 def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> list[str]:
-    """Return the signs of masked gradients in words; once where they are the same of several.
+    """Return the signs of masked gradients in words; once where they are the same of several or all.
 
     Args:
         by_name: accuracy in percent by attack and bound in 255ths, by whose it is.
@@ -173,7 +173,11 @@ def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> 
     names: dict[str, list[str]] = {}
     for name, accuracy in by_name.items():
         names.setdefault(_told(masking_checks(accuracy)), []).append(name)
-    return [f"masked gradients, {'; '.join(own)}: {told}" for told, own in names.items()]
+    many = len(by_name) > 2
+    return [
+        f"masked gradients, {'all rows' if many and own == [*by_name] else '; '.join(own)}: {told}"
+        for told, own in names.items()
+    ]
 
 
 def _told(checks: Sequence[Check]) -> str:

@@ -165,7 +165,7 @@ def masking_notes(comparison: Comparison) -> list[str]:
 
 
 def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> list[str]:
-    """Return the signs of masked gradients in words; once where they are the same of several or all.
+    """Return the signs of masked gradients in words, once where they are the same of several.
 
     Args:
         by_name: accuracy in percent by attack and bound in 255ths, by whose it is.

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.runs.identity import DATA_WORDS, NEUTRAL
+from anprompt.runs.recorded import trains_nothing
 from common.errors import UsageError
 
 # Beside what NEUTRAL has: settings that the seeds of one row must differ in.
@@ -20,11 +21,19 @@ TRAINING_DATA = ("train", "few_shot", "train_files")
 def differing_settings(
     first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
 ) -> list[tuple[str, object, object]]:
-    """Return settings that differ where both runs know them, but ``expected`` ones, and values."""
+    """Return settings that differ where both runs know them, but ``expected`` ones, and values.
+
+    What belongs to an optimiser is left out where neither run trained anything.
+    """
+    untrained = trains_nothing(first) and trains_nothing(other)
     return [
         (key, value, other[key])
         for key, value in first.items()
-        if key not in NEUTRAL and key not in expected and key in other and value != other[key]
+        if key not in NEUTRAL
+        and key not in expected
+        and key in other
+        and value != other[key]
+        and not (untrained and key.startswith("OPTIM."))
     ]
 
 

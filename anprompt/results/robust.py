@@ -13,7 +13,6 @@ from anprompt.results.comparable import (
     OF_A_HALF,
     OF_A_SEED,
     differing_settings,
-    not_seeds_of_one_row,
     unlike_data,
 )
 from anprompt.results.noise.files import Evaluation
@@ -22,6 +21,7 @@ from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
 from anprompt.runs.recorded import recorded_config
+from common.errors import UsageError
 
 OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}
 """What tests of a method that learns nothing may differ in as well."""
@@ -48,7 +48,8 @@ class AttackedRun(Run):
         attacked: by inference rule.
         attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
-        attacked_on: a digest of the images attacked; "" without an attack.
+        attacked_on: how many images were attacked, and a digest of them; "" without an attack.
+        attacked_in: the file that says so.
         unlike: why figures that are there are not this run's, in words.
     """
 
@@ -56,6 +57,7 @@ class AttackedRun(Run):
     attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
     attacked_on: str = ""
+    attacked_in: str = ""
     unlike: str = ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
@@ -131,7 +133,10 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
         if cell.group == "adversarial"
     }
     on = f"{images['used']} {images['sha256']}" if found else ""
-    return AttackedRun(**known, attacked=found, attacks=attacks, part=part, attacked_on=on)
+    return AttackedRun(
+        **known, attacked=found, attacks=attacks, part=part, attacked_on=on,
+        attacked_in=str(evaluation.path),
+    )  # fmt: skip
 
 
 def _other_checkpoint(run: Run, evaluation: Evaluation) -> str:
@@ -170,10 +175,13 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     shown = [j for j in range(len(natural.columns)) if any(own[j] for _, own in pairs)]
     if not shown:
         return replace(natural, notes=[*natural.notes, *apart]) if apart else natural
+    other_images = _other_images(robust)
     columns: list[Column] = []
     rows: list[Row] = []
     for j, column in enumerate(natural.columns):
-        columns += [column, *([replace(column, name=f"{column.name}, robust")] * (j in shown))]
+        best = "" if other_images else column.best
+        under = replace(column, name=f"{column.name}, robust", best=best)
+        columns += [column, *([under] * (j in shown))]
     for row, own in pairs:
         both: list[Value | None] = []
         for j, value in enumerate(row.values):
@@ -191,7 +199,7 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
             for part, own in parts.items()
         ]
         notes.append(f"attacked on a part of the test images: {'; '.join(told)}.")
-    notes += _signs(robust)
+    notes += other_images + _fewer_seeds(natural, pairs) + _signs(robust)
     references = list(dict.fromkeys([*natural.references, *robust.references]))
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
 
@@ -207,10 +215,48 @@ def _check_same_images(table: Table) -> None:
         for run in (run for run in _runs(row) if run.attacked_on):
             other = first.setdefault((run.dataset, run.subset), run)
             if other.attacked_on != run.attacked_on:
-                raise not_seeds_of_one_row(
-                    other.folder, run.folder, "what was attacked (images, digest)",
-                    other.attacked_on, run.attacked_on,
-                )  # fmt: skip
+                raise UsageError(
+                    f"{other.attacked_in} and {run.attacked_in} would be averaged as seeds of one "
+                    f"row, but other images of {_place(run)} were attacked (how many, digest: "
+                    f"{_brief(other)}; {_brief(run)}); measure one again with --redo and the "
+                    "other's --images or --attack-images"
+                )
+
+
+def _place(run: AttackedRun) -> str:
+    return run.dataset + (f", {run.subset} classes" if run.subset != "all" else "")
+
+
+def _brief(run: AttackedRun) -> str:
+    count, digest = run.attacked_on.split(" ")
+    return f"{count} ({digest[:8]})"
+
+
+def _other_images(table: Table) -> list[str]:
+    """Return a note for each part of the data where rows were attacked on different images."""
+    places: dict[str, dict[str, list[str]]] = {}
+    for row in table.rows:
+        for run in (run for run in _runs(row) if run.attacked_on):
+            names = places.setdefault(_place(run), {}).setdefault(_brief(run), [])
+            if row.name not in names:
+                names.append(row.name)
+    return [
+        f"{place}: not all rows were attacked on the same images (how many, digest): "
+        + "; ".join(f"{', '.join(names)}: {images}" for images, names in found.items())
+        for place, found in places.items()
+        if len(found) > 1
+    ]
+
+
+def _fewer_seeds(natural: Table, pairs: Iterable[tuple[Row, list[Value | None]]]) -> list[str]:
+    """Return a note on figures under an attack that fewer seeds stand behind than the row has."""
+    told = [
+        f"{row.name}, {column.name}: {under.n} of {value.n}"
+        for row, own in pairs
+        for column, value, under in zip(natural.columns, row.values, own, strict=True)
+        if value and under and row.is_protocol and under.n < value.n
+    ]
+    return [f"robust figures of fewer seeds than the row has: {'; '.join(told)}."] if told else []
 
 
 def _signs(table: Table) -> list[str]:

@@ -19,11 +19,10 @@ from anprompt.results.value import Value
 from anprompt.runs.recorded import (
     CONFIG,
     RESULTS,
-    flatten,
     is_anomaly,
-    of_own_method,
     read_results,
     recorded_config,
+    settings_in,
 )
 from common.errors import UsageError
 from common.files import file_digest
@@ -237,7 +236,7 @@ def _check(content: Any, description: Any, path: Path) -> None:
 def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     path = folder / RESULTS
     _check(results, _RESULTS, path)
-    settings = of_own_method(flatten(results.get("config") or {}))
+    settings = settings_in(results.get("config") or {})
     trainer, subset, backbone = (
         plain(results[key]) for key in ("trainer", "subsample_classes", "backbone")
     )

@@ -25,7 +25,14 @@ from .identity import (
     identity_of,
     recorded_identity,
 )
-from .recorded import flatten, headline, read_results, recorded_config, settings_of
+from .recorded import (
+    flatten,
+    headline,
+    read_results,
+    recorded_config,
+    settings_of,
+    trains_nothing,
+)
 
 # A resumed training has the old one's optimiser and schedule, whatever these are set to.
 _RESUMED = ("OPTIM.", "TRAINER.", "MODEL.BACKBONE.", "RUN.WEIGHTS")
@@ -45,8 +52,9 @@ def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
         UsageError: naming the first key that differs.
     """
     results = read_results(cfg.OUTPUT_DIR) if results is None else results
-    is_untrained = cfg.RUN.EVAL_ONLY and not cfg.RUN.MODEL_DIR
-    for key, there, here in _differences(settings_of(cfg.OUTPUT_DIR, results) or {}, cfg):
+    recorded = settings_of(cfg.OUTPUT_DIR, results) or {}
+    is_untrained = trains_nothing(recorded) and trains_nothing(flatten(cfg))
+    for key, there, here in _differences(recorded, cfg):
         if is_untrained and key.startswith("OPTIM."):
             continue
         longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)

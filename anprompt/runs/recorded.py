@@ -1,5 +1,6 @@
 """What a run's folder says of it: ``config.yaml`` from its start, ``results.json`` at its end."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,24 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves
+
+
+# What settings of a later version stood at before there were any, by the node they are in.
+_BEFORE = {"TRAINER.CLIPLORA": {"STEPS_PER_SHOT": 0}}
+
+
+def settings_in(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recorded configuration by dotted name, as this version has them."""
+    settings = of_own_method(flatten(config))
+    for node, before in _BEFORE.items():
+        if any(key.startswith(f"{node}.") for key in settings):
+            settings = {f"{node}.{key}": value for key, value in before.items()} | settings
+    return settings
+
+
+def trains_nothing(settings: Mapping[str, Any]) -> bool:
+    """Return whether settings are those of a test of what was never trained."""
+    return settings.get("RUN.EVAL_ONLY") is True and settings.get("RUN.MODEL_DIR") == ""
 
 
 def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +152,7 @@ def settings_of(folder: str | Path, results: dict | None) -> dict[str, Any] | No
     except UsageError as error:
         mend = "" if isinstance(error.__cause__, OSError) else f"; remove {folder} to start over"
         raise UsageError(f"{error}{mend}") from error
-    return of_own_method(flatten(content)) if isinstance(content, dict) else None
+    return settings_in(content) if isinstance(content, dict) else None
 
 
 def record_config(cfg: CfgNode) -> None:

@@ -281,6 +281,24 @@ def test_halves_of_unlike_trainings_are_refused(tmp_path, capsys, changes, named
     assert named in error and all(str(folder) in error for folder in folders)
 
 
+def test_an_optimisers_settings_are_nothing_to_halves_of_what_is_not_trained(tmp_path, capsys):
+    folders = write_base_new(tmp_path, "ZeroshotCLIP", "EuroSAT", 80, 60)
+    path = folders[1] / "results.json"
+    content = json.loads(path.read_text())
+    content["config"]["OPTIM"]["MAX_EPOCH"] = 5
+    path.write_text(json.dumps(content))
+    assert table([str(tmp_path)]) == 0
+    assert "80.00" in capsys.readouterr().out
+    content["config"]["TEST"] = {"SPLIT": "val"}
+    path.write_text(json.dumps(content))
+    first = folders[0] / "results.json"
+    theirs = json.loads(first.read_text())
+    theirs["config"]["TEST"] = {"SPLIT": "test"}
+    first.write_text(json.dumps(theirs))
+    assert table([str(tmp_path)]) == 2
+    assert "TEST.SPLIT is 'test' for base and 'val'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("key", "named"),
     [

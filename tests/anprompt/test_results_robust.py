@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 from called import report, table
-from written_runs import write_base_new, write_few_shot, write_source, write_target
+from written_runs import (
+    write_base_new,
+    write_few_shot,
+    write_results,
+    write_source,
+    write_target,
+)
 
 from anprompt.results.table import ELEVEN
 
@@ -263,6 +269,48 @@ def test_seeds_attacked_on_other_images_are_no_row(tmp_path, capsys, flags):
     assert table([tmp_path, *flags]) == 2
     error = capsys.readouterr().err
     assert "would be averaged as seeds of one row, but" in error and "attacked" in error
+    if "--robust" in flags:  # the files to mend, which are not those of the tests
+        assert error.count("train_base/eurosat/shots_16/FAP") == 2 and "--redo" in error
+
+
+def test_figures_of_fewer_seeds_are_said(tmp_path, capsys):
+    for seed in (1, 2):
+        for trainer in ("FAP", "CoOp"):
+            trained, _ = write_base_new(tmp_path, trainer, "EuroSAT", 90, 60, seed=seed)
+            if (trainer, seed) != ("FAP", 2):
+                attack(trained, trainer, {"base": 30.0}, seed=seed)
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = capsys.readouterr().out
+    assert "robust figures of fewer seeds than the row has: FAP, base: 1 of 2." in out
+
+
+def test_figures_on_other_images_are_not_ranked(tmp_path, capsys):
+    def bold(used):
+        for trainer, robust in (("FAP", 30.0), ("CoOp", 20.0)):
+            path = next((tmp_path / "base2new/train_base").glob(f"*/*/{trainer}/*/*"))
+            attack(path, trainer, {"base": robust}, used=used[trainer])
+        assert table([tmp_path, "--robust", "eps1", "--format", "latex"]) == 0
+        return "{30.00}" in capsys.readouterr().out
+
+    for trainer in ("FAP", "CoOp"):
+        write_base_new(tmp_path, trainer, "EuroSAT", 90, 60)
+    assert bold({"FAP": 50, "CoOp": 50})
+    assert not bold({"FAP": 50, "CoOp": 20})
+    assert table([tmp_path, "--robust", "eps1"]) == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "EuroSAT, base classes: not all rows were attacked on the same images" in out
+    assert "CoOp: 20 (); FAP: 50 ()" in out
+
+
+def test_the_page_counts_a_training_that_is_a_source_once(tmp_path):
+    trained = tmp_path / "a/CoOp/vit_b16/seed1"
+    write_results(trained, "CoOp", "Shapes", 80)
+    tested = write_results(
+        tmp_path / "b/CoOp/vit_b16/seed1", "CoOp", "EuroSAT", 50, training=trained
+    )
+    attack(tested, "CoOp", {"all": 20.0})
+    assert report([tmp_path, "-o", tmp_path / "page.html"]) == 0
+    assert "Under pgd100 1/255" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_tables_of_noise_say_on_how_many_images_attacks_were_made(tmp_path, capsys):

@@ -193,6 +193,7 @@ class Data:
         }
         placed = [*self.placed.base2new, *self.placed.fewshot, *self.placed.sources]
         placed += [run for runs in self.placed.targets.values() for run in runs]
+        placed = list({run.folder: run for run in placed}.values())  # a source is a run of its own
         found = []
         for attack in sorted(made, key=lambda attack: (attack.bound, attack.kind)):
             runs = place(attacked_runs(placed, self.evaluations, attack))

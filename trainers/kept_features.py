@@ -205,8 +205,16 @@ def augmented_features(
 
     Returns:
         Features (passes, N, E), fp32, not normalised, and labels (N,), on the tower's device.
+
+    Raises:
+        UsageError: the data set cannot draw a view again, as Dassl.pytorch's.
     """
     dataset: Any = loader.dataset
+    if not getattr(dataset, "takes_seeds", False):
+        raise UsageError(
+            "what is trained on features needs this repository's dassl, whose random views have "
+            "seeds"
+        )
     count = len(dataset)
     generator = torch.Generator().manual_seed(seed)
     seeds = torch.empty(passes, count, dtype=torch.int64).random_(generator=generator)

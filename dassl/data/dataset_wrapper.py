@@ -44,7 +44,7 @@ class ImageCache:
 
 
 class DatasetWrapper(Dataset):
-    """Reads and transforms images.
+    """Reads and transforms images, item by item: an index, or an index and a seed of its views.
 
     A sample is a dictionary with ``img`` (what the transform returns), ``label``, ``domain``,
     ``impath`` and ``index``. With several transforms there are ``img``, ``img2``, ...; with
@@ -60,6 +60,8 @@ class DatasetWrapper(Dataset):
     Raises:
         UsageError: several views are asked for, but there is no transform.
     """
+
+    takes_seeds = True
 
     def __init__(
         self,

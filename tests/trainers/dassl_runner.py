@@ -76,6 +76,7 @@ def make_cfg(name: str, data: str, clip: str, output: Path):
     for node in cfg.TRAINER.values():
         if isinstance(node, dict) and "PREC" in node:
             node.PREC = "fp32"
+    cfg.TRAINER.CLIPLORA.STEPS_PER_SHOT = 0  # Dassl.pytorch's epochs are the images once
     cfg.freeze()
     return cfg
 

@@ -9,7 +9,7 @@ from test_golden import golden_cfg
 
 from clip.model import build_model
 from common.errors import UsageError
-from dassl.engine import build_trainer
+from dassl.engine import SimpleTrainer, build_trainer
 from trainers.base import ClassPrompts
 from trainers.cliplora import CLIPLoRA
 from trainers.zsclip import ZeroshotCLIP
@@ -67,3 +67,21 @@ def test_an_epoch_has_as_many_steps_as_its_authors_have(
     cfg.TRAINER.CLIPLORA.STEPS_PER_SHOT = steps_per_shot
     trainer = build_trainer(cfg)
     assert len(trainer.train_loader_x) == steps
+
+
+def test_a_dassl_whose_epochs_are_the_images_once_is_refused(
+    tiny_clip_path, fake_eurosat, tmp_path, monkeypatch
+):
+    cfg = golden_cfg({}, "CLIPLoRA", tiny_clip_path, fake_eurosat, tmp_path)
+    build = SimpleTrainer.build_data_loader
+
+    def upstreams(self):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(self), "steps_per_epoch", lambda self: 0)
+            build(self)
+
+    monkeypatch.setattr(SimpleTrainer, "build_data_loader", upstreams)
+    with pytest.raises(UsageError, match="STEPS_PER_SHOT: Dassl.pytorch's epochs are the images"):
+        build_trainer(cfg)
+    cfg.TRAINER.CLIPLORA.STEPS_PER_SHOT = 0
+    assert len(build_trainer(cfg).train_loader_x) > 0

@@ -21,13 +21,11 @@ from common.provenance import now
 from common.settings import Setting, declare
 from dassl.data import DataManager
 from dassl.data.transforms import INTERPOLATION_MODES
-from dassl.engine import results
 from dassl.utils import write_json
 
 from ..settings import declare_method, precision
 from ..trainer import PromptTrainer
 from .model import FUSIONS, HARMONIC, AnomalyModel
-from .scores import RuleScores, defect_figures, write_scores
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +167,11 @@ class AnomalyTrainer(PromptTrainer):
         Raises:
             UsageError: an answer is not finite.
         """
+        # Dassl.pytorch, on which the methods for classes run, has not got what these are made of.
+        from dassl.engine import results
+
+        from .scores import RuleScores, defect_figures, write_scores
+
         cfg, model = self.cfg, self.model
         dataset: Any = self.dm.dataset
         model.eval()

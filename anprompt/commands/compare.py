@@ -170,7 +170,9 @@ def _runs_on(output: Path, title: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the folders and results of finished runs of classification on images of this name."""
     for folder in folders_with(output, [RESULTS]):
         results = read_results(folder)
-        if results and not is_anomaly(results) and results.get("dataset_title") == title:
+        if results is None or is_anomaly(results):
+            continue
+        if (results["dataset"], results.get("dataset_title")) == ("ImageFolder", title):
             yield folder, results
 
 

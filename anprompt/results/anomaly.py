@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.layout import read_path
+from anprompt.protocols.layout import data_name, read_path
 from anprompt.results.comparable import data_of, not_seeds_of_one_row, unlike_data
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
@@ -125,7 +125,7 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
                 trainer=plain(results["trainer"]),
                 config=without_backbone(read_path(folder, results["trainer"]).config, backbone),
                 backbone=backbone,
-                dataset=plain(results.get("dataset_title") or results["dataset"]),
+                dataset=plain(data_name(results["dataset"], results.get("dataset_title"))),
                 category=plain(results["category"]),
                 shots=results["shots"],
                 seed=results["seed"],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.layout import read_path
+from anprompt.protocols.layout import data_name, read_path
 from anprompt.protocols.methods import ANOMALY, method_of
 from anprompt.results.comparable import data_of
 from anprompt.results.logs import final_result, log_files, read_header
@@ -281,7 +281,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
 
 def _dataset(results: dict) -> str:
     """Return what a data set is called: a user's own images have a title."""
-    return plain(results.get("dataset_title") or results["dataset"])
+    return plain(data_name(results["dataset"], results.get("dataset_title")))
 
 
 def _title(settings: dict[str, Any]) -> str:
@@ -291,7 +291,7 @@ def _title(settings: dict[str, Any]) -> str:
         return name
     places = (settings.get(f"DATASET.{key}") for key in ("CSV", "IMAGE_DIR"))
     own = next((Path(str(place)).stem for place in places if place), name)
-    return plain(settings.get("DATASET.TITLE") or own)
+    return plain(data_name(name, settings.get("DATASET.TITLE") or own))
 
 
 def without_backbone(config: str, backbone: str) -> str:

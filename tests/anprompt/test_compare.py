@@ -58,6 +58,7 @@ def test_the_best_run_is_one_on_these_images(tmp_path):
     run("other", 99, dataset_title="other")
     run("new", 98, dataset_title="mine", part="new")
     assert compare.best_run(tmp_path, "mine") is None
+    write_results(tmp_path / "known", "CoOp", "mine", 99, dataset_title="mine")  # no own images
     run("mine", 50, dataset_title="mine")
     run("better", 60, dataset_title="mine", seed=2)
     (tmp_path / "anomaly").mkdir()

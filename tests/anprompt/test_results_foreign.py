@@ -13,6 +13,7 @@ from PIL import Image
 from report_pages import Reader
 from written_runs import write_base_new, write_few_shot, write_log, write_results
 
+from anprompt.results.anomaly import find_anomaly_runs
 from anprompt.results.render import escape_cell, escape_latex, escape_markdown
 from anprompt.results.report.pictures import picture
 from common.text import plain
@@ -216,6 +217,20 @@ def test_images_of_ones_own_have_a_title(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Base to new: birds" in printed and "Base to new: leaves" in printed
     assert "average of 2 data sets" in printed
+
+
+def test_own_images_for_anomalies_are_no_known_data_set_either(tmp_path):
+    found = {
+        "task": "anomaly",
+        "category": "",
+        "dataset_title": "MVTecAD",
+        "image_auroc": 90.0,
+        "image_ap": 90.0,
+    }
+    for dataset in ("AnomalyFolder", "MVTecAD"):
+        write_results(tmp_path / dataset, "AnomalyMemory", dataset, 0, **found)
+    runs = find_anomaly_runs([tmp_path])
+    assert [run.dataset for run in runs] == ["MVTecAD (own images)", "MVTecAD"]
 
 
 # The page ----------------------------------------------------------------------------------------

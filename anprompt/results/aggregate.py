@@ -4,7 +4,7 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from anprompt.results.comparable import (
     TRAINING_DATA,
     differing_settings,
     not_seeds_of_one_row,
+    resumed_note,
     unlike_data,
 )
 from anprompt.results.measures import measured
@@ -114,7 +115,12 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
-    notes += _shortages([run for _, run in placed]) + _same_images(rows) + _unlike_settings(rows)
+    notes += (
+        _shortages([run for _, run in placed])
+        + _resumed(named, rows)
+        + _same_images(rows)
+        + _unlike_settings(rows)
+    )
     return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
@@ -274,6 +280,21 @@ def _shortages(runs: Iterable[Run]) -> list[str]:
             if run.shortage
         )
     )
+
+
+def _resumed(named: Mapping[Method, Method], rows: dict[Method, Cells]) -> list[str]:
+    """Return notes on trainings that went on from another run's, and what was new in them."""
+    found = {
+        resumed_note(
+            f"{named[method].name} trained on {run.trained_on[0] or run.dataset}, seed {run.seed}",
+            run.resumed,
+        )
+        for method, cells in rows.items()
+        for seeds in cells.values()
+        for run in seeds.values()
+        if run.resumed
+    }
+    return sorted(found)
 
 
 def _same_images(rows: dict[Method, Cells]) -> list[str]:

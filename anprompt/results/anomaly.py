@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import data_name, read_path
-from anprompt.results.comparable import data_of, not_seeds_of_one_row, unlike_data
+from anprompt.results.comparable import (
+    data_of,
+    not_seeds_of_one_row,
+    resumed_note,
+    resumed_of,
+    unlike_data,
+)
 from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
@@ -229,6 +235,11 @@ def _table(
         rows=found,
         subject=dataset,
         averaged=categories,
+        notes=[
+            resumed_note(f"{run.trainer}, {run.category or 'all'}, seed {run.seed}", resumed)
+            for run in runs
+            if (resumed := resumed_of(run.results))
+        ],
         measure=MEASURES[metric],
         has_rules=True,
     )

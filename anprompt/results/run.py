@@ -12,7 +12,7 @@ from typing import Any
 
 from anprompt.protocols.layout import data_name, read_path
 from anprompt.protocols.methods import ANOMALY, method_of
-from anprompt.results.comparable import data_of
+from anprompt.results.comparable import data_of, resumed_of
 from anprompt.results.logs import final_result, log_files, read_header
 from anprompt.results.method import Method
 from anprompt.results.value import Value
@@ -93,6 +93,7 @@ class Run:
         origin: "log.txt" for runs of upstream's code, else "".
         split: test or val: the images tested on.
         epochs: how many the model was trained; None where that is not known.
+        resumed: in what its training differs from another run's that it went on from.
         settings: the configuration, as dotted names.
         results: what results.json says; of a log the accuracy alone.
         file: where that stands.
@@ -117,6 +118,7 @@ class Run:
     origin: str = ""
     split: str = "test"
     epochs: int | None = None
+    resumed: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -247,10 +249,10 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     model_dir = settings.get("RUN.MODEL_DIR")
     training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
-    shots = results["shots"]
+    shots, resumed = results["shots"], resumed_of(results)
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
-        source, trained_subset, shots = _trained_on(training, shots)
+        source, trained_subset, shots, resumed = _trained_on(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
         trained_on = (facts.source, "")
@@ -275,6 +277,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         layout=facts.layout,
         split=results.get("split") or "test",
         epochs=results.get("epochs"),
+        resumed=resumed,
         settings=settings,
     )
 
@@ -319,18 +322,22 @@ def _check_checkpoint(
             )
 
 
-def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
-    """Return data set, subset of its classes and shots of a training, as it says itself."""
+def _trained_on(training: Path, shots: int) -> tuple[str, str, int, tuple[str, ...]]:
+    """Return data set, subset of its classes and shots of a training, as it says itself, and in
+    what it differs from another that it went on from.
+    """
     results = read_results(training)
     if results:
         _check(results, _RESULTS, training / RESULTS)
-        return _dataset(results), results["subsample_classes"], results["shots"]
+        subset = results["subsample_classes"]
+        return _dataset(results), subset, results["shots"], resumed_of(results)
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (
         _title(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
+        (),
     )
 
 

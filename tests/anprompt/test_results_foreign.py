@@ -11,8 +11,16 @@ import pytest
 from called import report, table
 from PIL import Image
 from report_pages import Reader
-from written_runs import write_base_new, write_few_shot, write_log, write_results
+from written_runs import (
+    write_base_new,
+    write_few_shot,
+    write_log,
+    write_results,
+    write_source,
+    write_target,
+)
 
+from anprompt.commands import pack
 from anprompt.results.anomaly import find_anomaly_runs
 from anprompt.results.render import escape_cell, escape_latex, escape_markdown
 from anprompt.results.report.pictures import picture
@@ -198,6 +206,22 @@ def test_shortages_are_said(tmp_path, capsys):
     assert "EuroSAT: the smallest class was trained with 15 of the 16 images asked for." in (
         capsys.readouterr().out
     )
+
+
+def test_trainings_that_went_on_from_others_are_said(tmp_path, capsys):
+    resumed = {"identity": {"resumed": ["DATASET.NUM_SHOTS was 1, is 16 from here on"]}}
+    trained = write_source(tmp_path, "CoOp", "ImageNet", 50, seed=2, **resumed)
+    write_target(tmp_path, "CoOp", "ImageNet", "EuroSAT", 40, seed=2)
+    note = (
+        "CoOp trained on ImageNet, seed 2: its training went on from another run's; "
+        "DATASET.NUM_SHOTS was 1, is 16 from here on."
+    )
+    assert table([tmp_path]) == 0
+    assert capsys.readouterr().out.count(note) == 1
+    assert table([tmp_path / "crossdata/test"]) == 0
+    assert capsys.readouterr().out.count(note) == 1
+    shared = pack.shared(json.loads((trained / "results.json").read_text()))
+    assert shared["identity"] == resumed["identity"]
 
 
 def test_seeds_that_draw_nothing_are_said(tmp_path, capsys):

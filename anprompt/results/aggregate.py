@@ -19,7 +19,7 @@ from anprompt.results.comparable import (
     unlike_data,
 )
 from anprompt.results.measures import measured
-from anprompt.results.method import Method, with_names
+from anprompt.results.method import ALL_IMAGES, Method, with_names
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
 from common.errors import UsageError
@@ -29,6 +29,7 @@ _OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
 
 Cell = tuple[str, str]
 Cells = dict[Cell, dict[int, Run]]
+ALL = "all"  # the column of trainings on all images; other columns of shots are numbers
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,21 @@ def make_grid(
 
 
 def _method(cell: Cell, run: Run) -> Method:
-    return replace(run.method, shots=None) if cell[1].isdigit() else run.method
+    return replace(run.method, shots=None) if _is_shots(cell[1]) else run.method
+
+
+def _is_shots(column: str) -> bool:
+    return column.isdigit() or column == ALL
+
+
+def shots_of(column: str) -> int:
+    """Return the shots that a column of few-shot tables has."""
+    return ALL_IMAGES if column == ALL else int(column)
+
+
+def by_shots(column: str) -> tuple[bool, int]:
+    """Sort columns of few-shot tables: all images last."""
+    return column == ALL, shots_of(column)
 
 
 def _any_config(method: Method) -> Method:
@@ -190,9 +205,11 @@ def _places(cells: list[Cell]) -> str:
     by_dataset: dict[str, list[str]] = {}
     for dataset, column in cells:
         shots = by_dataset.setdefault(dataset, [])
-        if column.isdigit() and column not in shots:
+        if _is_shots(column) and column not in shots:
             shots.append(column)
-    shown = {dataset: "/".join(sorted(shots, key=int)) for dataset, shots in by_dataset.items()}
+    shown = {
+        dataset: "/".join(sorted(shots, key=by_shots)) for dataset, shots in by_dataset.items()
+    }
     return ", ".join(f"{name} at {text}" if text else name for name, text in shown.items())
 
 
@@ -323,7 +340,7 @@ def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
     for method, cells in rows.items():
         for (dataset, column), seeds in cells.items():
             run = next(iter(seeds.values()))
-            place = (dataset, "" if column.isdigit() else column)
+            place = (dataset, "" if _is_shots(column) else column)
             if run.num_test is not None:
                 test = (
                     len(run.classnames),

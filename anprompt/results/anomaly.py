@@ -16,7 +16,7 @@ from anprompt.results.comparable import (
     resumed_of,
     unlike_data,
 )
-from anprompt.results.method import Method, with_names
+from anprompt.results.method import Method, known_shots, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
@@ -54,6 +54,7 @@ _DESCRIPTION = {
 # Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
 _OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}
 _OF_A_RUN |= {"DATASET.SHOTS_FROM", "TRAINER.ANOMALY.FUSE"}
+_OF_A_RUN |= {"DATASET.NUM_SHOTS"}  # tables are apart by it
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
                 backbone=backbone,
                 dataset=plain(data_name(results["dataset"], results.get("dataset_title"))),
                 category=plain(results["category"]),
-                shots=results["shots"],
+                shots=known_shots(results["shots"]),
                 seed=results["seed"],
                 file=file.as_posix(),
                 results=results,

@@ -14,7 +14,7 @@ from anprompt.protocols.layout import data_name, read_path
 from anprompt.protocols.methods import ANOMALY, method_of
 from anprompt.results.comparable import data_of, resumed_of
 from anprompt.results.logs import final_result, log_files, read_header
-from anprompt.results.method import Method
+from anprompt.results.method import Method, known_shots
 from anprompt.results.value import Value
 from anprompt.runs.recorded import (
     CONFIG,
@@ -65,7 +65,10 @@ _RESULTS = {
     "command?": str,
     "identity?": {"data?": Each(str)},
     "predictions?": {"sha256": str},
-    "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]}},
+    "config?": {
+        "RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]},
+        "DATASET?": {"NUM_SHOTS?": WHOLE},
+    },
 }
 _LOGGED = {
     "TRAINER.NAME?": str,
@@ -83,6 +86,7 @@ class Run:
     """One finished run.
 
     Attributes:
+        shots: images a class trained on; ALL_IMAGES without such a limit.
         subset: all, base or new: the classes tested on.
         trained_on: the data set and the subset of its classes that were trained on; "" where that
             is not known (a training that is not there).
@@ -250,6 +254,8 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
     shots, resumed = results["shots"], resumed_of(results)
+    if (key := "DATASET.NUM_SHOTS") in settings:
+        settings = {**settings, key: known_shots(settings[key])}
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
         source, trained_subset, shots, resumed = _trained_on(training, shots)
@@ -263,7 +269,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         trainer=trainer,
         config=without_backbone(facts.config, backbone),
         backbone=backbone,
-        shots=shots,
+        shots=known_shots(shots),
         dataset=dataset,
         subset=subset,
         seed=results["seed"],
@@ -379,7 +385,7 @@ def _logged_run(folder: Path) -> Run | None:
         trainer=facts.trainer,
         config=plain(facts.config),
         backbone=settings.get("MODEL.BACKBONE.NAME") or "unknown",
-        shots=-1 if shots is None else shots,
+        shots=known_shots(shots or 0),
         dataset=dataset,
         subset=subset,
         seed=facts.seed if seed < 0 and facts.seed is not None else seed,

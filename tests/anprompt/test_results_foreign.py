@@ -304,8 +304,8 @@ def test_page_bolds_by_one_rule_and_shares_places(old_tree, monkeypatch, tmp_pat
     assert "0.0 points ahead" not in text
     # One table of cost for each protocol, headed with it.
     captions = re.findall(r'class="caption">([^<]*)<', document)
-    costs = [caption for caption in captions if "shots" in caption or caption.endswith("Shapes")]
-    assert {"Base to new, Shapes", "Few-shot, Shapes, 1 shots", "Few-shot, Shapes, 2 shots"} <= set(
+    costs = [caption for caption in captions if "shot" in caption or caption.endswith("Shapes")]
+    assert {"Base to new, Shapes", "Few-shot, Shapes, 1 shot", "Few-shot, Shapes, 2 shots"} <= set(
         costs
     )
     # Drop and calibration have their best in bold, as accuracy has.

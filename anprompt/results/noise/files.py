@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import data_name
-from anprompt.results.method import Method
+from anprompt.results.method import Method, known_shots
 from anprompt.results.noise.cells import (
     SEEN,
     Choice,
@@ -162,7 +162,7 @@ class Evaluation:
             trainer=header["trainer"],
             config=header["config"],
             backbone=header["backbone"],
-            shots=header["shots"] if learns else None,
+            shots=known_shots(header["shots"]) if learns else None,
             note=f"trained on {subset} classes" if subset else "",
             learns=learns,
         )

@@ -67,6 +67,14 @@ def test_the_best_run_is_one_on_these_images(tmp_path):
     assert compare.best_run(tmp_path, "mine") == str(tmp_path / "better")
 
 
+def test_the_folder_has_the_name_of_the_images():
+    assert compare.output_for("my pets!") == "output_my_pets"
+    assert compare.output_for("猫") == "output_猫" and compare.output_for("Füße") == "output_Füße"
+    assert compare.output_for("?!") != compare.output_for("!?")
+    for title in ('a<b>c:d"e/f\\g|h?i*j', "a\x00\x1f\x7fj", "a. ", "::", "…"):
+        assert re.fullmatch(r"output_\w+", compare.output_for(title)), title
+
+
 def test_runs_with_other_images_for_testing_are_refused_first(images, tmp_path, monkeypatch):
     """They would be trained, and the table refused at the end."""
     monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))

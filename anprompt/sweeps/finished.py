@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import finished_accuracy
 from anprompt.runs.recorded import read_results
 from common.errors import one_line
+from common.paths import seen_from
 
 
 def find_finished(
@@ -86,7 +86,7 @@ class Configurations:
         training = run.needs
         if training is not None:
             folder = training.folder(self.environment.output)
-            cfg.RUN.MODEL_DIR = os.path.relpath(folder, cfg.OUTPUT_DIR)
+            cfg.RUN.MODEL_DIR = seen_from(folder, cfg.OUTPUT_DIR)
         cfg.freeze()
         return cfg
 

@@ -112,9 +112,9 @@ def check_resumed(cfg: CfgNode, known: dict | None = None) -> list[str]:
         phrases.append(f"from here on other data: {', '.join(changed)}")
     if phrases and epochs == cfg.OPTIM.MAX_EPOCH:
         raise UsageError(
-            f"--resume {cfg.RESUME}: {epochs} epochs were trained there and OPTIM.MAX_EPOCH is "
-            f"{epochs}, so nothing would be trained here ({phrases[0]}); ask for more epochs, or "
-            f"test it with --eval-only --model-dir {cfg.RESUME}"
+            f"--resume {cfg.RESUME}: OPTIM.MAX_EPOCH is {epochs}, and so many epochs were trained "
+            f"there: nothing would be trained here ({phrases[0]}); ask for more epochs, or test it "
+            f"with --eval-only --model-dir {cfg.RESUME}"
         )
     return phrases
 

@@ -243,15 +243,16 @@ class FeatureTrainer(PromptTrainer):
         return F.normalize(F.normalize(features, dim=-1).mean(dim=0), dim=-1)
 
     def build_data_loader(self) -> None:
-        if self.settings.PASSES and self.steps_per_epoch():
+        # Steps on features take no time: processes that share a run each do all of them.
+        with ranks.alone():
+            super().build_data_loader()
+        # With steps_per_epoch() a sampler of batches stands in the place of their size.
+        if self.settings.PASSES and self.train_loader_x.batch_size is None:
             raise UsageError(
                 f"{type(self).__name__} trains on kept features, and an epoch of them is as long "
                 "as the images make it: leave steps_per_epoch() out, or train on images themselves "
                 f"(TRAINER.{self.method}.PASSES 0)"
             )
-        # Steps on features take no time: processes that share a run each do all of them.
-        with ranks.alone():
-            super().build_data_loader()
 
     def share_of(self, images: int) -> ranks.Share:
         return ranks.here().share(0)

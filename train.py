@@ -81,6 +81,7 @@ class _Run:
         self.args, self.argv, self.log, self.ranks = args, argv, log, ranks
         self.is_first = ranks is None or ranks.is_first
         self.known: dict = {}  # of the data, which are looked at twice
+        self.resumed: list[str] = []  # what differs from the training that is gone on with
         self.checkpoint: dict[str, str] = {}  # digests of the files that an evaluation reads
         self.cfg: CfgNode = build_cfg(args)
         if ranks is not None:
@@ -178,7 +179,8 @@ class _Run:
 
         cfg = self.cfg
         if not cfg.RUN.EVAL_ONLY:
-            return check_resumed(cfg, self.known)
+            self.resumed = check_resumed(cfg, self.known)
+            return [f"Resumed from {cfg.RESUME}: {phrase}" for phrase in self.resumed]
         if not cfg.RUN.MODEL_DIR:
             return []
         check_backbone(cfg)
@@ -203,6 +205,7 @@ class _Run:
 
     def _start(self, trainer: "SimpleTrainer") -> None:
         """Record what is run, and log to the run's folder from here on."""
+        from anprompt.runs.folder import resumed_in
         from anprompt.runs.identity import identity_of, record_identity
         from anprompt.runs.recorded import record_config, recorded_config
         from common.files import remove_abandoned
@@ -213,6 +216,8 @@ class _Run:
         # The log of a run that is taken up again goes on in one file, where parsers look.
         is_resumed = recorded_config(folder) is not None
         identity = identity_of(self.cfg, self.checkpoint, self.known)
+        if not self.args.eval_only and (resumed := resumed_in(self.cfg, self.resumed)):
+            identity["resumed"] = resumed
         record_identity(folder, identity)
         record_config(self.cfg)
         trainer.provenance |= {

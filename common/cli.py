@@ -17,6 +17,21 @@ from common.errors import DEAD_WORKER, UsageError, one_line
 from common.paths import ROOT
 
 TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
+# What the packages of requirements.txt are imported as.
+NEEDED = {
+    *(
+        "PIL",
+        "gdown",
+        "huggingface_hub",
+        "jinja2",
+        "matplotlib",
+        "numpy",
+        "open_clip",
+        "safetensors",
+    ),
+    *("scipy", "sklearn", "tabulate", "tensorboard", "threadpoolctl", "torch", "torchvision"),
+    *("tqdm", "yacs", "yaml"),
+}
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -80,10 +95,7 @@ def run(
             package = (error.name or "").partition(".")[0]
             if os.environ.get(TRACEBACK) or not package or _is_own(package):
                 raise
-            _say(
-                f"{name}: error: no package {package!r} in {sys.executable}; bash scripts/setup.sh "
-                "makes .venv with all that is needed, then: source .venv/bin/activate"
-            )
+            _say(f"{name}: error: {_missing(str(error.name), package)}")
             return 2
         except RuntimeError as error:  # raised wherever the main process is just then
             if os.environ.get(TRACEBACK) or not str(error).startswith(DEAD_WORKER):
@@ -101,6 +113,17 @@ def run(
 
 def _is_own(package: str) -> bool:
     return any((ROOT / name).exists() for name in (package, f"{package}.py"))
+
+
+def _missing(module: str, package: str) -> str:
+    """Return what to say of a module that is not there, and what to do."""
+    if module != package:
+        return f"no module {module!r} in the {package!r} of {sys.executable}; see its version"
+    if module in NEEDED:
+        fix = "bash scripts/setup.sh makes .venv with it, then: source .venv/bin/activate"
+    else:
+        fix = "install it there"
+    return f"no package {module!r} in {sys.executable}; {fix}"
 
 
 def _say(line: str) -> None:

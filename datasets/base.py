@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UsageError
+from common.paths import seen_from
 from common.reading import MissingFile
 from common.settings import declare_added
 from dassl.data.datasets import DatasetBase, Datum
@@ -236,7 +237,7 @@ class FewShotDataset(Reader, DatasetBase):
         if not self._looks_into_images:
             return
         train, val, test = (
-            [(os.path.relpath(item.impath, self.image_dir), item.label, "") for item in items]
+            [(seen_from(item.impath, self.image_dir), item.label, "") for item in items]
             for items in (self.train_x, self.val or [], self.test or [])
         )
         files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])

@@ -3,9 +3,9 @@
 Needs no PyTorch and decodes nothing, so that a finished run is recognised at once.
 """
 
-import os
 from typing import Any
 
+from common.paths import seen_from
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets.base import FewShotDataset, Reader
 from datasets.splits import Entry, Lists, split_digest
@@ -75,7 +75,7 @@ def _training_digests(reader: Reader, lists: Lists, shots: int, seed: int) -> di
 def _identity_of_lists(dataset: Any, root: str) -> dict[str, str]:
     """Return the digests of a data set in Dassl's own terms, already drawn."""
     lists = [
-        [(os.path.relpath(item.impath, root or "."), item.label, item.classname) for item in items]
+        [(seen_from(item.impath, root or "."), item.label, item.classname) for item in items]
         for items in (dataset.train_x, dataset.val or [], dataset.test or [])
     ]
     train, val, test = lists

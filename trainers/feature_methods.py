@@ -246,6 +246,13 @@ class FeatureTrainer(PromptTrainer):
         # Steps on features take no time: processes that share a run each do all of them.
         with ranks.alone():
             super().build_data_loader()
+        # With steps_per_epoch() a sampler of batches stands in the place of their size.
+        if self.settings.PASSES and self.train_loader_x.batch_size is None:
+            raise UsageError(
+                f"{type(self).__name__} trains on kept features, and an epoch of them is as long "
+                "as the images make it: leave steps_per_epoch() out, or train on images themselves "
+                f"(TRAINER.{self.method}.PASSES 0)"
+            )
 
     def share_of(self, images: int) -> ranks.Share:
         return ranks.here().share(0)

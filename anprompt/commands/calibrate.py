@@ -9,8 +9,8 @@ training (on the training images with --fit-on train, or where there are no othe
 that the figures are reported on. --dac also scales each answer by how far its class lies from the
 classes trained on, which is meant for classes not trained on. Answers, and so accuracy, stay as
 they are. Figures are computed from the predictions that the test kept: nothing is tested again.
-RUN/calibration.json has the temperature and the figures; predict --calibrate and export's onnx and
-torch take it from there.
+A method with several inference rules has a temperature for the logits of each. RUN/calibration.json
+has them and the figures; predict --calibrate and export's onnx and torch take them from there.
 
 exit status: 0 done, 2 bad input.
 """
@@ -68,14 +68,20 @@ def main(argv: list[str]) -> int:
     if answers.log_probabilities is None:
         raise UsageError(f"{args.run}: of so many images and classes only the best five are kept")
     tested = set(answers.paths.tolist())
-    temperature, fitted_on = fit(args.run, args.root, args.fit_on, tested, args.batch)
+    temperatures, fitted_on = fit(args.run, args.root, args.fit_on, tested, args.batch)
+    temperature = temperatures[answers.rule]
     _check_same_model(args.run, fitted_on["checkpoint"])
     scalings = {"before": Scaling(), "temperature": Scaling(temperature)}
     if args.dac:
         factors = factors_of(Predictor.load(args.run, None, args.root).trained)
         scalings |= {"DAC": Scaling(1.0, factors), "both": Scaling(temperature, factors)}
     figures = {name: measure(answers, scaling) for name, scaling in scalings.items()}
-    content = {"temperature": temperature, "fitted_on": fitted_on, "figures": figures}
+    content = {
+        "temperature": temperature,
+        "temperatures": temperatures,
+        "fitted_on": fitted_on | {"rule": answers.rule},
+        "figures": figures,
+    }
     write_json(content, str(args.run / FILE_NAME))
     images = f"{fitted_on['images']:,} images of {fitted_on['split']}"
     print(f"temperature {temperature:.4f}, fitted on {images}")
@@ -107,8 +113,10 @@ def warnings_on(figures: dict[str, dict[str, float]]) -> list[str]:
 
 def fit(
     run: Path, root: str, split: str, tested: Collection[str], batch: int
-) -> tuple[float, dict[str, Any]]:
-    """Return the temperature of a run's training, and what it was fitted on."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the temperature of a run's training under each inference rule of its method, and what
+    they were fitted on.
+    """
     import numpy as np
     from tqdm import tqdm
 
@@ -126,11 +134,16 @@ def fit(
     items, name = images_for(dataset, split, tested, cfg.DATASET.ROOT)
     predictor = Predictor.load(folder, list(dataset.classnames), root, epoch)
     starts = tqdm(range(0, len(items), batch), disable=None)
-    logits = [predictor.logits([item.impath for item in items[i : i + batch]]) for i in starts]
+    parts = [
+        predictor.logits_by_rule([item.impath for item in items[i : i + batch]]) for i in starts
+    ]
     labels = np.array([item.label for item in items])
-    temperature = fit_temperature(np.concatenate([part.numpy() for part in logits]), labels)
+    temperatures = {
+        rule: fit_temperature(np.concatenate([part[rule].numpy() for part in parts]), labels)
+        for rule in parts[0]
+    }
     fitted_on = {"run": str(folder), "split": name, "images": len(items)}
-    return temperature, fitted_on | {"checkpoint": checkpoint_of(predictor.trained)}
+    return temperatures, fitted_on | {"checkpoint": checkpoint_of(predictor.trained)}
 
 
 def _check_same_model(run: Path, checkpoint: str) -> None:

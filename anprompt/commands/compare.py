@@ -18,6 +18,7 @@ exit status: 0 done, 1 some runs failed, 2 bad input, 130 interrupted.
 
 import argparse
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -95,11 +96,10 @@ def main(argv: list[str]) -> int:
     if args.jobs:
         flags += ["--jobs", args.jobs]
     settings = settings_for(images, args.image_root, title, most)
-    folder = "output_" + re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")
     parsed, settings = sweep.parse(
         [*flags, "--", *settings, *options],
         sweep.make_parser("compare", __doc__),
-        output=folder,
+        output=output_for(title),
     )
     output = parsed.environment.output
     if is_drawn:
@@ -125,6 +125,12 @@ def main(argv: list[str]) -> int:
     if run is not None:
         _say(f"Ask a model: python -m anprompt predict --model-dir {shlex.quote(run)} IMAGES")
     return status
+
+
+def output_for(title: str) -> str:
+    """Return the folder of the runs where none is asked for: letters and digits of any script."""
+    name = re.sub(r"\W+", "_", title).strip("_")
+    return f"output_{name or hashlib.sha256(os.fsencode(title)).hexdigest()[:8]}"
 
 
 def settings_for(images: Path, image_root: str, title: str, per_class: int) -> list[str]:
@@ -170,7 +176,9 @@ def _runs_on(output: Path, title: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield the folders and results of finished runs of classification on images of this name."""
     for folder in folders_with(output, [RESULTS]):
         results = read_results(folder)
-        if results and not is_anomaly(results) and results.get("dataset_title") == title:
+        if results is None or is_anomaly(results):
+            continue
+        if (results["dataset"], results.get("dataset_title")) == ("ImageFolder", title):
             yield folder, results
 
 

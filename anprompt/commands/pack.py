@@ -6,7 +6,8 @@
 
 Of each run results.json and robustness.json are kept, without the command, the machine's name and
 settings for where things are; of other paths their last name. Once unpacked, tables print the same
-figures, beside those of your own runs. Runs of upstream's code, which are logs alone, are not
+figures, beside those of your own runs; so of a folder inside output, names begin with the folders
+above that tables read, such as a protocol's. Runs of upstream's code, which are logs alone, are not
 packed.
 
 exit status: 0 done, 2 bad input.
@@ -16,10 +17,13 @@ import argparse
 import io
 import json
 import lzma
+import os
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from anprompt.protocols.layout import read_path
 from anprompt.results.noise.files import FILE_NAME as ROBUSTNESS
 from anprompt.results.noise.files import read_evaluations
 from anprompt.runs.identity import NEUTRAL
@@ -55,17 +59,40 @@ def main(argv: list[str]) -> int:
     for folder in runs:
         if read_evaluations(folder):  # which checks them
             files[folder / ROBUSTNESS] = _without_files(read_json(folder / ROBUSTNESS))
+    top = _top(args.output, runs)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for path, held in sorted(files.items()):
             content = json.dumps(held, indent=1).encode()
-            entry = tarfile.TarInfo(path.relative_to(args.output).as_posix())  # without a date
+            name = Path(os.path.abspath(path)).relative_to(top).as_posix()
+            entry = tarfile.TarInfo(name)  # without a date
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     with atomic_write(args.archive, "wb") as file:
         file.write(lzma.compress(packed.getvalue(), preset=9))
     print(f"{args.archive}: {len(runs)} runs, {args.archive.stat().st_size:,} bytes")
     return 0
+
+
+def _top(output: Path, runs: Mapping[Path, Mapping[str, Any]]) -> Path:
+    """Return the folder that names in the archive begin at: ``output``, or one above it where
+    tables read more from the paths of runs than they say below it.
+    """
+
+    def read(path: Path, trainer: str) -> tuple[str, str, str]:
+        facts = read_path(path, trainer)
+        return facts.layout, facts.source, facts.config
+
+    def is_enough(top: Path) -> bool:
+        for folder, results in runs.items():
+            whole = Path(os.path.abspath(folder))
+            below = Path(whole.anchor, whole.relative_to(top))
+            if read(below, results["trainer"]) != read(whole, results["trainer"]):
+                return False
+        return True
+
+    output = Path(os.path.abspath(output))
+    return next(top for top in (output, *output.parents) if is_enough(top))
 
 
 def shared(results: dict[str, Any]) -> dict[str, Any]:

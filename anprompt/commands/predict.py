@@ -149,7 +149,7 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
             raise UsageError(f"{option}: not for a model of anomaly detection")
     say_left_out(others)
     detector = AnomalyPredictor.load(args.model_dir, args.root, args.load_epoch)
-    common = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    common = _folder_of(files) if args.maps else Path()
     rows: list[dict[str, Any]] = []
     step = -(-args.batch // 4)  # maps take more memory than answers
     for start in tqdm(range(0, len(files), step), unit="batch", disable=None):
@@ -184,6 +184,18 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
         if "error" in row:
             print(f"not read: {row['error']}", file=sys.stderr)
     return 1 if len(read) < len(rows) else 0
+
+
+def _folder_of(files: list[Path]) -> Path:
+    """Return the folder that all files are below.
+
+    Raises:
+        UsageError: there is none, as on several drives.
+    """
+    try:
+        return Path(os.path.commonpath([file.absolute().parent for file in files]))
+    except ValueError:
+        raise UsageError("--maps: give images of one drive at a time") from None
 
 
 def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:

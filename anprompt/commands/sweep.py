@@ -223,10 +223,12 @@ def run(args: argparse.Namespace, options: Sequence[str]) -> int:
         print(f"--shard {args.shard}: nothing is left for this part")
         return 0
     print(environment.about_backbone(runs[0].backbone), file=sys.stderr, flush=True)
-    finished = find_finished(runs, environment, options)
+    refused: dict[RunSpec, str] = {}
+    finished = find_finished(runs, environment, options, refused)
     missing = [run for run in runs if run not in finished]
     if args.status:
-        print("\n".join(status_lines(runs, finished, environment, _known(missing, environment))))
+        known = _known(missing, environment)
+        print("\n".join(status_lines(runs, finished, environment, known, refused)))
         return 0
     if args.print_commands or environment.is_dry_run:
         refuse_settings(missing, environment, options)

@@ -118,6 +118,18 @@ def datasets() -> dict[str, str]:
     return names
 
 
+def data_name(dataset: str, title: str | None) -> str:
+    """Return what tables call a data set.
+
+    Args:
+        dataset: its name in the configuration.
+        title: of images of one's own; it makes none of the known data sets of them.
+    """
+    if not title or title == dataset:
+        return dataset
+    return f"{title} (own images)" if title.lower() in datasets() else title
+
+
 @cache
 def trainers() -> frozenset[str]:
     """Trainers that have configurations here."""

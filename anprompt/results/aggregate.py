@@ -4,7 +4,7 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ from anprompt.results.comparable import (
     TRAINING_DATA,
     differing_settings,
     not_seeds_of_one_row,
+    resumed_note,
     unlike_data,
 )
 from anprompt.results.measures import measured
-from anprompt.results.method import Method, with_names
+from anprompt.results.method import ALL_IMAGES, Method, with_names
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
 from common.errors import UsageError
@@ -28,6 +29,7 @@ _OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
 
 Cell = tuple[str, str]
 Cells = dict[Cell, dict[int, Run]]
+ALL = "all"  # the column of trainings on all images; other columns of shots are numbers
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,31 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
-    notes += _shortages([run for _, run in placed]) + _same_images(rows) + _unlike_settings(rows)
+    notes += (
+        _shortages([run for _, run in placed])
+        + _resumed(named, rows)
+        + _same_images(rows)
+        + _unlike_settings(rows)
+    )
     return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
 
 
 def _method(cell: Cell, run: Run) -> Method:
-    return replace(run.method, shots=None) if cell[1].isdigit() else run.method
+    return replace(run.method, shots=None) if _is_shots(cell[1]) else run.method
+
+
+def _is_shots(column: str) -> bool:
+    return column.isdigit() or column == ALL
+
+
+def shots_of(column: str) -> int:
+    """Return the shots that a column of few-shot tables has."""
+    return ALL_IMAGES if column == ALL else int(column)
+
+
+def by_shots(column: str) -> tuple[bool, int]:
+    """Sort columns of few-shot tables: all images last."""
+    return column == ALL, shots_of(column)
 
 
 def _any_config(method: Method) -> Method:
@@ -184,9 +205,11 @@ def _places(cells: list[Cell]) -> str:
     by_dataset: dict[str, list[str]] = {}
     for dataset, column in cells:
         shots = by_dataset.setdefault(dataset, [])
-        if column.isdigit() and column not in shots:
+        if _is_shots(column) and column not in shots:
             shots.append(column)
-    shown = {dataset: "/".join(sorted(shots, key=int)) for dataset, shots in by_dataset.items()}
+    shown = {
+        dataset: "/".join(sorted(shots, key=by_shots)) for dataset, shots in by_dataset.items()
+    }
     return ", ".join(f"{name} at {text}" if text else name for name, text in shown.items())
 
 
@@ -276,6 +299,21 @@ def _shortages(runs: Iterable[Run]) -> list[str]:
     )
 
 
+def _resumed(named: Mapping[Method, Method], rows: dict[Method, Cells]) -> list[str]:
+    """Return notes on trainings that went on from another run's, and what was new in them."""
+    found = {
+        resumed_note(
+            f"{named[method].name} trained on {run.trained_on[0] or run.dataset}, seed {run.seed}",
+            run.resumed,
+        )
+        for method, cells in rows.items()
+        for seeds in cells.values()
+        for run in seeds.values()
+        if run.resumed
+    }
+    return sorted(found)
+
+
 def _same_images(rows: dict[Method, Cells]) -> list[str]:
     """Return notes on data sets whose images are all trained on, whatever the seed."""
     found = {
@@ -302,7 +340,7 @@ def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
     for method, cells in rows.items():
         for (dataset, column), seeds in cells.items():
             run = next(iter(seeds.values()))
-            place = (dataset, "" if column.isdigit() else column)
+            place = (dataset, "" if _is_shots(column) else column)
             if run.num_test is not None:
                 test = (
                     len(run.classnames),

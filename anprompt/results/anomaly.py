@@ -8,9 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.layout import read_path
-from anprompt.results.comparable import data_of, not_seeds_of_one_row, unlike_data
-from anprompt.results.method import Method, with_names
+from anprompt.protocols.layout import data_name, read_path
+from anprompt.results.comparable import (
+    data_of,
+    not_seeds_of_one_row,
+    resumed_note,
+    resumed_of,
+    unlike_data,
+)
+from anprompt.results.method import Method, known_shots, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
@@ -48,6 +54,7 @@ _DESCRIPTION = {
 # Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
 _OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}
 _OF_A_RUN |= {"DATASET.SHOTS_FROM", "TRAINER.ANOMALY.FUSE"}
+_OF_A_RUN |= {"DATASET.NUM_SHOTS"}  # tables are apart by it
 
 
 @dataclass(frozen=True)
@@ -125,9 +132,9 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
                 trainer=plain(results["trainer"]),
                 config=without_backbone(read_path(folder, results["trainer"]).config, backbone),
                 backbone=backbone,
-                dataset=plain(results.get("dataset_title") or results["dataset"]),
+                dataset=plain(data_name(results["dataset"], results.get("dataset_title"))),
                 category=plain(results["category"]),
-                shots=results["shots"],
+                shots=known_shots(results["shots"]),
                 seed=results["seed"],
                 file=file.as_posix(),
                 results=results,
@@ -229,6 +236,11 @@ def _table(
         rows=found,
         subject=dataset,
         averaged=categories,
+        notes=[
+            resumed_note(f"{run.trainer}, {run.category or 'all'}, seed {run.seed}", resumed)
+            for run in runs
+            if (resumed := resumed_of(run.results))
+        ],
         measure=MEASURES[metric],
         has_rules=True,
     )

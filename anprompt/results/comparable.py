@@ -7,6 +7,7 @@ from typing import Any
 from anprompt.runs.identity import DATA_WORDS, NEUTRAL
 from anprompt.runs.recorded import trains_nothing
 from common.errors import UsageError
+from common.text import plain
 
 # Beside what NEUTRAL has: settings that the seeds of one row must differ in.
 OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
@@ -40,6 +41,16 @@ def differing_settings(
 def data_of(results: Mapping[str, Any]) -> dict[str, str]:
     """Return digests of a run's data, of results that recorded them (`datasets.identity`)."""
     return (results.get("identity") or {}).get("data") or {}
+
+
+def resumed_of(results: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in what a training differs from another run's that it went on from."""
+    return tuple(map(plain, (results.get("identity") or {}).get("resumed") or ()))
+
+
+def resumed_note(whose: str, resumed: Iterable[str]) -> str:
+    """Return the note of tables on a training that went on from another run's."""
+    return f"{whose}: its training went on from another run's; {'; '.join(resumed)}."
 
 
 def unlike_data(

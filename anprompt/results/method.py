@@ -10,7 +10,8 @@ class Method:
 
     Attributes:
         config: name of its configuration, without the backbone; "" where rows may differ in it.
-        shots: None where columns are shots, or nothing is learned.
+        shots: None where columns are shots, or nothing is learned; ALL_IMAGES where there is no
+            such limit.
         origin: "log.txt" for runs of upstream's code, else "".
         note: what else tells it from others ("trained on base classes", "unfinished").
         learns: False for methods without training, which no seed changes.
@@ -29,6 +30,24 @@ class Method:
 
 DETAILS = ("config", "backbone", "shots", "origin", "note")
 EVERYWHERE = ("backbone", "shots")
+ALL_IMAGES = -1  # shots of a training on all images, as settings may have it: or any below 1
+
+
+def known_shots(setting: int) -> int:
+    """Return the number of shots that a setting of them means: one number for all images."""
+    return setting if setting > 0 else ALL_IMAGES
+
+
+def shots_in_words(shots: Iterable[int]) -> str:
+    """Return numbers of shots in words.
+
+    >>> shots_in_words([1]), shots_in_words([4, ALL_IMAGES, 1])
+    ('1 shot', '1, 4 shots, all images')
+    """
+    found = sorted(set(shots))
+    few = [number for number in found if number > 0]
+    told = [f"{', '.join(map(str, few))} shot{'' if few == [1] else 's'}"] if few else []
+    return ", ".join([*told, *(["all images"] if len(found) > len(few) else [])])
 
 
 def with_names(methods: Iterable[Method]) -> dict[Method, Method]:
@@ -48,7 +67,7 @@ def with_names(methods: Iterable[Method]) -> dict[Method, Method]:
     def name(method: Method) -> str:
         own = differing([other for other in found if other.trainer == method.trainer])
         shown = [
-            f"{value} shots" if detail == "shots" else str(value)
+            shots_in_words([value]) if detail == "shots" else str(value)
             for detail in DETAILS
             if detail in everywhere | own and (value := getattr(method, detail)) not in ("", None)
         ]

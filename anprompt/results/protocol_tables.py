@@ -5,9 +5,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from anprompt.results.aggregate import Cell, Grid, GridRow, average, common_datasets, make_grid
+from anprompt.results.aggregate import (
+    ALL,
+    Cell,
+    Grid,
+    GridRow,
+    average,
+    by_shots,
+    common_datasets,
+    make_grid,
+    shots_of,
+)
 from anprompt.results.assign import Placed
 from anprompt.results.measures import MEASURES, Measure
+from anprompt.results.method import ALL_IMAGES, shots_in_words
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.statistics import standard_error
 from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
@@ -210,16 +221,19 @@ def _of_seeds(value: Value, seeds: Iterable[int]) -> Value | None:
 def _shots(run: Run) -> str:
     if not run.learns:
         return "0"
-    return str(run.shots) if run.shots > 0 else "all"
+    return ALL if run.shots == ALL_IMAGES else str(run.shots)
 
 
 def _shots_columns(columns: list[str]) -> list[Column]:
-    return [Column(f"{column} shot{'' if column == '1' else 's'}") for column in columns]
+    return [
+        Column("0 shots" if column == "0" else shots_in_words([shots_of(column)]))
+        for column in columns
+    ]
 
 
 def _fewshot(grid: Grid) -> list[Table]:
     found = {column for row in grid.rows for _, column in row.values}
-    shots = sorted(found, key=lambda column: int(column) if column.isdigit() else 10**9)
+    shots = sorted(found, key=by_shots)
     columns = _shots_columns(shots)
     datasets = in_order(grid.datasets)
     tables = []
@@ -293,8 +307,8 @@ def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> lis
     rows = [row for table in tables for row in table.rows]
     values = [value for row in rows for value in row.values]
     backbones = sorted({row.method.backbone for row in rows if row.runs})
-    shots = sorted({row.method.shots for row in rows if row.method.shots})
-    of_shots = f"; {', '.join(map(str, shots))} shots" if shots else ""
+    shots = {row.method.shots for row in rows if row.method.shots}
+    of_shots = f"; {shots_in_words(shots)}" if shots else ""
     measure = tables[0].measure
     notes = [f"Backbone {', '.join(backbones)}{of_shots}; {measure[0].lower()}{measure[1:]}."]
     if any(row.published for row in rows):

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.layout import read_path
+from anprompt.protocols.layout import data_name, read_path
 from anprompt.protocols.methods import ANOMALY, method_of
-from anprompt.results.comparable import data_of
+from anprompt.results.comparable import data_of, resumed_of
 from anprompt.results.logs import final_result, log_files, read_header
-from anprompt.results.method import Method
+from anprompt.results.method import Method, known_shots
 from anprompt.results.value import Value
 from anprompt.runs.recorded import (
     CONFIG,
@@ -64,7 +64,10 @@ _RESULTS = {
     "command?": str,
     "identity?": {"data?": Each(str)},
     "predictions?": {"sha256": str},
-    "config?": {"RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]}},
+    "config?": {
+        "RUN?": {"EVAL_ONLY?": bool, "MODEL_DIR?": str, "METHODS?": [str]},
+        "DATASET?": {"NUM_SHOTS?": WHOLE},
+    },
 }
 _LOGGED = {
     "TRAINER.NAME?": str,
@@ -82,6 +85,7 @@ class Run:
     """One finished run.
 
     Attributes:
+        shots: images a class trained on; ALL_IMAGES without such a limit.
         subset: all, base or new: the classes tested on.
         trained_on: the data set and the subset of its classes that were trained on; "" where that
             is not known (a training that is not there).
@@ -92,6 +96,7 @@ class Run:
         origin: "log.txt" for runs of upstream's code, else "".
         split: test or val: the images tested on.
         epochs: how many the model was trained; None where that is not known.
+        resumed: in what its training differs from another run's that it went on from.
         settings: the configuration, as dotted names.
         results: what results.json says; of a log the accuracy alone.
         file: where that stands.
@@ -116,6 +121,7 @@ class Run:
     origin: str = ""
     split: str = "test"
     epochs: int | None = None
+    resumed: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -246,10 +252,12 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     model_dir = settings.get("RUN.MODEL_DIR")
     training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
-    shots = results["shots"]
+    shots, resumed = results["shots"], resumed_of(results)
+    if (key := "DATASET.NUM_SHOTS") in settings:
+        settings = {**settings, key: known_shots(settings[key])}
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
-        source, trained_subset, shots = _trained_on(training, shots)
+        source, trained_subset, shots, resumed = _trained_on(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
         trained_on = (facts.source, "")
@@ -260,7 +268,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         trainer=trainer,
         config=without_backbone(facts.config, backbone),
         backbone=backbone,
-        shots=shots,
+        shots=known_shots(shots),
         dataset=dataset,
         subset=subset,
         seed=results["seed"],
@@ -274,13 +282,14 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         layout=facts.layout,
         split=results.get("split") or "test",
         epochs=results.get("epochs"),
+        resumed=resumed,
         settings=settings,
     )
 
 
 def _dataset(results: dict) -> str:
     """Return what a data set is called: a user's own images have a title."""
-    return plain(results.get("dataset_title") or results["dataset"])
+    return plain(data_name(results["dataset"], results.get("dataset_title")))
 
 
 def _title(settings: dict[str, Any]) -> str:
@@ -290,7 +299,7 @@ def _title(settings: dict[str, Any]) -> str:
         return name
     places = (settings.get(f"DATASET.{key}") for key in ("CSV", "IMAGE_DIR"))
     own = next((Path(str(place)).stem for place in places if place), name)
-    return plain(settings.get("DATASET.TITLE") or own)
+    return plain(data_name(name, settings.get("DATASET.TITLE") or own))
 
 
 def without_backbone(config: str, backbone: str) -> str:
@@ -318,18 +327,22 @@ def _check_checkpoint(
             )
 
 
-def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
-    """Return data set, subset of its classes and shots of a training, as it says itself."""
+def _trained_on(training: Path, shots: int) -> tuple[str, str, int, tuple[str, ...]]:
+    """Return data set, subset of its classes and shots of a training, as it says itself, and in
+    what it differs from another that it went on from.
+    """
     results = read_results(training)
     if results:
         _check(results, _RESULTS, training / RESULTS)
-        return _dataset(results), results["subsample_classes"], results["shots"]
+        subset = results["subsample_classes"]
+        return _dataset(results), subset, results["shots"], resumed_of(results)
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (
         _title(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
+        (),
     )
 
 
@@ -371,7 +384,7 @@ def _logged_run(folder: Path) -> Run | None:
         trainer=facts.trainer,
         config=plain(facts.config),
         backbone=settings.get("MODEL.BACKBONE.NAME") or "unknown",
-        shots=-1 if shots is None else shots,
+        shots=known_shots(shots or 0),
         dataset=dataset,
         subset=subset,
         seed=facts.seed if seed < 0 and facts.seed is not None else seed,

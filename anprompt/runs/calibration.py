@@ -24,13 +24,20 @@ from anprompt.runs.trained import TrainedModel, trained_from
 from common.errors import UsageError
 from common.files import file_digest
 from common.reading import read_json
-from common.schema import Number, mismatch
-from trainers.base import ClassPrompts, encode_prompts, prompt_template, trained_classnames
+from common.schema import Each, Number, mismatch
+from trainers.base import (
+    ClassPrompts,
+    PromptedCLIP,
+    encode_prompts,
+    prompt_template,
+    trained_classnames,
+)
 
 FILE_NAME = "calibration.json"
 CONTENT = {
     "temperature": Number(1e-3, 1e3),
-    "fitted_on?": {"checkpoint?": str},
+    "temperatures?": Each(Number(1e-3, 1e3)),
+    "fitted_on?": {"checkpoint?": str, "rule?": str},
     "figures?": {},
 }
 KINDS = ("temperature", "dac", "both")
@@ -163,12 +170,27 @@ def checkpoint_of(trained: TrainedModel) -> str:
     return file_digest(trained.path) if trained.path else ""
 
 
+def _temperature(content: dict[str, Any], folder: str | Path, model: PromptedCLIP) -> float:
+    """Return the temperature for logits of a model's rule.
+
+    Earlier versions wrote one, and not of which rule it is.
+    """
+    only = {model.rule: content["temperature"]} if len(model.rules) == 1 else {}
+    temperatures: dict[str, float] = content.get("temperatures", only)
+    if model.rule not in temperatures:
+        raise UsageError(
+            f"{Path(folder) / FILE_NAME} has no temperature for logits of the rule {model.rule!r}; "
+            f"run python -m anprompt calibrate {folder} again"
+        )
+    return temperatures[model.rule]
+
+
 def scaling_of(kind: str, folder: str | Path, trained: TrainedModel) -> Scaling:
     """Return the scaling of a kind, one of KINDS, for a model of the run in ``folder``.
 
     Raises:
-        UsageError: the run was not calibrated, or its model was another one then; or DAC does not
-            go with it.
+        UsageError: the run was not calibrated, its model was another one then, or the file has no
+            temperature for logits of the model's rule; or DAC does not go with it.
     """
     scaling = Scaling()
     if kind != "dac":
@@ -179,7 +201,7 @@ def scaling_of(kind: str, folder: str | Path, trained: TrainedModel) -> Scaling:
                 f"{Path(folder) / FILE_NAME} was fitted to another checkpoint than {trained.path}; "
                 f"run python -m anprompt calibrate {folder} again"
             )
-        scaling = replace(scaling, temperature=content["temperature"])
+        scaling = replace(scaling, temperature=_temperature(content, folder, trained.model))
     if kind != "temperature":
         scaling = replace(scaling, factors=factors_of(trained))
     return scaling

@@ -28,6 +28,7 @@ from anprompt.runs.declared import (
 )
 from common.errors import UsageError
 from common.names import nearest
+from common.paths import seen_from
 from common.settings import Setting, declare, describe, leaves, shorten
 from dassl.config import Config, check_config, get_cfg_default
 from dassl.config.node import read_file
@@ -152,7 +153,7 @@ def build_cfg(args: Namespace) -> Config:
     cfg.RUN.EVAL_ONLY = args.eval_only
     if args.model_dir:
         # Seen from the run's folder: the same wherever the command is given, or both are moved to.
-        cfg.RUN.MODEL_DIR = os.path.relpath(args.model_dir, cfg.OUTPUT_DIR)
+        cfg.RUN.MODEL_DIR = seen_from(args.model_dir, cfg.OUTPUT_DIR)
     cfg.RUN.LOAD_EPOCH = -1 if args.load_epoch is None else args.load_epoch
     check_config(cfg)
     cfg.freeze()

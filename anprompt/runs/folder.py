@@ -87,10 +87,11 @@ def check_resumed(cfg: CfgNode, known: dict | None = None) -> list[str]:
         known: as `datasets.identity`.
 
     Returns:
-        One line for each thing that may differ and does.
+        A phrase for each thing that may differ and does.
 
     Raises:
-        UsageError: a setting differs that the resumed optimiser and schedule would overrule.
+        UsageError: a setting differs that the resumed optimiser and schedule would overrule; or no
+            epoch is left, so that nothing would be trained with what differs.
     """
     if not cfg.RESUME:
         return []
@@ -102,7 +103,7 @@ def check_resumed(cfg: CfgNode, known: dict | None = None) -> list[str]:
             f"--resume {cfg.RESUME}: {epochs} epochs were trained there, OPTIM.MAX_EPOCH is "
             f"{cfg.OPTIM.MAX_EPOCH}; ask for more epochs, or test it with --eval-only --model-dir"
         )
-    lines = []
+    phrases = []
     recorded = recorded_config(cfg.RESUME) or {}
     for key, there, here in _differences(recorded, cfg):
         if key.startswith(_MAY_DIFFER):
@@ -113,11 +114,31 @@ def check_resumed(cfg: CfgNode, known: dict | None = None) -> list[str]:
                 "a resumed training goes on with its own; give that value, or begin a new training "
                 "from what was learned there: MODEL.INIT_WEIGHTS FILE"
             )
-        lines.append(f"{key} was {shorten(there)}, is {shorten(here)} from here on")
+        phrases.append(f"{key} was {shorten(there)}, is {shorten(here)} from here on")
     changed = changed_data(recorded_identity(cfg.RESUME) or {}, identity_of(cfg, known=known))
     if changed:
-        lines.append(f"from here on other data: {', '.join(changed)}")
-    return [f"Resumed from {cfg.RESUME}: {line}" for line in lines]
+        phrases.append(f"from here on other data: {', '.join(changed)}")
+    if phrases and epochs == cfg.OPTIM.MAX_EPOCH:
+        raise UsageError(
+            f"--resume {cfg.RESUME}: OPTIM.MAX_EPOCH is {epochs}, and so many epochs were trained "
+            f"there: nothing would be trained here ({phrases[0]}); ask for more epochs, or test it "
+            f"with --eval-only --model-dir {cfg.RESUME}"
+        )
+    return phrases
+
+
+def resumed_in(cfg: CfgNode, phrases: list[str]) -> list[str]:
+    """Return in what a training differs from those of other folders that it went on from.
+
+    Args:
+        phrases: those of `check_resumed`. A training that is taken up in its own folder keeps what
+            that says instead.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if any(folder.glob(f"*/{POINTER}")):
+        return (recorded_identity(folder) or {}).get("resumed", [])
+    earlier = (recorded_identity(cfg.RESUME) or {}).get("resumed", []) if cfg.RESUME else []
+    return [*earlier, *phrases]
 
 
 # Finished or not

@@ -34,6 +34,7 @@ _DESCRIPTION = {
     "initial?": str,
     "checkpoint?": Each(str),
     "files?": Each(str),
+    "resumed?": [str],
 }
 
 # What a test reads of the data; the rest matters to training alone.
@@ -59,7 +60,8 @@ def identity_of(
     Keys: ``settings`` (those that results depend on), ``data`` (see `datasets.identity`),
     ``weights`` (of a backbone from a file; "" for a registered name), ``initial`` (the file that
     MODEL.INIT_WEIGHTS names; "" without one), ``checkpoint`` (of an evaluation: digest by file),
-    ``files`` (of a training: those that the method's settings name, such as descriptions).
+    ``files`` (of a training: those that the method's settings name, such as descriptions). train.py
+    adds ``resumed`` where a training went on from another folder's: what differs from that one's.
 
     Args:
         checkpoint: what `checkpoint_digests` gave.

@@ -169,7 +169,8 @@ class Predictor:
             folder: of the run, which ``anprompt calibrate`` has written the temperature to.
 
         Raises:
-            UsageError: the run was not calibrated, or DAC does not go with it.
+            UsageError: the run was not calibrated, or not for logits of this inference rule; or
+                DAC does not go with it.
         """
         self.scaling = scaling_of(kind, folder, self.trained)
         self._calibration = kind, folder
@@ -231,21 +232,30 @@ class Predictor:
             while ahead:
                 yield from answer(ahead.popleft())
 
-    @torch.no_grad()
     def logits(self, images: Iterable[AnImage]) -> Tensor:
         """Return logits (N, C) of N images that are run together, fp32, on the CPU.
 
         Raises:
             UsageError: a file does not decode, or the model's answer is not finite.
         """
-        inputs = self._inputs(images)
+        return self.logits_by_rule(images)[self.rule]
+
+    @torch.no_grad()
+    def logits_by_rule(self, images: Iterable[AnImage]) -> dict[str, Tensor]:
+        """Return ``logits`` under each inference rule of the method.
+
+        Raises:
+            UsageError: a file does not decode, or the model's answer is not finite.
+        """
+        inputs, model = self._inputs(images), self.trained.model
         if not len(inputs):
-            return torch.zeros(0, len(self.classnames))
-        logits = self.trained.model(inputs).float().cpu()
-        if not torch.isfinite(logits).all():
+            return {rule: torch.zeros(0, len(self.classnames)) for rule in model.rules}
+        found = model.inference_rules(inputs) or {self.rule: model(inputs)}
+        found = {rule: logits.float().cpu() for rule, logits in found.items()}
+        if not all(torch.isfinite(logits).all() for logits in found.values()):
             name = self.trained.cfg.TRAINER.NAME
             raise UsageError(f"{name}: this model gives values that are not finite; train anew")
-        return logits
+        return found
 
     def probabilities(self, images: Iterable[AnImage]) -> Tensor:
         """Return the probability of each class (N, C), summing to 1 over classes."""

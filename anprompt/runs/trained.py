@@ -6,7 +6,6 @@ names of the classes.
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from anprompt.runs.checkpoints import epoch_to_load, model_dir
 from anprompt.runs.config import recorded_cfg, weights_digest
 from anprompt.runs.recorded import CONFIG
 from common.checkpoints import checkpoint_name
+from common.paths import seen_from
 from common.reading import read_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
@@ -226,4 +226,4 @@ def versions() -> dict[str, str]:
 
 def relative(path: str | Path, start: str | Path) -> str:
     """Return a path seen from ``start``, with forward slashes."""
-    return Path(os.path.relpath(path, start)).as_posix()
+    return Path(seen_from(path, start)).as_posix()

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +12,24 @@ from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import finished_accuracy
 from anprompt.runs.recorded import read_results
+from common.errors import one_line
+from common.paths import seen_from
 
 
 def find_finished(
-    runs: Sequence[RunSpec], environment: Environment, options: Sequence[str] = ()
+    runs: Sequence[RunSpec],
+    environment: Environment,
+    options: Sequence[str] = (),
+    refused: dict[RunSpec, str] | None = None,
 ) -> dict[RunSpec, dict[str, Any]]:
     """Return the results of the runs that are finished, by train.py's own rule.
 
     A test is finished only where its training is, if that is among ``runs``. One with which
     something is wrong is not: starting it says what.
+
+    Args:
+        refused: gets those with results that are not what is asked for, as with other settings, and
+            why.
     """
     planned = set(runs)
     configurations = Configurations(environment, options)
@@ -30,10 +38,13 @@ def find_finished(
     for run in runs:
         if run.needs in planned and run.needs not in found:
             continue
-        with contextlib.suppress(ValueError, OSError):
+        try:
             results = read_results(run.folder(environment.output))
             if results is not None and finished_accuracy(configurations.of(run), known) is not None:
                 found[run] = results
+        except (ValueError, OSError) as error:
+            if refused is not None:
+                refused[run] = one_line(error)
     return found
 
 
@@ -75,7 +86,7 @@ class Configurations:
         training = run.needs
         if training is not None:
             folder = training.folder(self.environment.output)
-            cfg.RUN.MODEL_DIR = os.path.relpath(folder, cfg.OUTPUT_DIR)
+            cfg.RUN.MODEL_DIR = seen_from(folder, cfg.OUTPUT_DIR)
         cfg.freeze()
         return cfg
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
+from anprompt.runs.recorded import RESULTS
 from anprompt.sweeps.cluster import Standing
 from anprompt.sweeps.processes import is_held, is_on_another_machine, tail
 from anprompt.sweeps.scheduler import epoch_in, log_file
@@ -19,11 +20,16 @@ def status_lines(
     finished: Collection[RunSpec],
     environment: Environment,
     submitted: Mapping[RunSpec, Standing] | None = None,
+    refused: Mapping[RunSpec, str] | None = None,
 ) -> list[str]:
-    """Return a line on every run that runs or has stopped (with its last words), then the sums.
+    """Return a line on every run that runs, has stopped (with its last words) or would be refused,
+    then the sums.
+
+    A test that has results but not of its training as asked for waits for that.
 
     Args:
         submitted: where those stand that were given to a cluster.
+        refused: those whose folder has other results than are asked for, and why.
     """
     lines: list[str] = []
     states: Counter[str] = Counter()
@@ -46,12 +52,15 @@ def status_lines(
             state = "running"
             epoch = epoch_in(tail(log)) if has_log else ""
             lines.append(f"running  {run}  {epoch}{standing.about}".rstrip())
+        elif refused and run in refused:
+            state = "refused"
+            lines.append(f"refused  {run}: {refused[run]}")
         elif standing.state in ("failed", "stopped"):
             state = standing.state
             file = log if has_log else standing.complaints
             see = f", see {file}" if file and str(file) not in standing.about else ""
             lines += [f"{state}  {run}: {standing.about}{see}", *_last_lines(file)]
-        elif has_log:
+        elif has_log and not Path(run.folder(environment.output), RESULTS).is_file():
             state = "stopped"
             lines += [f"stopped  {run}, see {log}", *_last_lines(log)]
         else:
@@ -60,7 +69,7 @@ def status_lines(
     if reasons:
         listed = ", ".join(f"{count} ({reason})" for reason, count in reasons.most_common())
         lines.append(f"queued   {listed}")
-    order = (*ALWAYS[:2], "queued", "failed", *ALWAYS[2:])
+    order = (*ALWAYS[:2], "queued", "failed", "refused", *ALWAYS[2:])
     counts = ", ".join(f"{states[key]} {key}" for key in order if states[key] or key in ALWAYS)
     return [*lines, f"{len(runs)} runs: {counts}"]
 

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from runs_of_tests import CONFIGS, QUICK, ROOT, run_folder
+from torch.nn.functional import cross_entropy
 
 import train
 from anprompt import Predictor
 from anprompt.commands import calibrate, interpret, predict
 from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit_temperature
+from anprompt.runs.trained import quiet, read_cfg
 from common import cli
 from common.errors import UsageError
 from common.files import file_digest
+from dassl.data.datasets import build_dataset
 from dassl.utils import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -86,6 +89,7 @@ def test_a_run_is_calibrated(new_run, fake_eurosat, capsys):
     assert [row["accuracy"] for row in figures.values()] == pytest.approx([accuracy] * 4)
     digest = file_digest(base / "prompt_learner/model.pth.tar-2")
     fitted_on = {"run": str(base), "split": "val", "images": 5, "checkpoint": digest}
+    fitted_on["rule"] = "class"
     assert content["fitted_on"] == fitted_on
     assert 0.01 < content["temperature"] < 100
     after = Predictor.load(new)
@@ -102,6 +106,48 @@ def test_a_run_is_calibrated(new_run, fake_eurosat, capsys):
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     expected = (raw / t).softmax(dim=-1).max()
     assert float(rows[0]["probability"]) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_temperature_is_fitted_to_the_logits_that_it_scales(
+    trained_output, fake_eurosat, tmp_path
+):
+    shutil.copytree(trained_output / "base2new", tmp_path / "base2new")
+    base, new = (run_folder(tmp_path, "ANPrompt", part) for part in ("train_base", "test_new"))
+    assert calibrate.main([str(new)]) == 0
+    content = json.loads((new / "calibration.json").read_text())
+    assert content["fitted_on"]["rule"] == "class"
+
+    on_base = Predictor.load(base)
+    with quiet():
+        images = build_dataset(read_cfg(base)).val
+    labels = torch.tensor([image.label for image in images])
+    logits = on_base.logits_by_rule([image.impath for image in images])
+    torch.testing.assert_close(logits["mix"], on_base.logits([i.impath for i in images]))
+    temperatures = content["temperatures"]
+    assert content["temperature"] == temperatures["class"] != temperatures["mix"]
+    for rule, found in temperatures.items():  # none near it fits better
+        nll = [cross_entropy(logits[rule] / t, labels) for t in (found, found * 1.1, found / 1.1)]
+        assert min(nll) == nll[0]
+
+    predictor = Predictor.load(new)  # of new classes: answered by class logits
+    predictor.calibrate("temperature", new)
+    assert predictor.scaling.temperature == temperatures["class"]
+
+    shutil.copy(new / "calibration.json", base / "calibration.json")
+    on_base.calibrate("temperature", base)
+    assert (on_base.rule, on_base.scaling.temperature) == ("mix", temperatures["mix"])
+    on_base.set_classes(predictor.classnames)
+    assert (on_base.rule, on_base.scaling.temperature) == ("class", temperatures["class"])
+
+    del content["temperatures"]  # as an earlier version wrote it
+    (new / "calibration.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="no temperature for logits of the rule 'class'; run "):
+        Predictor.load(new).calibrate("temperature", new)
+    plain = run_folder(tmp_path, "CoOp")
+    (plain / "calibration.json").write_text('{"temperature": 2.0}')
+    one_rule = Predictor.load(plain)
+    one_rule.calibrate("temperature", plain)
+    assert one_rule.scaling.temperature == 2.0
 
 
 def test_a_scaling_that_makes_it_worse_is_named():

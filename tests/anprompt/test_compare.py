@@ -58,12 +58,21 @@ def test_the_best_run_is_one_on_these_images(tmp_path):
     run("other", 99, dataset_title="other")
     run("new", 98, dataset_title="mine", part="new")
     assert compare.best_run(tmp_path, "mine") is None
+    write_results(tmp_path / "known", "CoOp", "mine", 99, dataset_title="mine")  # no own images
     run("mine", 50, dataset_title="mine")
     run("better", 60, dataset_title="mine", seed=2)
     (tmp_path / "anomaly").mkdir()
     found = {"finished": True, "task": "anomaly", "image_auroc": 90.0, "image_ap": 90.0}
     (tmp_path / "anomaly" / "results.json").write_text(json.dumps(found))
     assert compare.best_run(tmp_path, "mine") == str(tmp_path / "better")
+
+
+def test_the_folder_has_the_name_of_the_images():
+    assert compare.output_for("my pets!") == "output_my_pets"
+    assert compare.output_for("猫") == "output_猫" and compare.output_for("Füße") == "output_Füße"
+    assert compare.output_for("?!") != compare.output_for("!?")
+    for title in ('a<b>c:d"e/f\\g|h?i*j', "a\x00\x1f\x7fj", "a. ", "::", "…"):
+        assert re.fullmatch(r"output_\w+", compare.output_for(title)), title
 
 
 def test_runs_with_other_images_for_testing_are_refused_first(images, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from called import table
 from runs_of_tests import ROOT
-from written_runs import write_base_new, write_results
+from written_runs import write_base_new, write_results, write_source, write_target
 
 from anprompt.commands import pack
 from anprompt.results.noise.files import read_below
@@ -51,6 +51,22 @@ def test_tables_are_the_same(tmp_path, capsys):
     first = (tmp_path / "runs.tar.xz").read_bytes()
     assert pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")]) == 0
     assert (tmp_path / "runs.tar.xz").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "part", ["", "crossdata", "crossdata/test", "crossdata/train/imagenet/shots_16/CoOp"]
+)
+def test_tables_of_a_part_are_the_same(tmp_path, capsys, part):
+    write_source(tmp_path / "runs", "CoOp", "ImageNet", 70)
+    for target in ("EuroSAT", "DescribableTextures"):
+        write_target(tmp_path / "runs", "CoOp", "ImageNet", target, 40)
+    packed = tmp_path / "runs" / part
+    assert pack.main([str(packed), str(tmp_path / "runs.tar.xz")]) == 0
+    theirs = unpacked(tmp_path / "runs.tar.xz", tmp_path / "theirs")
+    assert [path.name for path in theirs.iterdir()] == ["crossdata"]
+    expected = printed(capsys, packed)
+    assert "trained on ImageNet" in expected and "Few-shot" not in expected
+    assert printed(capsys, theirs) == expected
 
 
 def test_figures_of_noise_go_along(evaluated_output, tmp_path, capsys):

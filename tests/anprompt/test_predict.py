@@ -469,3 +469,14 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
         status, _, err = call(*arguments)
         assert status == 2, arguments
         assert message in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_maps_of_images_on_several_drives_are_refused(monkeypatch, tmp_path):
+    assert predict._folder_of([tmp_path / "a/x.png", tmp_path / "b/y.png"]) == tmp_path
+
+    def as_on_windows(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="--maps: .* one drive"):
+        patch.setattr(predict.os.path, "commonpath", as_on_windows)
+        predict._folder_of([tmp_path / "x.png"])

@@ -11,8 +11,17 @@ import pytest
 from called import report, table
 from PIL import Image
 from report_pages import Reader
-from written_runs import write_base_new, write_few_shot, write_log, write_results
+from written_runs import (
+    write_base_new,
+    write_few_shot,
+    write_log,
+    write_results,
+    write_source,
+    write_target,
+)
 
+from anprompt.commands import pack
+from anprompt.results.anomaly import find_anomaly_runs
 from anprompt.results.render import escape_cell, escape_latex, escape_markdown
 from anprompt.results.report.pictures import picture
 from common.text import plain
@@ -199,6 +208,22 @@ def test_shortages_are_said(tmp_path, capsys):
     )
 
 
+def test_trainings_that_went_on_from_others_are_said(tmp_path, capsys):
+    resumed = {"identity": {"resumed": ["DATASET.NUM_SHOTS was 1, is 16 from here on"]}}
+    trained = write_source(tmp_path, "CoOp", "ImageNet", 50, seed=2, **resumed)
+    write_target(tmp_path, "CoOp", "ImageNet", "EuroSAT", 40, seed=2)
+    note = (
+        "CoOp trained on ImageNet, seed 2: its training went on from another run's; "
+        "DATASET.NUM_SHOTS was 1, is 16 from here on."
+    )
+    assert table([tmp_path]) == 0
+    assert capsys.readouterr().out.count(note) == 1
+    assert table([tmp_path / "crossdata/test"]) == 0
+    assert capsys.readouterr().out.count(note) == 1
+    shared = pack.shared(json.loads((trained / "results.json").read_text()))
+    assert shared["identity"] == resumed["identity"]
+
+
 def test_seeds_that_draw_nothing_are_said(tmp_path, capsys):
     for seed in (1, 2):
         write_few_shot(tmp_path, "CoOp", "pets", 4, 50 + seed, seed=seed, takes_all=True)
@@ -216,6 +241,20 @@ def test_images_of_ones_own_have_a_title(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Base to new: birds" in printed and "Base to new: leaves" in printed
     assert "average of 2 data sets" in printed
+
+
+def test_own_images_for_anomalies_are_no_known_data_set_either(tmp_path):
+    found = {
+        "task": "anomaly",
+        "category": "",
+        "dataset_title": "MVTecAD",
+        "image_auroc": 90.0,
+        "image_ap": 90.0,
+    }
+    for dataset in ("AnomalyFolder", "MVTecAD"):
+        write_results(tmp_path / dataset, "AnomalyMemory", dataset, 0, **found)
+    runs = find_anomaly_runs([tmp_path])
+    assert [run.dataset for run in runs] == ["MVTecAD (own images)", "MVTecAD"]
 
 
 # The page ----------------------------------------------------------------------------------------
@@ -265,8 +304,8 @@ def test_page_bolds_by_one_rule_and_shares_places(old_tree, monkeypatch, tmp_pat
     assert "0.0 points ahead" not in text
     # One table of cost for each protocol, headed with it.
     captions = re.findall(r'class="caption">([^<]*)<', document)
-    costs = [caption for caption in captions if "shots" in caption or caption.endswith("Shapes")]
-    assert {"Base to new, Shapes", "Few-shot, Shapes, 1 shots", "Few-shot, Shapes, 2 shots"} <= set(
+    costs = [caption for caption in captions if "shot" in caption or caption.endswith("Shapes")]
+    assert {"Base to new, Shapes", "Few-shot, Shapes, 1 shot", "Few-shot, Shapes, 2 shots"} <= set(
         costs
     )
     # Drop and calibration have their best in bold, as accuracy has.

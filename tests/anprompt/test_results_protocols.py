@@ -16,7 +16,7 @@ from written_runs import (
 )
 
 from anprompt.results.assign import place
-from anprompt.results.protocol_tables import make_tables, protocols_with_runs
+from anprompt.results.protocol_tables import make_tables, notes_on, protocols_with_runs
 from anprompt.results.run import find_runs
 from common.files import file_digest
 
@@ -428,6 +428,29 @@ def test_columns_trained_with_other_settings_are_pointed_out(tmp_path):
     assert told == [
         "CoOp: OPTIM.LR is not the same everywhere: 0.002 (EuroSAT at 1), 0.1 (EuroSAT at 4/16)."
     ]
+
+
+def test_all_images_are_one_number_of_shots(tmp_path):
+    """Settings have 0, -1 or any other number below 1 for them."""
+    for seed, shots in ((1, 0), (2, -1)):
+        options = {"DATASET": {"NUM_SHOTS": shots}}
+        more = {"seed": seed, "shots": shots, "options": options, "config": "b"}
+        write_base_new(tmp_path / "b", "CoOp", "EuroSAT", 80, 70, **more)
+        more.pop("shots")
+        write_few_shot(tmp_path / "f", "CoOp", "EuroSAT", shots, 90, **more)
+    write_base_new(tmp_path / "b/few", "CoOp", "EuroSAT", 60, 50, config="b", shots=1)
+    write_few_shot(tmp_path / "f", "CoOp", "EuroSAT", 1, 60, config="b")
+    write_few_shot(tmp_path / "f", "ZeroshotCLIP", "EuroSAT", 1, 50, config="b")
+
+    (table,) = tables(tmp_path / "b", "base2new")
+    assert [row.name for row in table.rows] == ["CoOp (all images)", "CoOp (1 shot)"]
+    assert [row.values[0].by_seed.keys() for row in table.rows] == [{1, 2}, {1}]
+    placed = place(find_runs([tmp_path / "b"])[0])
+    assert notes_on([table], placed, [])[0] == "Backbone small; 1 shot, all images; accuracy in %."
+    (table,) = tables(tmp_path / "f", "fewshot")
+    assert [column.name for column in table.columns] == ["0 shots", "1 shot", "all images"]
+    (row, _) = table.rows
+    assert row.name == "CoOp" and [v and v.number for v in row.values] == [None, 60, 90]
 
 
 @pytest.mark.parametrize(

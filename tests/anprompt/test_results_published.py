@@ -1,5 +1,6 @@
 """The file of published figures, and where they stand beside ours."""
 
+import json
 import re
 import statistics
 
@@ -63,6 +64,25 @@ def test_robust_figures_are_of_the_same_cells_and_lower(protocol, entry):
         mean = statistics.fmean(row[half] for row in robust["datasets"].values())
         assert mean == pytest.approx(robust["average"][half], abs=0.0101)
         assert robust["average"]["std"][half] > 0
+
+
+def test_own_images_with_the_name_of_a_known_data_set_are_no_such(tmp_path, capsys):
+    own = {"backbone": "ViT-B/16", "dataset_title": "EuroSAT"}
+    folders = write_base_new(tmp_path / "own", "CoOp", "ImageFolder", 80, 40, **own)
+    assert table([tmp_path / "own", "--published"]) == 0
+    printed = capsys.readouterr().out
+    assert "Base to new: EuroSAT (own images)" in printed and "92.19" not in printed
+    write_base_new(tmp_path / "known", "CoOp", "EuroSAT", 90, 50, backbone="ViT-B/16")
+    assert table([tmp_path, "--published"]) == 0
+    printed = capsys.readouterr().out
+    assert "Base to new: EuroSAT\n" in printed and "Base to new: EuroSAT (own" in printed
+    assert printed.count("92.19") == 1
+
+    settings = {"NAME": "ImageFolder", "SUBSAMPLE_CLASSES": "base", "TITLE": "eurosat"}
+    (folders[0] / "config.yaml").write_text(json.dumps({"DATASET": settings}))
+    (folders[0] / "results.json").unlink()  # trained, and not tested
+    ((run,), _) = find_runs([tmp_path / "own"])
+    assert run.trained_on == ("eurosat (own images)", "base")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A stand-in for train.py notes what it was called with and writes results.
 """
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -270,6 +271,22 @@ def test_status_says_what_runs_and_why_others_stopped(stand_in, monkeypatch, cap
         "running  coop dtd 1 shots seed 2  7/50",
         "3 runs: 0 finished, 1 running, 1 stopped, 1 waiting",
     ]
+
+
+def test_status_tells_other_settings_from_a_stop(stand_in, monkeypatch, capsys, tree):
+    command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "1"]
+    assert stand_in(*command)[0] == 0
+    (trained,) = tree.glob("base2new/train_base/**/results.json")
+    results = {"finished": True, "accuracy": 84.2, "config": {"OPTIM": {"MAX_EPOCH": 1}}}
+    trained.write_text(json.dumps(results))
+    for log in (tree / "logs").iterdir():
+        log.write_text("* accuracy: 84.2%\n")
+    capsys.readouterr()
+    assert stand_in(*command, "--status", "--", "OPTIM.MAX_EPOCH", "2") == (0, [])
+    line, last = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"refused  coop shapes seed 1 train: {trained.parent} holds a run with")
+    assert "OPTIM.MAX_EPOCH is 1 there, 2 now" in line
+    assert last == "2 runs: 0 finished, 0 running, 1 refused, 0 stopped, 1 waiting"
 
 
 # Checks before the first run -------------------------------------------------------------------

@@ -363,9 +363,35 @@ class TestResume:
         assert status == 2 and options[0] in err and "INIT_WEIGHTS" in err
         assert not (tmp_path / "second").exists()
 
-    def test_what_may_be_new_is_said(self, resume):
+    def test_nothing_new_without_an_epoch(self, resume, tmp_path):
+        """The old model would stand in tables as one of the new shots."""
+        status, _, err = resume("OPTIM.MAX_EPOCH", "2", "DATASET.NUM_SHOTS", "3")
+        assert status == 2 and "DATASET.NUM_SHOTS was 2, is 3" in err
+        assert f"test it with --eval-only --model-dir {tmp_path / 'first'}" in err
+        assert len(err.splitlines()) == 1 and not (tmp_path / "second").exists()
+
+    def test_what_may_be_new_is_said_and_kept(self, resume, run, tmp_path):
         status, out, _ = resume("DATASET.NUM_SHOTS", "3")
-        assert status == 0 and "DATASET.NUM_SHOTS was 2, is 3 from here on" in out
+        said = "DATASET.NUM_SHOTS was 2, is 3 from here on"
+        assert status == 0 and f"Resumed from {tmp_path / 'first'}: {said}" in out
+        data = (
+            "from here on other data: the images drawn for training, the files of training images"
+        )
+        results = json.loads((tmp_path / "second/results.json").read_text())
+        assert results["identity"]["resumed"] == [said, data]
+        assert "resumed" not in json.loads((tmp_path / "first/identity.json").read_text())
+
+        # Taken up in its own folder without the flag: the same training.
+        (tmp_path / "second/results.json").unlink()
+        shots = ("DATASET.NUM_SHOTS", "3")
+        assert run("second", options=("OPTIM.MAX_EPOCH", "3", *shots))[0] == 0
+        results = json.loads((tmp_path / "second/results.json").read_text())
+        assert results["identity"]["resumed"] == [said, data]
+
+        # A training that goes on from that one has the same behind it.
+        more = ("--resume", str(tmp_path / "second"))
+        assert run("third", *more, options=("OPTIM.MAX_EPOCH", "4", *shots))[0] == 0
+        assert json.loads((tmp_path / "third/results.json").read_text())["identity"]["resumed"]
 
     def test_other_classes(self, resume, images, tmp_path):
         """Classes in another order would be answered for by each other's tensors."""

@@ -4,10 +4,12 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -47,9 +49,14 @@ def test_the_status_is_the_commands(capsys):
          "tool: error: x: No space left on device\n"),
         (UsageError(f"no class {'y' * 5000}"),
          f"tool: error: no class {'y' * 198}...{'y' * 198}\n"),
-        (ModuleNotFoundError("No module named 'yacs'", name="yacs.config"),
+        (ModuleNotFoundError("No module named 'yacs'", name="yacs"),
          f"tool: error: no package 'yacs' in {sys.executable}; bash scripts/setup.sh makes .venv "
-         "with all that is needed, then: source .venv/bin/activate\n"),
+         "with it, then: source .venv/bin/activate\n"),
+        (ModuleNotFoundError("No module named 'einops'", name="einops"),
+         f"tool: error: no package 'einops' in {sys.executable}; install it there\n"),
+        (ModuleNotFoundError("No module named 'torch.not_there'", name="torch.not_there"),
+         f"tool: error: no module 'torch.not_there' in the 'torch' of {sys.executable}; see its "
+         "version\n"),
         (UsageError("y " * 5000), f"tool: error: {('y ' * 499)}...{' y' * 499}\n"),
     ],
 )  # fmt: skip
@@ -59,6 +66,18 @@ def test_bad_input_is_one_line(error, line, capsys, monkeypatch):
     monkeypatch.setenv(cli.TRACEBACK, "1")
     with pytest.raises(type(error)):
         run(raising(error), capsys)
+
+
+def test_needed_packages_are_those_of_the_requirements():
+    lines = (cli.ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    required = {re.split("[>=<# ]", line)[0] for line in lines} - {""}
+    installed = metadata.packages_distributions()
+    of_needed = {name for module in cli.NEEDED for name in installed[module]}
+
+    def plain(names):
+        return {re.sub("[-_.]+", "-", name).lower() for name in names}
+
+    assert plain(of_needed) == plain(required)
 
 
 @pytest.mark.parametrize("name", ["common.gone", "train", None])

@@ -430,6 +430,13 @@ def test_what_is_each_classs_own_starts_no_training_on_other_classes(name, build
     assert learned and all(torch.equal(value, rows[key] + 1) for key, value in learned.items())
 
 
+def test_steps_of_an_epoch_are_not_for_kept_features(make_trainer, monkeypatch):
+    monkeypatch.setattr(TRAINER_REGISTRY.get("TaskRes"), "steps_per_epoch", lambda self: 3)
+    with pytest.raises(UsageError, match=r"TaskRes trains on kept .*\(TRAINER.TaskRes.PASSES 0\)"):
+        make_trainer("TaskRes", "TaskRes", PASSES=2)
+    assert len(make_trainer("TaskRes", "TaskRes", PASSES=0).train_loader_x) == 3
+
+
 def test_several_views_at_once_are_refused(tiny_clip_path, fake_eurosat, tmp_path):
     cfg = golden_cfg({}, "TaskRes", tiny_clip_path, fake_eurosat, tmp_path)
     cfg.DATALOADER.K_TRANSFORMS = 2

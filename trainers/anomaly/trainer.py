@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from common.errors import UsageError
 from common.images import read_image, read_mask
+from common.paths import seen_from
 from common.provenance import now
 from common.settings import Setting, declare
 from dassl.data import DataManager
@@ -144,7 +145,7 @@ class AnomalyTrainer(PromptTrainer):
         transform = cls.image_transform(cfg)
         items = dataset.train_x
         images = torch.stack([transform(read_image(i.impath, i.reading)) for i in items])
-        keys = [os.path.relpath(item.impath, dataset.image_dir) for item in items]
+        keys = [seen_from(item.impath, dataset.image_dir) for item in items]
         return images, [key.replace(os.sep, "/") for key in keys]
 
     def _support(self) -> tuple[Tensor, list[str]]:

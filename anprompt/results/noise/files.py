@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anprompt.results.method import Method
+from anprompt.protocols.layout import data_name
+from anprompt.results.method import Method, known_shots
 from anprompt.results.noise.cells import (
     SEEN,
     Choice,
@@ -103,7 +104,7 @@ class Evaluation:
     @property
     def dataset(self) -> str:
         """Return what the data set is called: a user's own images have a title."""
-        return str(self.header.get("dataset_title") or self.header["dataset"])
+        return data_name(self.header["dataset"], self.header.get("dataset_title"))
 
     @property
     def data(self) -> dict[str, str]:
@@ -161,7 +162,7 @@ class Evaluation:
             trainer=header["trainer"],
             config=header["config"],
             backbone=header["backbone"],
-            shots=header["shots"] if learns else None,
+            shots=known_shots(header["shots"]) if learns else None,
             note=f"trained on {subset} classes" if subset else "",
             learns=learns,
         )

@@ -25,7 +25,7 @@ def overview(page: Context) -> Section:
         (", ".join(sorted({run.dataset for run in runs})), "data"),
         (", ".join(map(str, sorted(seeds))), "seeds" if len(seeds) > 1 else "seed"),
         (", ".join(sorted({run.backbone for run in runs})), "backbone"),
-        (", ".join(map(str, sorted(shots))), "images per class"),
+        (", ".join(str(n) if n > 0 else "all" for n in sorted(shots)), "images per class"),
     ]
     left_out = [(folder.as_posix(), reason) for folder, reason in page.data.left_out]
     blocks = [

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from anprompt.results.method import shots_in_words
 from anprompt.results.noise.compare import Comparison, NoiseRow
 from anprompt.results.report import answers
 from anprompt.results.report.blocks import Block, Sentence, Shown, joined, words
@@ -61,8 +62,8 @@ class Context:
         details = []
         if len({other.backbone for other in same}) > 1:
             details.append(comparison.backbone.replace("\\", "/").rpartition("/")[2])
-        if len({other.shots for other in same}) > 1:
-            details.append(f"{comparison.shots} shots")
+        if len({other.shots for other in same}) > 1 and comparison.shots is not None:
+            details.append(shots_in_words([comparison.shots]))
         if len({other.images for other in same}) > 1:
             details.append(f"{comparison.images} images")
         return ", ".join([comparison.dataset, f"{comparison.subset} classes", *details])

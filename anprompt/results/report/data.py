@@ -9,7 +9,7 @@ from typing import Any
 from anprompt.results.assign import Placed, place
 from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, differing_settings
 from anprompt.results.evidence import Evidence
-from anprompt.results.method import Method
+from anprompt.results.method import Method, shots_in_words
 from anprompt.results.noise.compare import Comparison, compare
 from anprompt.results.noise.files import Evaluation, read_below
 from anprompt.results.protocol_tables import make_tables, protocols_with_runs
@@ -151,7 +151,9 @@ class Data:
                     for row in table.rows
                     if (own := [r for r in row.runs if not r.learns or r.shots == number])
                 }
-                title = f"{table.subject}, {number} shots" if len(shots) > 1 else table.subject
+                title = table.subject
+                if number is not None and len(shots) > 1:
+                    title += f", {shots_in_words([number])}"
                 cases.append(Case("fewshot", title, methods))
         return cases
 

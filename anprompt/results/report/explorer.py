@@ -13,6 +13,7 @@ from anprompt.results.aggregate import average
 from anprompt.results.marks import marks
 from anprompt.results.matrix import AVERAGE, make_matrices
 from anprompt.results.measures import MEASURES
+from anprompt.results.method import shots_in_words
 from anprompt.results.noise.cells import Measured
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.render import escape_latex, escape_markdown, number_text
@@ -106,8 +107,9 @@ class Explorer:
             details = [f"{comparison.subset} classes"]
             if len({c.backbone for c in self._page.data.comparisons}) > 1:
                 details.append(comparison.backbone)
-            if len({c.shots for c in self._page.data.comparisons}) > 1:
-                details.append(f"{comparison.shots} shots")
+            several = len({c.shots for c in self._page.data.comparisons}) > 1
+            if several and comparison.shots is not None:
+                details.append(shots_in_words([comparison.shots]))
             alike.setdefault(f"Noise: {', '.join(details)}", []).append(comparison)
         for title, members in alike.items():
             severities = sorted({

@@ -250,7 +250,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     shots = results["shots"]
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
-        source, trained_subset, shots = _trained_on(training, shots)
+        source, trained_subset, shots = read_training(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
         trained_on = (facts.source, "")
@@ -284,7 +284,7 @@ def _dataset(results: dict) -> str:
     return plain(results.get("dataset_title") or results["dataset"])
 
 
-def _title(settings: dict[str, Any]) -> str:
+def title_of(settings: dict[str, Any]) -> str:
     """Return what results call the data set of these settings."""
     name = plain(settings.get("DATASET.NAME", ""))
     if name != "ImageFolder":
@@ -319,8 +319,11 @@ def _check_checkpoint(
             )
 
 
-def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
-    """Return data set, subset of its classes and shots of a training, as it says itself."""
+def read_training(training: Path, shots: int) -> tuple[str, str, int]:
+    """Return data set, subset of its classes and shots of a training, as it says itself.
+
+    Where it says nothing, these are "", "" and the given shots.
+    """
     results = read_results(training)
     if results:
         _check(results, _RESULTS, training / RESULTS)
@@ -328,7 +331,7 @@ def _trained_on(training: Path, shots: int) -> tuple[str, str, int]:
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (
-        _title(settings),
+        title_of(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
     )

@@ -111,8 +111,17 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
-    notes += _attacked_parts(comparison) + checkpoint_notes(comparison)
+    notes += _sources(comparison) + _attacked_parts(comparison) + checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
+
+
+def _sources(comparison: Comparison) -> list[str]:
+    """Return which rows were trained on another data set than the one tested."""
+    names: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if source := row.evaluations[0].trained_elsewhere:
+            names.setdefault(source, []).append(row.method.name)
+    return [f"trained on {source}: {', '.join(own)}" for source, own in names.items()]
 
 
 def _attacked_parts(comparison: Comparison) -> list[str]:

@@ -49,6 +49,7 @@ class AttackedRun(Run):
         attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
         attacked_on: a digest of the images attacked; "" without an attack.
+        starts: the noise seeds that attacks start from.
         unlike: why figures that are there are not this run's, in words.
     """
 
@@ -56,6 +57,7 @@ class AttackedRun(Run):
     attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
     attacked_on: str = ""
+    starts: tuple[int, ...] = ()
     unlike: str = ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
@@ -125,13 +127,16 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     found = {} if under is None else {HEADLINE: under, rule: under}
     of, images = run.num_test, evaluation.attacked
     part = f"{images['used']} of {of:,} images" if found and of and images["used"] < of else ""
-    attacks = {
-        (cell.kind, cell.severity): cell.figures["accuracy"]
-        for cell in evaluation.cells()
-        if cell.group == "adversarial"
-    }
+    every: dict[tuple[str, int], list[float]] = {}  # by start, of which earlier files have several
+    for cell in evaluation.cells():
+        if cell.group == "adversarial":
+            every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
+    attacks = {key: fmean(figures) for key, figures in every.items()}
+    starts = evaluation.starts if found else ()
     on = f"{images['used']} {images['sha256']}" if found else ""
-    return AttackedRun(**known, attacked=found, attacks=attacks, part=part, attacked_on=on)
+    return AttackedRun(
+        **known, attacked=found, attacks=attacks, part=part, attacked_on=on, starts=starts
+    )
 
 
 def _other_checkpoint(run: Run, evaluation: Evaluation) -> str:
@@ -180,6 +185,7 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
             both += [value, *([own[j]] * (j in shown))]
         rows.append(replace(row, values=tuple(both)))
     notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
+    notes += _starts(robust)
     parts: dict[str, list[str]] = {}
     for row in robust.rows:
         for part in dict.fromkeys(run.part for run in _runs(row) if run.part):
@@ -211,6 +217,19 @@ def _check_same_images(table: Table) -> None:
                     other.folder, run.folder, "what was attacked (images, digest)",
                     other.attacked_on, run.attacked_on,
                 )  # fmt: skip
+
+
+def _starts(table: Table) -> list[str]:
+    """Return a note where not all figures are of attacks from one and the same start."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for row in table.rows:
+        starts = tuple(sorted({start for run in _runs(row) for start in run.starts}))
+        if starts and row.name not in names.setdefault(starts, []):
+            names[starts].append(row.name)
+    if len({start for starts in names for start in starts}) < 2:
+        return []
+    told = [f"{', '.join(own)}: {', '.join(map(str, starts))}" for starts, own in names.items()]
+    return [f"attacked from different starts (noise seeds): {'; '.join(told)}."]
 
 
 def _signs(table: Table) -> list[str]:

@@ -128,3 +128,42 @@ def test_shots_are_those_of_the_training(tmp_path, capsys):
         write_results(folder, trainer, "EuroSAT", 70, shots=-1, training=training)
         measure(folder, 70.0)
     assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp (2 shots)", "MaPLe (4 shots)"]
+
+
+def attacked(root: Path, trainer: str, cells: Iterable[str], seed: int = 1) -> Path:
+    """A training on EuroSAT, and the noise on its test."""
+    folder = write_few_shot(root, trainer, "EuroSAT", 16, 80, seed=seed)
+    measure(folder, 30.0, cells)
+    return folder
+
+
+STARTS = ("adversarial/pgd2/1/4", "adversarial/pgd2/1/7")
+
+
+def test_starts_of_attacks_are_named_where_they_differ(tmp_path, capsys):
+    attacked(tmp_path, "CoOp", STARTS[:1])
+    other = attacked(tmp_path, "MaPLe", STARTS[:1])
+    robust = [tmp_path, "--robust", "pgd2:1", "--no-published"]
+    assert table(robust) == 0
+    assert "different starts" not in capsys.readouterr().out
+    measure(other, 30.0, STARTS[1:])
+    assert table(robust) == 0
+    told = "attacked from different starts (noise seeds): CoOp: 4; MaPLe: 7."
+    assert told in capsys.readouterr().out
+
+
+def test_several_starts_of_one_row_are_named(tmp_path, capsys):
+    """Files of earlier versions may have them; checks looked at the last, figures were means."""
+    folder = attacked(tmp_path, "CoOp", [*STARTS, "adversarial/pgd10/1/4", "adversarial/pgd10/1/7"])
+    content = json.loads((folder / "robustness.json").read_text())
+    cells = content["parts"]["all"]["cells"]
+    for key, accuracy in (("pgd2/1/4", 10.0), ("pgd2/1/7", 20.0), ("pgd10/1/4", 16.5)):
+        cells[f"adversarial/{key}"]["class"]["accuracy"] = accuracy
+    (folder / "robustness.json").write_text(json.dumps(content))
+    assert table([tmp_path, "--robust", "pgd2:1", "--no-published"]) == 0
+    out = capsys.readouterr().out
+    assert "attacked from different starts (noise seeds): CoOp: 4, 7." in out
+    assert "more steps: FAILED (pgd2 1/255: 15.0 > pgd10 1/255: 23.2)" in " ".join(out.split())
+    out = noise_table(capsys, tmp_path)
+    assert "attacked from different starts: noise seeds 4, 7" in out
+    assert "more steps: FAILED (pgd2 1/255: 15.0 > pgd10 1/255: 23.2)" in out.replace("\\", "")

@@ -123,6 +123,23 @@ def test_another_number_of_attacked_images_is_refused(run, capsys):
     assert (run / "robustness.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("noise", ["pgd2", "worst-text"])
+def test_another_start_is_refused(noise, run, capsys):
+    """Figures of two starts were averaged in tables, and checks took the last."""
+    flags = ("--noise", noise, "--eps", "1")
+    assert attack(run, *flags, "--seeds", "4-4") == 0
+    before = (run / "robustness.json").read_bytes()
+    assert attack(run, *flags, "--seeds", "7,4") == 2
+    error = capsys.readouterr().err
+    assert "started from noise seed 4, not 7. Name the same seed first in --seeds" in error
+    assert (run / "robustness.json").read_bytes() == before
+    assert attack(run, "--noise", "gaussian_noise", "--severities", "1", "--seeds", "7,4") == 0
+    assert attack(run, *flags, "--seeds", "4,7") == 0
+    assert attack(run, *flags, "--seeds", "7,4", "--redo") == 0
+    (key,) = part(run)["cells"]
+    assert key.endswith("/1/7")
+
+
 def test_drops_are_from_the_clean_accuracy_on_the_images_attacked(run):
     assert attack(run, "--noise", "pgd2", "--eps", "4", "--attack-images", "4") == 0
     content = part(run)

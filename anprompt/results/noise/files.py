@@ -153,9 +153,15 @@ class Evaluation:
         return "" if self.checkpoint == checkpoint_name(epoch) else self.checkpoint
 
     @property
+    def starts(self) -> tuple[int, ...]:
+        """Return the noise seeds that attacks on images start from; one, but in earlier files."""
+        cells = (cell for cell in self.cells() if cell.group == "adversarial")
+        return tuple(sorted({cell.seed or 0 for cell in cells}))
+
+    @property
     def has_attacks(self) -> bool:
         """Return whether any attack was made."""
-        return any(cell.group == "adversarial" for cell in self.cells())
+        return bool(self.starts)
 
     @property
     def source(self) -> str:

@@ -111,7 +111,8 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
-    notes += _sources(comparison) + _attacked_parts(comparison) + checkpoint_notes(comparison)
+    notes += _sources(comparison) + _attacked_parts(comparison) + _starts(comparison)
+    notes += checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
 
 
@@ -135,6 +136,15 @@ def _attacked_parts(comparison: Comparison) -> list[str]:
             told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
             notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
     return notes
+
+
+def _starts(comparison: Comparison) -> list[str]:
+    """Return a note where figures under an attack are means over several starts."""
+    groups = [groups for row in comparison.rows for groups in row.cells]
+    attacks = {c.seed for own in groups for name in own if is_attack(name) for c in own[name]}
+    if len(attacks) < 2:
+        return []
+    return [f"attacked from different starts: noise seeds {', '.join(sorted(map(str, attacks)))}"]
 
 
 def checkpoint_notes(comparison: Comparison) -> list[str]:

@@ -87,7 +87,7 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
             "classification"
         )
     subsets = subsets_to_measure(cfgs, args.classes)
-    preparation = Preparation(args, plan, cfgs)
+    preparation = Preparation(args, plan, cfgs, redo=subsets if args.redo else ())
     with contextlib.ExitStack() as held:
         for folder in cfgs:
             held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
@@ -130,13 +130,23 @@ class _TestSet:
 class Preparation:
     """Builds models and images, each backbone and each checkpoint once.
 
+    Args:
+        redo: subsets of the classes to measure anew.
+
     Raises:
         UsageError: a file that is named cannot be read.
     """
 
-    def __init__(self, args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        plan: Plan,
+        cfgs: dict[Path, CfgNode],
+        redo: Sequence[str] = (),
+    ):
         self.args = args
         self.cfgs = cfgs
+        self._redo = redo
         self.pools = Pools()
         if args.descriptions:
             self.pools = replace(self.pools, descriptions=load_descriptions(args.descriptions))
@@ -244,7 +254,7 @@ class Preparation:
         if folder not in self._stores:
             header = {**describe(classifier), "versions": versions()}
             earlier = earlier_fingerprint(folder, classifier.trained.path)
-            self._stores[folder] = Store(folder, header, self.args.redo, earlier)
+            self._stores[folder] = Store(folder, header, self._redo, earlier)
         return self._stores[folder]
 
     def _task(

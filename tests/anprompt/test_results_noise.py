@@ -167,3 +167,28 @@ def test_several_starts_of_one_row_are_named(tmp_path, capsys):
     out = noise_table(capsys, tmp_path)
     assert "attacked from different starts: noise seeds 4, 7" in out
     assert "more steps: FAILED (pgd2 1/255: 15.0 > pgd10 1/255: 23.2)" in out.replace("\\", "")
+
+
+ATTACK = "adversarial/pgd2/1/1"
+
+
+def test_what_only_some_seeds_of_a_row_have_is_told(tmp_path, capsys):
+    attacked(tmp_path, "CoOp", [ATTACK, "text/char/1/1", "text/char/2/1"])
+    attacked(tmp_path, "CoOp", ["text/char/1/1"], seed=2)
+    out = noise_table(capsys, tmp_path)
+    assert "pgd2" not in out and "masked" not in out
+    assert "left out: 2 cells that only some of the runs have" in out
+    assert "not shown, CoOp: adversarial noise, measured for only 1 of its 2 runs" in out
+    assert "text noise, measured" not in out
+
+
+def test_a_row_in_part_attacked_takes_nothing_from_another(tmp_path, capsys):
+    """Its figure is missing; those of a row with all seeds stay, at every bound."""
+    attacked(tmp_path, "CoOp", [ATTACK])
+    attacked(tmp_path, "CoOp", [], seed=2)
+    for seed in (1, 2):
+        attacked(tmp_path, "MaPLe", [ATTACK, "adversarial/pgd2/4/1"], seed=seed)
+    out = noise_table(capsys, tmp_path)
+    assert [cells[-2:] for cells in rows(out).values()] == [["-", "-"], ["30.0 ± 0.0"] * 2]
+    assert "left out:" not in out
+    assert "not shown, CoOp: adversarial noise, measured for only 1 of its 2 runs" in out

@@ -264,7 +264,8 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
 def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict[str, Any]:
     """Return what robustness.json says of the training that a model comes from.
 
-    Files of earlier versions have the shots of the test instead, and no data set.
+    That is the data set trained on ("": the one tested, as far as is known) and the shots. Files of
+    earlier versions have the shots of the test instead, and no data set.
 
     Args:
         folder: of the run that was measured.
@@ -272,7 +273,7 @@ def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict
         header: what robustness.json says of the run.
     """
     if not model_dir:
-        return {"source": header.get("dataset_title") or header["dataset"]}
+        return {"source": ""}
     training = Path(os.path.normpath(folder / model_dir))
     source, _, shots = read_training(training, header["shots"])
     return {"source": source or read_path(folder, header["trainer"]).source, "shots": shots}

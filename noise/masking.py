@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 STEPS = ("pgd2", "pgd10", "pgd100")
+# Attacks by the gradient of the model itself. AutoAttack's set is none: it contains Square.
+WHITE_BOX = ("pgd", *STEPS, "pgd100-unscaled", "pgd100-dlr", "apgd")
 UNBOUNDED = 255
 SLACK = 0.5  # percentage points that a weaker attack may do better by chance
 NEARLY_NONE = 1.0  # percent that may survive a change of any size
@@ -38,9 +40,7 @@ def masking_checks(accuracy: Mapping[tuple[str, int], float]) -> list[Check]:
     bounds = sorted({bound for kind, bound in accuracy if kind in STEPS and bound < UNBOUNDED})
     whitebox = {
         bound: min(
-            value
-            for (kind, own), value in accuracy.items()
-            if own == bound and kind not in ("square", "transfer", "pgd2")
+            value for (kind, own), value in accuracy.items() if own == bound and kind in WHITE_BOX
         )
         for bound in bounds
         if any(own == bound and kind == "pgd100" for kind, own in accuracy)

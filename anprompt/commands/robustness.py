@@ -101,7 +101,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=100, metavar="B")
     add("--workers", type=int, default=0, metavar="W", help="processes that prepare images")
     add("--all-kinds", action="store_true", help="table: means over all kinds, seen or not")
-    add("--redo", action="store_true", help="measure anew the classes that are asked for")
+    add("--redo", action="store_true", help="measure anew the classes that are asked for; "
+        "of another checkpoint than before, all that were measured")  # fmt: skip
     add_model_options(parser)
     return parser
 

@@ -50,6 +50,7 @@ class AttackedRun(Run):
         part: how many of the test images were attacked, in words; "" for all.
         attacked_on: how many images were attacked, and a digest of them; "" without an attack.
         attacked_in: the file that says so.
+        starts: the noise seeds that attacks start from.
         unlike: why figures that are there are not this run's, in words.
     """
 
@@ -58,6 +59,7 @@ class AttackedRun(Run):
     part: str = ""
     attacked_on: str = ""
     attacked_in: str = ""
+    starts: tuple[int, ...] = ()
     unlike: str = ""
 
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
@@ -127,15 +129,16 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     found = {} if under is None else {HEADLINE: under, rule: under}
     of, images = run.num_test, evaluation.attacked
     part = f"{images['used']} of {of:,} images" if found and of and images["used"] < of else ""
-    attacks = {
-        (cell.kind, cell.severity): cell.figures["accuracy"]
-        for cell in evaluation.cells()
-        if cell.group == "adversarial"
-    }
+    every: dict[tuple[str, int], list[float]] = {}  # by start, of which earlier files have several
+    for cell in evaluation.cells():
+        if cell.group == "adversarial":
+            every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
+    attacks = {key: fmean(figures) for key, figures in every.items()}
+    starts = evaluation.starts if found else ()
     on = f"{images['used']} {images['sha256']}" if found else ""
     return AttackedRun(
         **known, attacked=found, attacks=attacks, part=part, attacked_on=on,
-        attacked_in=str(evaluation.path),
+        attacked_in=str(evaluation.path), starts=starts,
     )  # fmt: skip
 
 
@@ -188,6 +191,7 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
             both += [value, *([own[j]] * (j in shown))]
         rows.append(replace(row, values=tuple(both)))
     notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
+    notes += _starts(robust)
     parts: dict[str, list[str]] = {}
     for row in robust.rows:
         for part in dict.fromkeys(run.part for run in _runs(row) if run.part):
@@ -257,6 +261,19 @@ def _fewer_seeds(natural: Table, pairs: Iterable[tuple[Row, list[Value | None]]]
         if value and under and row.is_protocol and under.n < value.n
     ]
     return [f"robust figures of fewer seeds than the row has: {'; '.join(told)}."] if told else []
+
+
+def _starts(table: Table) -> list[str]:
+    """Return a note where not all figures are of attacks from one and the same start."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for row in table.rows:
+        starts = tuple(sorted({start for run in _runs(row) for start in run.starts}))
+        if starts and row.name not in names.setdefault(starts, []):
+            names[starts].append(row.name)
+    if len({start for starts in names for start in starts}) < 2:
+        return []
+    told = [f"{', '.join(own)}: {', '.join(map(str, starts))}" for starts, own in names.items()]
+    return [f"attacked from different starts (noise seeds): {'; '.join(told)}."]
 
 
 def _signs(table: Table) -> list[str]:

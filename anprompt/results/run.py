@@ -257,7 +257,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         settings = {**settings, key: known_shots(settings[key])}
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
-        source, trained_subset, shots, resumed = _trained_on(training, shots)
+        source, trained_subset, shots, resumed = read_training(training, shots)
         trained_on = (source or facts.source, trained_subset)
     elif facts.source:
         trained_on = (facts.source, "")
@@ -292,7 +292,7 @@ def _dataset(results: dict) -> str:
     return plain(data_name(results["dataset"], results.get("dataset_title")))
 
 
-def _title(settings: dict[str, Any]) -> str:
+def title_of(settings: dict[str, Any]) -> str:
     """Return what results call the data set of these settings."""
     name = plain(settings.get("DATASET.NAME", ""))
     if name != "ImageFolder":
@@ -327,9 +327,11 @@ def _check_checkpoint(
             )
 
 
-def _trained_on(training: Path, shots: int) -> tuple[str, str, int, tuple[str, ...]]:
+def read_training(training: Path, shots: int) -> tuple[str, str, int, tuple[str, ...]]:
     """Return data set, subset of its classes and shots of a training, as it says itself, and in
     what it differs from another that it went on from.
+
+    Where it says nothing, these are "", "", the given shots and ().
     """
     results = read_results(training)
     if results:
@@ -339,7 +341,7 @@ def _trained_on(training: Path, shots: int) -> tuple[str, str, int, tuple[str, .
     settings = recorded_config(training) or {}
     _check(settings, _LOGGED, training / CONFIG)
     return (
-        _title(settings),
+        title_of(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
         (),

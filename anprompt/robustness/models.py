@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from anprompt.results.noise.files import of_training
+from anprompt.results.run import title_of
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
 from anprompt.runs.fingerprint import fingerprint
-from anprompt.runs.recorded import read_results, recorded_config
+from anprompt.runs.recorded import CONFIG, read_results, recorded_config
 from anprompt.runs.trained import (
     TrainedModel,
+    read_cfg,
     relative,
     trainer_class,
     training_folder,
@@ -168,25 +171,33 @@ def zero_shot(of: TrainedClassifier) -> TrainedClassifier:
 
 
 def describe(classifier: TrainedClassifier) -> dict[str, Any]:
-    """Return what robustness.json says of a run's model."""
+    """Return what robustness.json says of a run's model.
+
+    A run may test what another run trained: what was trained on, and how, is that run's to say.
+    """
     cfg, folder, path = classifier.trained.cfg, classifier.folder, classifier.trained.path
+    training = training_folder(cfg)
     config = folder.parent.name
     if folder.parent.parent.name != cfg.TRAINER.NAME:
         config = ""
-    return {
+    title = (read_results(folder) or {}).get("dataset_title")
+    header = {
         "trainer": cfg.TRAINER.NAME,
         "config": config,
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "dataset": cfg.DATASET.NAME,
-        "dataset_title": (read_results(folder) or {}).get("dataset_title") or cfg.DATASET.NAME,
-        "trained_on": trained_subset(training_folder(cfg), cfg),
+        "dataset_title": title or title_of(recorded_config(folder) or {}) or cfg.DATASET.NAME,
+        "trained_on": trained_subset(training, cfg),
         "shots": cfg.DATASET.NUM_SHOTS,
         "seed": cfg.SEED,
         # Training's folder may be another run's, when this run is an evaluation.
         "checkpoint": "" if path is None else relative(path, folder),
         "fingerprint": fingerprint(folder, path),
-        "noise_in_training": noise_in_training(cfg),
+        "noise_in_training": noise_in_training(
+            read_cfg(training) if (training / CONFIG).is_file() else cfg
+        ),
     }
+    return header | of_training(folder, cfg.RUN.MODEL_DIR, header)
 
 
 def trained_subset(folder: Path, cfg: CfgNode) -> str:

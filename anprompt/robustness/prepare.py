@@ -47,6 +47,7 @@ from common.reading import MissingFile
 from common.settings import leaves
 from dassl.data.datasets import build_dataset
 from datasets import identity as data_identity
+from noise.cells import Cell
 from noise.descriptions import find_descriptions, load_descriptions
 from noise.imagenet_c import SIZES, nearest_size
 
@@ -86,7 +87,7 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
             "classification"
         )
     subsets = subsets_to_measure(cfgs, args.classes)
-    preparation = Preparation(args, plan, cfgs)
+    preparation = Preparation(args, plan, cfgs, redo=subsets if args.redo else ())
     with contextlib.ExitStack() as held:
         for folder in cfgs:
             held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
@@ -129,13 +130,23 @@ class _TestSet:
 class Preparation:
     """Builds models and images, each backbone and each checkpoint once.
 
+    Args:
+        redo: subsets of the classes to measure anew.
+
     Raises:
         UsageError: a file that is named cannot be read.
     """
 
-    def __init__(self, args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        plan: Plan,
+        cfgs: dict[Path, CfgNode],
+        redo: Sequence[str] = (),
+    ):
         self.args = args
         self.cfgs = cfgs
+        self._redo = redo
         self.pools = Pools()
         if args.descriptions:
             self.pools = replace(self.pools, descriptions=load_descriptions(args.descriptions))
@@ -243,7 +254,7 @@ class Preparation:
         if folder not in self._stores:
             header = {**describe(classifier), "versions": versions()}
             earlier = earlier_fingerprint(folder, classifier.trained.path)
-            self._stores[folder] = Store(folder, header, self.args.redo, earlier)
+            self._stores[folder] = Store(folder, header, self._redo, earlier)
         return self._stores[folder]
 
     def _task(
@@ -271,6 +282,7 @@ class Preparation:
         results = store.subset(name, header, optional, tests.data)
         if plan.attacks:
             _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
+        _check_start(store, name, results.content, plan)
         return Task(
             classifier,
             results,
@@ -314,6 +326,19 @@ def _check_attacked(store: Store, name: str, content: dict[str, Any], keys: list
     kept = content.pop("attacked", None) or {}  # without an attack, of one that was interrupted
     if len(keys) < used:
         content["attacked"] = {**(kept if has_attacks else {}), "used": len(keys), "sha256": digest}
+
+
+def _check_start(store: Store, name: str, content: dict[str, Any], plan: Plan) -> None:
+    """Refuse attacks from another start than those that are there: a figure is of one start."""
+    wanted = {"adversarial": bool(plan.attacks), "worst-text": plan.worst_text}
+    known = [Cell.from_key(key) for key in content["cells"]]
+    starts = {cell.seed for cell in known if wanted.get(cell.group)}
+    if starts - {plan.seeds[0]}:
+        before = ", ".join(sorted(map(str, starts)))
+        raise UsageError(
+            f"{store.path}: attacks on its {name} classes started from noise seed {before}, not "
+            f"{plan.seeds[0]}. Name the same seed first in --seeds, or pass --redo to begin anew"
+        )
 
 
 def _imagenet_c(args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]) -> ImageNetC:

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -88,21 +88,28 @@ class Results:
 class Store:
     """The results of one model, by subset of the classes; written as a whole when they change.
 
-    A model that was trained anew starts over, and with ``redo`` every subset that is asked for.
+    A model that was trained anew starts over, and so does every subset in ``redo``.
     Other images or pools than the stored ones are refused: mixing them would compare unlike things,
     and dropping the old ones could lose hours.
 
     Args:
         folder: the run's.
         header: what describes the model.
-        redo: measure anew what is asked for, also where the file cannot be read.
+        redo: subsets to measure anew, also where the file cannot be read.
         earlier: the fingerprint that an earlier version gave this very model.
 
     Raises:
-        UsageError: the file is damaged or of another version.
+        UsageError: the file is damaged or of another version, or has figures of another checkpoint
+            that is still there, on subsets that are not in ``redo``.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], redo: bool = False, earlier: str = ""):
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        redo: Collection[str] = (),
+        earlier: str = "",
+    ):
         self.path = folder / FILE_NAME
         self._redo = redo
         self.content: dict[str, Any] = {"format": FORMAT, **header, "parts": {}}
@@ -118,13 +125,20 @@ class Store:
         if found.get("fingerprint") in (header["fingerprint"], earlier):
             self.content["parts"] = found["parts"]
             return
-        before = found.get("checkpoint") or ""
-        if before != header.get("checkpoint", before) and (folder / before).is_file() and not redo:
-            raise UsageError(
-                f"{self.path} has figures of {before}, not of {header['checkpoint']}: give "
-                "--load-epoch as before, or --redo to begin anew"
-            )
-        logger.info(f"{self.path}: the model was trained anew; starting over")
+        before, now = found.get("checkpoint") or "", header.get("checkpoint") or ""
+        measured = [name for name, part in found["parts"].items() if part["clean"]]
+        if before and before != now and (folder / before).is_file():
+            if set(measured) - set(redo):
+                raise UsageError(
+                    f"{self.path} has figures of {before}, not of {now}: give --load-epoch as "
+                    f"before, or --redo --classes {','.join(measured)} to begin anew"
+                )
+            why = f"are of {before}, not of {now}"
+        else:
+            why = "are of another model than the run has now"
+        if measured:
+            told = ", ".join(measured)
+            logger.info(f"{self.path}: figures on its {told} classes {why}; starting over")
 
     def subset(
         self,
@@ -145,7 +159,7 @@ class Store:
         Raises:
             UsageError: there are results on other images, classes or pools.
         """
-        if self._redo:
+        if name in self._redo:
             self.content["parts"].pop(name, None)
             self.outcomes.forget(name)
         part = self.content["parts"].setdefault(name, Results.begun({**header, "data": dict(data)}))

@@ -123,6 +123,23 @@ def test_another_number_of_attacked_images_is_refused(run, capsys):
     assert (run / "robustness.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("noise", ["pgd2", "worst-text"])
+def test_another_start_is_refused(noise, run, capsys):
+    """Figures of two starts were averaged in tables, and checks took the last."""
+    flags = ("--noise", noise, "--eps", "1")
+    assert attack(run, *flags, "--seeds", "4-4") == 0
+    before = (run / "robustness.json").read_bytes()
+    assert attack(run, *flags, "--seeds", "7,4") == 2
+    error = capsys.readouterr().err
+    assert "started from noise seed 4, not 7. Name the same seed first in --seeds" in error
+    assert (run / "robustness.json").read_bytes() == before
+    assert attack(run, "--noise", "gaussian_noise", "--severities", "1", "--seeds", "7,4") == 0
+    assert attack(run, *flags, "--seeds", "4,7") == 0
+    assert attack(run, *flags, "--seeds", "7,4", "--redo") == 0
+    (key,) = part(run)["cells"]
+    assert key.endswith("/1/7")
+
+
 def test_drops_are_from_the_clean_accuracy_on_the_images_attacked(run):
     assert attack(run, "--noise", "pgd2", "--eps", "4", "--attack-images", "4") == 0
     content = part(run)
@@ -148,6 +165,32 @@ def test_figures_of_another_epoch_are_not_thrown_away(run, capsys):
     (run / first).unlink()  # trained anew
     assert attack(run, *flags) == 0
     assert json.loads(path.read_text())["checkpoint"] == f"prompt_learner/{last.name}"
+
+
+def test_redo_of_another_epoch_drops_no_other_classes_unasked(run, capsys):
+    """The new classes' figures were gone, as if the model had been trained anew."""
+    last = next((run / "prompt_learner").glob("model.pth.tar-*"))
+    flags = ("--noise", "jpeg", "--severities", "1", "--seeds", "1", "--classes")
+    assert attack(run, *flags, "base,new") == 0
+    path, first = run / "robustness.json", "prompt_learner/model.pth.tar-1"
+    shutil.copy(last, run / first)
+    content = json.loads(path.read_text()) | {"checkpoint": first, "fingerprint": "another"}
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    assert attack(run, *flags, "base", "--redo") == 2
+    error = capsys.readouterr().err
+    assert "--load-epoch as before, or --redo --classes base,new to begin anew" in error
+    assert path.read_bytes() == before
+    assert attack(run, *flags, "base,new", "--redo") == 0
+    told = f"figures on its base, new classes are of {first}, not of prompt_learner/{last.name}"
+    assert told in capsys.readouterr().out
+    after = json.loads(path.read_text())
+    assert after["checkpoint"] == f"prompt_learner/{last.name}"
+    path.write_text(json.dumps(after | {"fingerprint": "another"}))
+    assert attack(run, *flags, "base", "--redo") == 0  # trained anew: nothing is left to keep
+    told = "figures on its base, new classes are of another model than the run has now"
+    assert told in capsys.readouterr().out
+    assert list(json.loads(path.read_text())["parts"]) == ["base"]
 
 
 def test_redo_forgets_attacks_for_good(run, monkeypatch):

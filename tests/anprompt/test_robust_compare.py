@@ -82,7 +82,9 @@ def test_common_cells_are_compared(evaluated_output, fresh, capsys):
     assert call(capsys, "--model-dir", folder, *few)[0] == 0
     evaluations = read_evaluations(folder) + read_evaluations(run_folder(evaluated_output, "MaPLe"))
     base = [e for e in evaluations if e.subset == "base"]
-    assert {k for k in common_keys(base) if k.startswith("image")} == {"image/blur/1/-"}
+    assert {k for k in common_keys([[e] for e in base]) if k.startswith("image")} == {
+        "image/blur/1/-"
+    }
     comparison = compare(base)[0]
     assert comparison.left_out > 0
     assert all(row.kinds("image") == ["blur"] for row in comparison.rows)

@@ -21,6 +21,7 @@ from common.errors import UsageError
 from noise.cells import GROUPS
 from noise.image import IMAGE_KINDS
 from noise.imagenet_c import TEST_KINDS, VALIDATION_KINDS
+from noise.masking import WHITE_BOX
 from noise.text import CHEN_KINDS, FORM_KINDS, TEXT_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -164,3 +165,7 @@ def test_images_are_chosen_evenly_and_by_path(labels, number):
     order = list(range(len(keys)))[::-1]
     again = select([keys[i] for i in order], [labels[i] for i in order], number)
     assert {keys[order[i]] for i in again} == {keys[i] for i in chosen}
+
+
+def test_every_attack_is_white_box_or_known_not_to_be():
+    assert {*ATTACKS} == {*WHITE_BOX, "transfer", "square", "autoattack"}

@@ -226,3 +226,27 @@ def test_figures_of_two_copies_of_imagenet_c_do_not_mix(fresh, fake_eurosat, tmp
         compare([*read_evaluations(folder), *read_evaluations(other)])
     assert measured(folder, "fog", "--redo")[0] == 0
     assert compare([*read_evaluations(folder), *read_evaluations(other)])
+
+
+def test_a_test_is_described_by_its_training(fresh, capsys):
+    """What it was trained on, with how many shots and with which noise its own settings say not."""
+    training, folder = (run_folder(fresh, "CoOp", part) for part in ("train_base", "test_new"))
+    settings = folder / "config.yaml"
+    text = settings.read_text()
+    assert "NUM_SHOTS: 1\n" in text
+    settings.write_text(text.replace("NUM_SHOTS: 1\n", "NUM_SHOTS: -1\n"))
+    (folder / "results.json").unlink()  # repeats the settings
+    text = (training / "config.yaml").read_text()
+    assert text.count("TRANSFORMS:\n") == 1
+    changed = text.replace("TRANSFORMS:\n", "TRANSFORMS:\n  - gaussian_blur\n")
+    (training / "config.yaml").write_text(changed)
+    results = json.loads((training / "results.json").read_text())
+    (training / "results.json").write_text(json.dumps(results | {"dataset_title": "Shapes"}))
+    few = ["--severities", "1", "--images", "10", "--noise", "jpeg", "--classes", "new"]
+    status, _, error = call(capsys, "--model-dir", folder, *few)
+    assert status == 0, error
+    known = content(folder)
+    assert (known["source"], known["trained_on"], known["shots"]) == ("Shapes", "base", 1)
+    assert known["noise_in_training"]["image_kinds"] == ["blur", "gaussian_blur"]
+    assert call(capsys, "--model-dir", training, *few)[0] == 0
+    assert (content(training)["source"], content(training)["dataset_title"]) == ("", "Shapes")

@@ -238,3 +238,11 @@ def test_what_was_not_run_is_not_claimed(missing, unknown):
 
 def test_chance_alone_is_no_sign():
     assert masking_checks(results({("pgd10", 1): 29.6}))[0].passed
+
+
+@pytest.mark.parametrize(("kind", "check"), [("transfer", 3), ("square", 4)])
+def test_autoattack_which_contains_square_hides_no_sign(kind, check):
+    """AutoAttack counted as a white-box attack, and does at least the harm that Square does."""
+    checks = masking_checks(results({(kind, 1): 20.0, ("autoattack", 1): 20.0}))
+    assert checks[check].passed is False
+    assert checks[check].detail == "1/255: 20.0, white-box 29.0"

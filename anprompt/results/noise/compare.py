@@ -1,5 +1,6 @@
 """Evaluations that can be compared, and their figures by method."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,15 @@ class NoiseRow:
             curve[severity] = self.value(group, choose=of_severity(severity))
         return {s: value for s, value in curve.items() if value} if len(curve) > 1 else {}
 
+    @property
+    def in_part(self) -> dict[str, int]:
+        """Return groups of noise that some of the runs lack, by how many have them.
+
+        The row has no figures of these.
+        """
+        have = Counter(group for e in self.evaluations for group in _keys_by_group(e))
+        return {group: n for group, n in have.items() if n < len(self.evaluations)}
+
     def is_ragged(self, group: str) -> bool:
         """Return whether kinds of noise were measured at different severities."""
         for groups in self.cells:
@@ -113,7 +123,7 @@ class Comparison:
     Attributes:
         images: how many test images.
         seen: kinds and seeds of noise that some compared model met in training.
-        left_out: how many cells some, but not all, of the runs have.
+        left_out: how many cells no row shows, because only some of the runs have them.
     """
 
     dataset: str
@@ -163,7 +173,8 @@ def compare(
     comparisons = []
     for (dataset, subset, backbone, *_), members in found.items():
         _check_same_images(members)
-        common = common_keys(members)
+        methods = _by_method(members, method_of)
+        common = common_keys(methods.values())
         union = set().union(*(member.part["cells"] for member in members))
         seen = seen_by_any(member.header for member in members)
         choose = everything if all_kinds else unseen_in_training(seen)
@@ -173,7 +184,7 @@ def compare(
                 tuple(own),
                 tuple(by_group([c for c in e.cells() if c.key in common], choose) for e in own),
             )
-            for method, own in _by_method(members, method_of).items()
+            for method, own in methods.items()
         ]
         images = members[0].part["images"]["used"]
         left_out = len(union) - len(common)
@@ -251,17 +262,23 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def common_keys(evaluations: Iterable[Evaluation]) -> set[str]:
-    """Return the cells to compare: those that all evaluations with any of their group have.
+def common_keys(rows: Iterable[Sequence[Evaluation]]) -> set[str]:
+    """Return the cells to compare: those that all rows with figures of their group have.
 
     A group that a model cannot have (noise on tokens where none are learned) says nothing about the
-    others.
+    others; nor does one that only some of a row's runs have, which gives the row no figure.
     """
     common: dict[str, set[str]] = {}
-    for evaluation in evaluations:
-        own: dict[str, set[str]] = {}
-        for key in evaluation.part["cells"]:
-            own.setdefault(key.partition("/")[0], set()).add(key)
-        for group, keys in own.items():
+    for row in rows:
+        by_run = [_keys_by_group(evaluation) for evaluation in row]
+        for group in set.intersection(*map(set, by_run)):
+            keys = set.intersection(*(own[group] for own in by_run))
             common[group] = common.get(group, keys) & keys
     return set().union(*common.values())
+
+
+def _keys_by_group(evaluation: Evaluation) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for key in evaluation.part["cells"]:
+        found.setdefault(key.partition("/")[0], set()).add(key)
+    return found

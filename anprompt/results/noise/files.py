@@ -1,11 +1,12 @@
 """What robustness.json files hold."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.layout import data_name
+from anprompt.protocols.layout import data_name, read_path
 from anprompt.results.method import Method, known_shots
 from anprompt.results.noise.cells import (
     SEEN,
@@ -19,9 +20,11 @@ from anprompt.results.noise.cells import (
     measured,
     unseen_in_training,
 )
+from anprompt.results.run import read_training
 from anprompt.results.value import Value, cell_patterns
 from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.fingerprint import earlier_fingerprint, fingerprint
+from anprompt.runs.recorded import recorded_config
 from common.checkpoints import checkpoint_name
 from common.errors import UsageError
 from common.reading import read_json
@@ -68,6 +71,7 @@ _FILE = {
     "backbone": str,
     "dataset": str,
     "dataset_title?": str,
+    "source?": str,
     "trained_on?": str,
     "shots": WHOLE,
     "seed": WHOLE,
@@ -107,6 +111,12 @@ class Evaluation:
         return data_name(self.header["dataset"], self.header.get("dataset_title"))
 
     @property
+    def trained_elsewhere(self) -> str:
+        """Return the data set trained on where it is another than the one tested; else ""."""
+        source = self.header.get("source", "") if self.header.get("checkpoint") else ""
+        return "" if source == self.dataset else source
+
+    @property
     def data(self) -> dict[str, str]:
         """Return digests of the test images, as `datasets.identity` has them; {} in old files."""
         return self.part.get("data") or {}
@@ -143,9 +153,15 @@ class Evaluation:
         return "" if self.checkpoint == checkpoint_name(epoch) else self.checkpoint
 
     @property
+    def starts(self) -> tuple[int, ...]:
+        """Return the noise seeds that attacks on images start from; one, but in earlier files."""
+        cells = (cell for cell in self.cells() if cell.group == "adversarial")
+        return tuple(sorted({cell.seed or 0 for cell in cells}))
+
+    @property
     def has_attacks(self) -> bool:
         """Return whether any attack was made."""
-        return any(cell.group == "adversarial" for cell in self.cells())
+        return bool(self.starts)
 
     @property
     def source(self) -> str:
@@ -154,16 +170,18 @@ class Evaluation:
 
     @property
     def method(self) -> Method:
-        """Return whose it is. The classes trained on matter only where something is learned."""
+        """Return whose it is. What was trained on matters only where something is learned."""
         header = self.header
         learns = bool(header.get("checkpoint"))
         subset = header.get("trained_on") if learns else ""
+        trained_on = [f"{subset} classes"] if subset else []
+        trained_on += [self.trained_elsewhere] if self.trained_elsewhere else []
         return Method(
             trainer=header["trainer"],
             config=header["config"],
             backbone=header["backbone"],
             shots=known_shots(header["shots"]) if learns else None,
-            note=f"trained on {subset} classes" if subset else "",
+            note=f"trained on {' of '.join(trained_on)}" if trained_on else "",
             learns=learns,
         )
 
@@ -233,11 +251,32 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         for key, value in content.items()
         if key != "parts"
     }
+    if "source" not in header:
+        model_dir = (recorded_config(folder) or {}).get("RUN.MODEL_DIR")
+        header |= of_training(folder, model_dir if isinstance(model_dir, str) else "", header)
     return [
         Evaluation(path, header, name, part)
         for name, part in content["parts"].items()
         if part["clean"]
     ]
+
+
+def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what robustness.json says of the training that a model comes from.
+
+    That is the data set trained on ("": the one tested, as far as is known) and the shots. Files of
+    earlier versions have the shots of the test instead, and no data set.
+
+    Args:
+        folder: of the run that was measured.
+        model_dir: that of the training, seen from there; "" where the run trained the model itself.
+        header: what robustness.json says of the run.
+    """
+    if not model_dir:
+        return {"source": ""}
+    training = Path(os.path.normpath(folder / model_dir))
+    source, _, shots, _ = read_training(training, header["shots"])
+    return {"source": source or read_path(folder, header["trainer"]).source, "shots": shots}
 
 
 def _check_model(folder: Path, content: dict[str, Any]) -> None:

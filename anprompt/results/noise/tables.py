@@ -110,9 +110,30 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
         verb = "counted although" if all_kinds else "left out because"
         notes.append(f"{verb} some model met it in training: {seen}")
     if comparison.left_out:
-        notes.append(f"left out: {comparison.left_out} cells that only some of the models have")
-    notes += _attacked_parts(comparison) + checkpoint_notes(comparison)
+        notes.append(f"left out: {comparison.left_out} cells that only some of the runs have")
+    notes += part_notes(comparison)
+    notes += _sources(comparison) + _attacked_parts(comparison) + start_notes(comparison)
+    notes += checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
+
+
+def _sources(comparison: Comparison) -> list[str]:
+    """Return which rows were trained on another data set than the one tested."""
+    names: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if source := row.evaluations[0].trained_elsewhere:
+            names.setdefault(source, []).append(row.method.name)
+    return [f"trained on {source}: {', '.join(own)}" for source, own in names.items()]
+
+
+def part_notes(comparison: Comparison) -> list[str]:
+    """Return what rows do not show because only some of their runs were measured under it."""
+    return [
+        f"not shown, {row.method.name}: {group} noise, measured for only {n} of its "
+        f"{len(row.evaluations)} runs"
+        for row in comparison.rows
+        for group, n in row.in_part.items()
+    ]
 
 
 def _attacked_parts(comparison: Comparison) -> list[str]:
@@ -121,11 +142,21 @@ def _attacked_parts(comparison: Comparison) -> list[str]:
     for row in comparison.rows:
         first = row.evaluations[0]
         used = first.attacked["used"]
-        if first.has_attacks and used < comparison.images:
+        shown = set.intersection(*map(set, row.cells))
+        if any(map(is_attack, shown)) and used < comparison.images:
             clean = row.clean_of_attacked
             told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
             notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
     return notes
+
+
+def start_notes(comparison: Comparison) -> list[str]:
+    """Return a note where figures under an attack are means over several starts."""
+    groups = [groups for row in comparison.rows for groups in row.cells]
+    attacks = {c.seed for own in groups for name in own if is_attack(name) for c in own[name]}
+    if len(attacks) < 2:
+        return []
+    return [f"attacked from different starts: noise seeds {', '.join(sorted(map(str, attacks)))}"]
 
 
 def checkpoint_notes(comparison: Comparison) -> list[str]:

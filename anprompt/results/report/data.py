@@ -172,7 +172,11 @@ class Data:
             if by_config:
                 return Method(method.trainer, config, name=config)
             name = f"{method.trainer} ({config}, unfinished)"  # trained, but not tested to its end
-            return known or Method(method.trainer, config, learns=method.learns, name=name)
+            found = known or Method(method.trainer, config, learns=method.learns, name=name)
+            if source := evaluation.trained_elsewhere:
+                named = f"{found.name} (trained on {source})"
+                found = replace(found, note=method.note, name=named)
+            return found
 
         known_shots = {n for e in evaluations if (n := e.method.shots) is not None}
         shots: list[int | None] = [*sorted(known_shots)]

@@ -13,6 +13,8 @@ from anprompt.results.noise.tables import (
     meaning_notes,
     noise_seen,
     noise_tables,
+    part_notes,
+    start_notes,
 )
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
@@ -127,8 +129,9 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
                 "severities mix different kinds. Run the same evaluation again to complete it."
             )
     if comparison.left_out:
-        notes.append(f"Left out: {comparison.left_out} cells that only some models have.")
-    told = checkpoint_notes(comparison) + meaning_notes(comparison) + masking_notes(comparison)
+        notes.append(f"Left out: {comparison.left_out} cells that only some runs have.")
+    told = part_notes(comparison) + start_notes(comparison) + checkpoint_notes(comparison)
+    told += meaning_notes(comparison) + masking_notes(comparison)
     return notes + [f"{note[0].upper()}{note[1:]}." for note in told]
 
 

@@ -1,0 +1,194 @@
+"""Rows of tables of noise: whose figures are averaged, and what is said of those left out."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from called import report, table
+from written_runs import write_few_shot, write_results, write_source, write_target
+
+from anprompt.commands import pack
+from anprompt.results.noise.files import read_below
+
+
+def measure(folder: Path, accuracy: float, cells: Iterable[str] = (), **header) -> None:
+    """A robustness.json as `anprompt robustness` writes it; its cells have ``accuracy``."""
+    results = json.loads((folder / "results.json").read_text())
+    figures = {"accuracy": accuracy, "ece": 1.0}
+    content = {
+        "format": 2,
+        "trainer": results["trainer"],
+        "config": "vit_b16",
+        "backbone": "small",
+        "dataset": results["dataset"],
+        "trained_on": "all",
+        "shots": results["shots"],
+        "seed": results["seed"],
+        "checkpoint": "prompt_learner/model.pth.tar-10",
+        "noise_in_training": {"text_kinds": [], "image_kinds": [], "seeds": []},
+        "parts": {
+            "all": {
+                "headline_rule": "class",
+                "classnames": ["a"],
+                "images": {"used": 50, "sha256": "0"},
+                "clean": {"class": figures},
+                "cells": {
+                    key: {"class": {**figures, "consistency": 50.0}}
+                    for key in ("image/jpeg/1/-", *cells)
+                },
+            }
+        },
+        **header,
+    }
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
+def noise_table(capsys, *folders: Path, status: int = 0) -> str:
+    capsys.readouterr()
+    assert table([*folders, "--protocol", "noise", "--format", "markdown"]) == status
+    printed = capsys.readouterr()
+    return printed.err if status else printed.out
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    """The first table's rows, by the method's name."""
+    lines = printed.partition("\n\n| ")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: own for name, *own in cells}
+
+
+def transfer(root: Path, trained_on: str, accuracy: float, seed: int, **header) -> None:
+    """A training on one data set, and the noise on its test on UCF101."""
+    write_source(root, "CoOp", trained_on, 80, seed=seed)
+    folder = write_target(root, "CoOp", trained_on, "UCF101", accuracy, seed=seed)
+    measure(folder, accuracy, **header)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_models_of_different_data_sets_are_no_seeds_of_one_row(seed, is_recorded, tmp_path, capsys):
+    """Files of earlier versions do not say what was trained on; the training's folder does."""
+    for source, accuracy, own in (("EuroSAT", 20.0, 1), ("Food101", 30.0, seed)):
+        header = {"source": source} if is_recorded else {}
+        transfer(tmp_path, source, accuracy, own, **header)
+    if is_recorded:
+        shutil.rmtree(tmp_path / "crossdata/train")
+    out = noise_table(capsys, tmp_path)
+    found = rows(out)
+    assert {name: cells[2] for name, cells in found.items()} == {
+        "CoOp (trained on all classes of EuroSAT)": "20.0",
+        "CoOp (trained on all classes of Food101)": "30.0",
+    }
+    assert "trained on EuroSAT: CoOp (trained on all classes of EuroSAT)" in out
+
+
+def test_the_path_says_what_was_trained_on_where_the_training_is_gone(tmp_path):
+    transfer(tmp_path, "EuroSAT", 20.0, 1)
+    shutil.rmtree(tmp_path / "crossdata/train")
+    (evaluation,) = read_below([tmp_path])
+    assert evaluation.trained_elsewhere == "EuroSAT"
+
+
+def test_one_source_is_a_note(tmp_path, capsys):
+    transfer(tmp_path, "EuroSAT", 20.0, 1)
+    out = noise_table(capsys, tmp_path)
+    assert list(rows(out)) == ["CoOp"] and "trained on EuroSAT: CoOp" in out
+    trained = tmp_path / "crossdata/train/eurosat/shots_16/CoOp/vit_b16/seed1"
+    measure(trained, 40.0)
+    assert "trained on" not in noise_table(capsys, trained)
+
+
+def test_packed_runs_keep_what_was_trained_on(tmp_path, capsys):
+    output, theirs = tmp_path / "output", tmp_path / "theirs"
+    transfer(output, "EuroSAT", 20.0, 1)
+    transfer(output, "Food101", 30.0, 1, source="Food101")
+    assert pack.main([str(output), str(tmp_path / "runs.tar.xz")]) == 0
+    theirs.mkdir()
+    subprocess.run(["tar", "xf", tmp_path / "runs.tar.xz", "-C", theirs], check=True)
+    assert noise_table(capsys, theirs) == noise_table(capsys, output)
+    assert len(rows(noise_table(capsys, theirs))) == 2
+
+
+def test_the_page_keeps_them_apart(tmp_path):
+    for source, accuracy in (("EuroSAT", 20.0), ("Food101", 30.0)):
+        transfer(tmp_path / "output", source, accuracy, 1)
+    assert report([tmp_path / "output", "-o", tmp_path / "page.html"]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "CoOp (trained on EuroSAT)" in page and "CoOp (trained on Food101)" in page
+
+
+def test_shots_are_those_of_the_training(tmp_path, capsys):
+    """A test of a model may say nothing of shots, which are -1 then."""
+    for trainer, shots in (("CoOp", 2), ("MaPLe", 4)):
+        training = write_few_shot(tmp_path, trainer, "EuroSAT", shots, 80)
+        folder = tmp_path / "tests" / trainer
+        write_results(folder, trainer, "EuroSAT", 70, shots=-1, training=training)
+        measure(folder, 70.0)
+    assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp (2 shots)", "MaPLe (4 shots)"]
+
+
+def attacked(root: Path, trainer: str, cells: Iterable[str], seed: int = 1) -> Path:
+    """A training on EuroSAT, and the noise on its test."""
+    folder = write_few_shot(root, trainer, "EuroSAT", 16, 80, seed=seed)
+    measure(folder, 30.0, cells)
+    return folder
+
+
+STARTS = ("adversarial/pgd2/1/4", "adversarial/pgd2/1/7")
+
+
+def test_starts_of_attacks_are_named_where_they_differ(tmp_path, capsys):
+    attacked(tmp_path, "CoOp", STARTS[:1])
+    other = attacked(tmp_path, "MaPLe", STARTS[:1])
+    robust = [tmp_path, "--robust", "pgd2:1", "--no-published"]
+    assert table(robust) == 0
+    assert "different starts" not in capsys.readouterr().out
+    measure(other, 30.0, STARTS[1:])
+    assert table(robust) == 0
+    told = "attacked from different starts (noise seeds): CoOp: 4; MaPLe: 7."
+    assert told in capsys.readouterr().out
+
+
+def test_several_starts_of_one_row_are_named(tmp_path, capsys):
+    """Files of earlier versions may have them; checks looked at the last, figures were means."""
+    folder = attacked(tmp_path, "CoOp", [*STARTS, "adversarial/pgd10/1/4", "adversarial/pgd10/1/7"])
+    content = json.loads((folder / "robustness.json").read_text())
+    cells = content["parts"]["all"]["cells"]
+    for key, accuracy in (("pgd2/1/4", 10.0), ("pgd2/1/7", 20.0), ("pgd10/1/4", 16.5)):
+        cells[f"adversarial/{key}"]["class"]["accuracy"] = accuracy
+    (folder / "robustness.json").write_text(json.dumps(content))
+    assert table([tmp_path, "--robust", "pgd2:1", "--no-published"]) == 0
+    out = capsys.readouterr().out
+    assert "attacked from different starts (noise seeds): CoOp: 4, 7." in out
+    assert "more steps: FAILED (pgd2 1/255: 15.0 > pgd10 1/255: 23.2)" in " ".join(out.split())
+    out = noise_table(capsys, tmp_path)
+    assert "attacked from different starts: noise seeds 4, 7" in out
+    assert "more steps: FAILED (pgd2 1/255: 15.0 > pgd10 1/255: 23.2)" in out.replace("\\", "")
+
+
+ATTACK = "adversarial/pgd2/1/1"
+
+
+def test_what_only_some_seeds_of_a_row_have_is_told(tmp_path, capsys):
+    attacked(tmp_path, "CoOp", [ATTACK, "text/char/1/1", "text/char/2/1"])
+    attacked(tmp_path, "CoOp", ["text/char/1/1"], seed=2)
+    out = noise_table(capsys, tmp_path)
+    assert "pgd2" not in out and "masked" not in out
+    assert "left out: 2 cells that only some of the runs have" in out
+    assert "not shown, CoOp: adversarial noise, measured for only 1 of its 2 runs" in out
+    assert "text noise, measured" not in out
+
+
+def test_a_row_in_part_attacked_takes_nothing_from_another(tmp_path, capsys):
+    """Its figure is missing; those of a row with all seeds stay, at every bound."""
+    attacked(tmp_path, "CoOp", [ATTACK])
+    attacked(tmp_path, "CoOp", [], seed=2)
+    for seed in (1, 2):
+        attacked(tmp_path, "MaPLe", [ATTACK, "adversarial/pgd2/4/1"], seed=seed)
+    out = noise_table(capsys, tmp_path)
+    assert [cells[-2:] for cells in rows(out).values()] == [["-", "-"], ["30.0 ± 0.0"] * 2]
+    assert "left out:" not in out
+    assert "not shown, CoOp: adversarial noise, measured for only 1 of its 2 runs" in out

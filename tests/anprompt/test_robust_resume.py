@@ -241,12 +241,12 @@ def test_a_test_is_described_by_its_training(fresh, capsys):
     changed = text.replace("TRANSFORMS:\n", "TRANSFORMS:\n  - gaussian_blur\n")
     (training / "config.yaml").write_text(changed)
     results = json.loads((training / "results.json").read_text())
-    (training / "results.json").write_text(json.dumps(results | {"dataset_title": "Shapes"}))
+    (training / "results.json").write_text(json.dumps(results | {"dataset_title": "birds"}))
     few = ["--severities", "1", "--images", "10", "--noise", "jpeg", "--classes", "new"]
     status, _, error = call(capsys, "--model-dir", folder, *few)
     assert status == 0, error
     known = content(folder)
-    assert (known["source"], known["trained_on"], known["shots"]) == ("Shapes", "base", 1)
+    assert (known["source"], known["trained_on"], known["shots"]) == ("birds", "base", 1)
     assert known["noise_in_training"]["image_kinds"] == ["blur", "gaussian_blur"]
     assert call(capsys, "--model-dir", training, *few)[0] == 0
-    assert (content(training)["source"], content(training)["dataset_title"]) == ("", "Shapes")
+    assert (content(training)["source"], content(training)["dataset_title"]) == ("", "birds")

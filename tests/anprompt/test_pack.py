@@ -136,6 +136,19 @@ def test_figures_at_4_255_are_those_of_the_page(tmp_path, capsys):
     assert section("At 4/255") == shown
 
 
+def test_masking_checks_are_those_of_the_page(tmp_path):
+    theirs = unpacked(ATTACKS, tmp_path / "theirs")
+    attacks = ("pgd2/1", "pgd10/1", "pgd100/1", "transfer/1", "square/1", "pgd100/4", "pgd100/255")
+    shown = set()
+    for evaluation in read_below([theirs / "masking"]):
+        rule, cells = evaluation.headline_rule, evaluation.part["cells"]
+        found = [evaluation.part["clean"], *(cells[f"adversarial/{name}/1"] for name in attacks)]
+        numbers = " | ".join(f"{of[rule]['accuracy']:.1f}" for of in found)
+        shown.add(f"| {evaluation.header['trainer']} | {numbers} |")
+    assert len(shown) == 4
+    assert len(section("Masked gradients")) == 8 and shown < section("Masked gradients")
+
+
 @pytest.mark.parametrize("file", [RUNS, ATTACKS])
 def test_nothing_of_a_machine_is_in_the_docs_runs(file):
     with tarfile.open(file) as archive:

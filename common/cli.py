@@ -19,19 +19,10 @@ from common.paths import ROOT
 TRACEBACK = "ANPROMPT_TRACEBACK"  # set it to see where a message comes from
 # What the packages of requirements.txt are imported as.
 NEEDED = {
-    *(
-        "PIL",
-        "gdown",
-        "huggingface_hub",
-        "jinja2",
-        "matplotlib",
-        "numpy",
-        "open_clip",
-        "safetensors",
-    ),
-    *("scipy", "sklearn", "tabulate", "tensorboard", "threadpoolctl", "torch", "torchvision"),
-    *("tqdm", "yacs", "yaml"),
-}
+    "PIL", "gdown", "huggingface_hub", "jinja2", "matplotlib", "numpy", "open_clip", "safetensors",
+    "scipy", "sklearn", "tabulate", "tensorboard", "threadpoolctl", "torch", "torchvision", "tqdm",
+    "yacs", "yaml",
+}  # fmt: skip
 
 
 class CommandParser(argparse.ArgumentParser):

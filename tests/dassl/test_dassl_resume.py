@@ -364,7 +364,7 @@ def test_state_of_the_trainer_and_the_scaler_are_restored(toy_cfg):
 )
 def test_bad_checkpoint_is_named_and_nothing_is_overwritten(toy_cfg, damage):
     cfg = toy_cfg()
-    train_until(cfg, epoch=2)
+    train_until(cfg, epoch=2).close_writer()  # whose thread may write a little later
     folder = os.path.join(cfg.OUTPUT_DIR, "linear")
     path = os.path.join(folder, "model.pth.tar-2")
     if damage == "truncated":

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 
 import numpy as np
@@ -52,6 +53,7 @@ def test_commands(old_tree, kept_tree, tmp_path, monkeypatch, words):
     if "output_small" in words:
         (tmp_path / "docs").symlink_to(ROOT / "docs")
         subprocess.run(shlex.join(UNPACK).replace("'&&'", "&&"), shell=True, check=True)
+        shutil.rmtree(tmp_path / "output_small/fewshot/shapes")  # the tree has such runs as well
     if words == UNPACK:
         assert len(list((tmp_path / "output_small").rglob("results.json"))) > 200
         return

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.runs.identity import DATA_WORDS, NEUTRAL
-from anprompt.runs.recorded import trains_nothing
+from anprompt.runs.recorded import of_no_effect
 from common.errors import UsageError
 from common.text import plain
 
@@ -26,7 +26,7 @@ def differing_settings(
 
     What belongs to an optimiser is left out where neither run trained anything.
     """
-    untrained = trains_nothing(first) and trains_nothing(other)
+    ignored = of_no_effect(first, other)
     return [
         (key, value, other[key])
         for key, value in first.items()
@@ -34,7 +34,7 @@ def differing_settings(
         and key not in expected
         and key in other
         and value != other[key]
-        and not (untrained and key.startswith("OPTIM."))
+        and not key.startswith(ignored)
     ]
 
 

@@ -48,7 +48,7 @@ class AttackedRun(Run):
         attacked: by inference rule.
         attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
-        attacked_on: how many images were attacked, and a digest of them; "" without an attack.
+        attacked_on: how many images were attacked, and a digest of them; None without an attack.
         attacked_in: the file that says so.
         starts: the noise seeds that attacks start from.
         unlike: why figures that are there are not this run's, in words.
@@ -57,7 +57,7 @@ class AttackedRun(Run):
     attacked: dict[str, Value] = field(default_factory=dict, repr=False)
     attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
-    attacked_on: str = ""
+    attacked_on: tuple[int, str] | None = None
     attacked_in: str = ""
     starts: tuple[int, ...] = ()
     unlike: str = ""
@@ -135,7 +135,7 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
             every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
     attacks = {key: fmean(figures) for key, figures in every.items()}
     starts = evaluation.starts if found else ()
-    on = f"{images['used']} {images['sha256']}" if found else ""
+    on = (images["used"], images["sha256"]) if found else None
     return AttackedRun(
         **known, attacked=found, attacks=attacks, part=part, attacked_on=on,
         attacked_in=str(evaluation.path), starts=starts,
@@ -232,7 +232,8 @@ def _place(run: AttackedRun) -> str:
 
 
 def _brief(run: AttackedRun) -> str:
-    count, digest = run.attacked_on.split(" ")
+    assert run.attacked_on
+    count, digest = run.attacked_on
     return f"{count} ({digest[:8]})"
 
 

@@ -28,10 +28,10 @@ from .identity import (
 from .recorded import (
     flatten,
     headline,
+    of_no_effect,
     read_results,
     recorded_config,
     settings_of,
-    trains_nothing,
 )
 
 # A resumed training has the old one's optimiser and schedule, whatever these are set to.
@@ -52,11 +52,7 @@ def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
         UsageError: naming the first key that differs.
     """
     results = read_results(cfg.OUTPUT_DIR) if results is None else results
-    recorded = settings_of(cfg.OUTPUT_DIR, results) or {}
-    is_untrained = trains_nothing(recorded) and trains_nothing(flatten(cfg))
-    for key, there, here in _differences(recorded, cfg):
-        if is_untrained and key.startswith("OPTIM."):
-            continue
+    for key, there, here in _differences(settings_of(cfg.OUTPUT_DIR, results) or {}, cfg):
         longer = key == "OPTIM.MAX_EPOCH" and not cfg.RUN.EVAL_ONLY and _is_less(there, here)
         more = f" To train on from it: --resume {cfg.OUTPUT_DIR} and a new --output-dir."
         raise UsageError(
@@ -73,10 +69,14 @@ def _is_less(one: Any, other: Any) -> bool:
 def _differences(recorded: dict[str, Any], cfg: CfgNode) -> list[tuple[str, Any, Any]]:
     """Return name, recorded and present value of the settings that differ and matter."""
     current = flatten(cfg)
+    ignored = of_no_effect(recorded, current)
     return [
         (key, value, current[key])
         for key, value in recorded.items()
-        if key in current and key not in NEUTRAL and _plain(current[key]) != _plain(value)
+        if key in current
+        and key not in NEUTRAL
+        and not key.startswith(ignored)
+        and _plain(current[key]) != _plain(value)
     ]
 
 

@@ -69,9 +69,13 @@ def settings_in(config: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def trains_nothing(settings: Mapping[str, Any]) -> bool:
-    """Return whether settings are those of a test of what was never trained."""
-    return settings.get("RUN.EVAL_ONLY") is True and settings.get("RUN.MODEL_DIR") == ""
+def of_no_effect(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how settings begin that may differ: an optimiser's, where neither run trained."""
+    is_untrained = all(
+        settings.get("RUN.EVAL_ONLY") is True and settings.get("RUN.MODEL_DIR") == ""
+        for settings in (first, other)
+    )
+    return ("OPTIM.",) if is_untrained else ()
 
 
 def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:

@@ -191,14 +191,6 @@ class CLIPLoRA(PromptTrainer):
     def steps_per_epoch(self) -> int:
         return self.settings.STEPS_PER_SHOT * max(self.cfg.DATASET.NUM_SHOTS, 0)
 
-    def build_data_loader(self) -> None:
-        super().build_data_loader()
-        if self.steps_per_epoch() not in (0, len(self.train_loader_x)):
-            raise UsageError(
-                "TRAINER.CLIPLORA.STEPS_PER_SHOT: Dassl.pytorch's epochs are the images once; set "
-                "it to 0, and OPTIM.MAX_EPOCH to 16000 / (number of classes), 500 steps a shot"
-            )
-
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         require_vit(clip_model, "CLIP-LoRA")

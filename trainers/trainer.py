@@ -167,6 +167,20 @@ class PromptTrainer(TrainerX):
         """The method's settings in this run."""
         return self.settings_of(self.cfg)
 
+    def steps_per_epoch(self) -> int:
+        """Return how many batches an epoch of training has; 0: as many as there are images for."""
+        return 0  # said here as well: Dassl.pytorch does not ask
+
+    def build_data_loader(self) -> None:
+        super().build_data_loader()
+        steps = self.steps_per_epoch()
+        if steps not in (0, len(self.train_loader_x)):
+            raise UsageError(
+                f"{type(self).__name__}: its settings (TRAINER.{self.method}) ask for epochs of "
+                f"{steps} steps, but Dassl.pytorch's are the images once; set those steps to 0 and "
+                f"choose OPTIM.MAX_EPOCH for epochs of {len(self.train_loader_x)} steps"
+            )
+
     def build_model(self) -> None:
         """Build the model and what trains it."""
         cfg = self.cfg

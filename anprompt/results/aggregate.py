@@ -19,9 +19,10 @@ from anprompt.results.comparable import (
     unlike_data,
 )
 from anprompt.results.measures import measured
-from anprompt.results.method import ALL_IMAGES, Method, with_names
+from anprompt.results.method import Method, with_names
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
+from anprompt.runs.recorded import ALL_IMAGES
 from common.errors import UsageError
 
 # What a method's results depend on; data sets and protocols bring settings of their own.

@@ -16,12 +16,18 @@ from anprompt.results.comparable import (
     resumed_of,
     unlike_data,
 )
-from anprompt.results.method import Method, known_shots, with_names
+from anprompt.results.method import Method, with_names
 from anprompt.results.run import without_backbone
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
 from anprompt.runs.identity import NEUTRAL
-from anprompt.runs.recorded import RESULTS, flatten, is_anomaly, read_results
+from anprompt.runs.recorded import (
+    RESULTS,
+    is_anomaly,
+    known_shots,
+    read_results,
+    settings_in,
+)
 from common.errors import UsageError
 from common.schema import WHOLE, Number, mismatch
 from common.text import plain
@@ -54,7 +60,6 @@ _DESCRIPTION = {
 # Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
 _OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}
 _OF_A_RUN |= {"DATASET.SHOTS_FROM", "TRAINER.ANOMALY.FUSE"}
-_OF_A_RUN |= {"DATASET.NUM_SHOTS"}  # tables are apart by it
 
 
 @dataclass(frozen=True)
@@ -284,7 +289,7 @@ def _check_same_test(runs: Sequence[AnomalyResult]) -> None:
 
 
 def _settings(run: AnomalyResult) -> dict[str, Any]:
-    leaves = flatten(run.results.get("config") or {})
+    leaves = settings_in(run.results.get("config") or {})
     return {
         name: value
         for name, value in leaves.items()

@@ -10,8 +10,8 @@ class Method:
 
     Attributes:
         config: name of its configuration, without the backbone; "" where rows may differ in it.
-        shots: None where columns are shots, or nothing is learned; ALL_IMAGES where there is no
-            such limit.
+        shots: None where columns are shots, or nothing is learned; below 1 (`ALL_IMAGES`) where
+            there is no such limit.
         origin: "log.txt" for runs of upstream's code, else "".
         note: what else tells it from others ("trained on base classes", "unfinished").
         learns: False for methods without training, which no seed changes.
@@ -30,18 +30,12 @@ class Method:
 
 DETAILS = ("config", "backbone", "shots", "origin", "note")
 EVERYWHERE = ("backbone", "shots")
-ALL_IMAGES = -1  # shots of a training on all images, as settings may have it: or any below 1
-
-
-def known_shots(setting: int) -> int:
-    """Return the number of shots that a setting of them means: one number for all images."""
-    return setting if setting > 0 else ALL_IMAGES
 
 
 def shots_in_words(shots: Iterable[int]) -> str:
     """Return numbers of shots in words.
 
-    >>> shots_in_words([1]), shots_in_words([4, ALL_IMAGES, 1])
+    >>> shots_in_words([1]), shots_in_words([4, -1, 1])
     ('1 shot', '1, 4 shots, all images')
     """
     found = sorted(set(shots))

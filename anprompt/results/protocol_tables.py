@@ -18,11 +18,12 @@ from anprompt.results.aggregate import (
 )
 from anprompt.results.assign import Placed
 from anprompt.results.measures import MEASURES, Measure
-from anprompt.results.method import ALL_IMAGES, shots_in_words
+from anprompt.results.method import shots_in_words
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.statistics import standard_error
 from anprompt.results.table import IMAGENET_VARIANTS, PROTOCOLS, Column, Row, Table, in_order
 from anprompt.results.value import Value, count, ends, harmonic, over_seeds, seed_by_seed
+from anprompt.runs.recorded import ALL_IMAGES
 
 HALVES = ("base", "new")
 BASE2NEW_COLUMNS = [Column(name) for name in ("base", "new", "HM of means", "mean of HMs")]

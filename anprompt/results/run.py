@@ -14,12 +14,13 @@ from anprompt.protocols.layout import data_name, read_path
 from anprompt.protocols.methods import ANOMALY, method_of
 from anprompt.results.comparable import data_of, resumed_of
 from anprompt.results.logs import final_result, log_files, read_header
-from anprompt.results.method import Method, known_shots
+from anprompt.results.method import Method
 from anprompt.results.value import Value
 from anprompt.runs.recorded import (
     CONFIG,
     RESULTS,
     is_anomaly,
+    known_shots,
     read_results,
     recorded_config,
     settings_in,
@@ -253,8 +254,6 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
     shots, resumed = results["shots"], resumed_of(results)
-    if (key := "DATASET.NUM_SHOTS") in settings:
-        settings = {**settings, key: known_shots(settings[key])}
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
         source, trained_subset, shots, resumed = read_training(training, shots)

@@ -26,11 +26,11 @@ from .identity import (
     recorded_identity,
 )
 from .recorded import (
-    flatten,
     headline,
     of_no_effect,
     read_results,
     recorded_config,
+    settings_in,
     settings_of,
 )
 
@@ -68,7 +68,7 @@ def _is_less(one: Any, other: Any) -> bool:
 
 def _differences(recorded: dict[str, Any], cfg: CfgNode) -> list[tuple[str, Any, Any]]:
     """Return name, recorded and present value of the settings that differ and matter."""
-    current = flatten(cfg)
+    current = settings_in(cfg)
     ignored = of_no_effect(recorded, current)
     return [
         (key, value, current[key])

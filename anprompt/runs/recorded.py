@@ -60,9 +60,22 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
 _BEFORE = {"TRAINER.CLIPLORA": {"STEPS_PER_SHOT": 0}}
 
 
+ALL_IMAGES = -1  # DATASET.NUM_SHOTS of a training on all images; any setting below 1 means it
+
+
+def known_shots(setting: int) -> int:
+    """Return the number of shots that a setting of them means: one number for all images."""
+    return setting if setting > 0 else ALL_IMAGES
+
+
 def settings_in(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a recorded configuration by dotted name, as this version has them."""
+    """Return the settings of a configuration by dotted name, as this version has them.
+
+    What may be written in several ways is written in one.
+    """
     settings = of_own_method(flatten(config))
+    if isinstance(shots := settings.get("DATASET.NUM_SHOTS"), int):
+        settings["DATASET.NUM_SHOTS"] = known_shots(shots)
     for node, before in _BEFORE.items():
         if any(key.startswith(f"{node}.") for key in settings):
             settings = {f"{node}.{key}": value for key, value in before.items()} | settings

@@ -174,6 +174,13 @@ def test_a_setting_that_came_later_stood_at_something_before(cfg_of, tmp_path):
     assert "TRAINER.CLIPLORA.STEPS_PER_SHOT" not in recorded_config(tmp_path / "run")
 
 
+def test_all_images_are_asked_for_by_any_number_below_1(cfg_of):
+    record_config(cfg_of("DATASET.NUM_SHOTS", "0"))
+    check_same_settings(cfg_of("DATASET.NUM_SHOTS", "-1"))
+    with pytest.raises(UsageError, match="DATASET.NUM_SHOTS is -1 there, 1 now"):
+        check_same_settings(cfg_of("DATASET.NUM_SHOTS", "1"))
+
+
 def test_an_optimisers_settings_are_nothing_to_what_is_not_trained(cfg_of):
     record_config(cfg_of("--eval-only", "OPTIM.MAX_EPOCH", "3", trainer="ZeroshotCLIP"))
     check_same_settings(cfg_of("--eval-only", "OPTIM.MAX_EPOCH", "4", trainer="ZeroshotCLIP"))

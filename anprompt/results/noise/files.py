@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import data_name, read_path
-from anprompt.results.method import Method, known_shots
+from anprompt.results.method import Method
 from anprompt.results.noise.cells import (
     SEEN,
     Choice,
@@ -24,7 +24,7 @@ from anprompt.results.run import read_training
 from anprompt.results.value import Value, cell_patterns
 from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.fingerprint import earlier_fingerprint, fingerprint
-from anprompt.runs.recorded import recorded_config
+from anprompt.runs.recorded import known_shots, recorded_config
 from common.checkpoints import checkpoint_name
 from common.errors import UsageError
 from common.reading import read_json

@@ -247,8 +247,10 @@ def _unlike_training(
     first: Run, other: Run, expected: Collection[str]
 ) -> tuple[str, object, object]:
     """Return the first setting that differs, but for ``expected`` ones, and its two values."""
-    for key, ours, theirs in differing_settings(first.settings, other.settings, expected):
-        return key, repr(ours), repr(theirs)
+    pairs = (first.settings, other.settings), (first.trained_with, other.trained_with)
+    for ours, theirs in pairs:
+        for key, one, two in differing_settings(ours, theirs, expected):
+            return key, repr(one), repr(two)
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
         return "the number of epochs", first.epochs, other.epochs
     return "", None, None

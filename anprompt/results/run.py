@@ -99,6 +99,7 @@ class Run:
         epochs: how many the model was trained; None where that is not known.
         resumed: in what its training differs from another run's that it went on from.
         settings: the configuration, as dotted names.
+        trained_with: that of its training, as far as it is there.
         results: what results.json says; of a log the accuracy alone.
         file: where that stands.
     """
@@ -124,6 +125,7 @@ class Run:
     epochs: int | None = None
     resumed: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    trained_with: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def method(self) -> Method:
@@ -253,11 +255,11 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     model_dir = settings.get("RUN.MODEL_DIR")
     training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
-    shots, resumed = results["shots"], resumed_of(results)
+    behind = Training(dataset, subset, results["shots"], resumed_of(results), settings)
     if training and learns:
         _check_checkpoint(folder, results, training, digests)
-        source, trained_subset, shots, resumed = read_training(training, shots)
-        trained_on = (source or facts.source, trained_subset)
+        behind = read_training(training, behind.shots)
+        trained_on = (behind.dataset or facts.source, behind.subset)
     elif facts.source:
         trained_on = (facts.source, "")
     else:
@@ -267,7 +269,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         trainer=trainer,
         config=without_backbone(facts.config, backbone),
         backbone=backbone,
-        shots=known_shots(shots),
+        shots=known_shots(behind.shots),
         dataset=dataset,
         subset=subset,
         seed=results["seed"],
@@ -281,8 +283,9 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
         layout=facts.layout,
         split=results.get("split") or "test",
         epochs=results.get("epochs"),
-        resumed=resumed,
+        resumed=behind.resumed,
         settings=settings,
+        trained_with=behind.settings,
     )
 
 
@@ -326,24 +329,45 @@ def _check_checkpoint(
             )
 
 
-def read_training(training: Path, shots: int) -> tuple[str, str, int, tuple[str, ...]]:
-    """Return data set, subset of its classes and shots of a training, as it says itself, and in
-    what it differs from another that it went on from.
+@dataclass(frozen=True)
+class Training:
+    """A training, as far as its folder says anything.
 
-    Where it says nothing, these are "", "", the given shots and ().
+    Attributes:
+        dataset, subset: the data set and the subset of its classes trained on; "" where unknown.
+        shots, resumed, settings: as `Run` has them.
     """
-    results = read_results(training)
+
+    dataset: str
+    subset: str
+    shots: int
+    resumed: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def read_training(folder: Path, shots: int) -> Training:
+    """Return what a training's folder says of it.
+
+    Args:
+        shots: what is believed where it says nothing of them.
+    """
+    results = read_results(folder)
     if results:
-        _check(results, _RESULTS, training / RESULTS)
-        subset = results["subsample_classes"]
-        return _dataset(results), subset, results["shots"], resumed_of(results)
-    settings = recorded_config(training) or {}
-    _check(settings, _LOGGED, training / CONFIG)
-    return (
+        _check(results, _RESULTS, folder / RESULTS)
+        return Training(
+            _dataset(results),
+            results["subsample_classes"],
+            results["shots"],
+            resumed_of(results),
+            settings_in(results.get("config") or {}),
+        )
+    settings = recorded_config(folder) or {}
+    _check(settings, _LOGGED, folder / CONFIG)
+    return Training(
         title_of(settings),
         settings.get("DATASET.SUBSAMPLE_CLASSES", ""),
         settings.get("DATASET.NUM_SHOTS", shots),
-        (),
+        settings=settings,
     )
 
 

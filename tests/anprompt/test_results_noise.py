@@ -192,3 +192,26 @@ def test_a_row_in_part_attacked_takes_nothing_from_another(tmp_path, capsys):
     assert [cells[-2:] for cells in rows(out).values()] == [["-", "-"], ["30.0 ± 0.0"] * 2]
     assert "left out:" not in out
     assert "not shown, CoOp: adversarial noise, measured for only 1 of its 2 runs" in out
+
+
+@pytest.mark.parametrize("protocol", ["crossdata", "noise"])
+def test_trainings_behind_tests_are_compared(protocol, tmp_path, capsys):
+    for seed, rate in ((1, 0.1), (2, 0.7)):
+        options = {"OPTIM": {"LR": rate}}
+        write_source(tmp_path, "CoOp", "EuroSAT", 80, seed=seed, options=options)
+        tested = write_target(tmp_path, "CoOp", "EuroSAT", "UCF101", 20, seed=seed)
+        measure(tested, 20.0)
+        status = table([tmp_path / "crossdata/test", "--protocol", protocol])
+        assert status == (0 if seed == 1 else 2)
+    error = capsys.readouterr().err
+    assert "as seeds of one row, but OPTIM.LR is 0.1 in the first and 0.7 in the second" in error
+
+
+def test_zero_shot_clip_measured_twice_is_one_row(tmp_path, capsys):
+    for place, accuracy in (("mine", 20.0), ("unpacked", 20.0), ("other", 21.0)):
+        run = write_few_shot(tmp_path / place, "ZeroshotCLIP", "EuroSAT", 1, 30)
+        measure(run, accuracy, checkpoint="")
+    found = rows(noise_table(capsys, tmp_path / "mine", tmp_path / "unpacked"))
+    assert found["ZeroshotCLIP"] == rows(noise_table(capsys, tmp_path / "mine"))["ZeroshotCLIP"]
+    refused = noise_table(capsys, tmp_path / "mine", tmp_path / "other", status=2)
+    assert "are the same method, data set and seed" in refused

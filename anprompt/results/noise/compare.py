@@ -1,5 +1,6 @@
 """Evaluations that can be compared, and their figures by method."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -221,6 +222,8 @@ def _by_method(
     for member in members:
         method = method_of(member) if method_of else named[member.method]
         own = methods.setdefault(method, [])
+        if not member.method.learns and any(_is_equal(member, other) for other in own):
+            continue  # no seed changes what learns nothing
         for other in own:
             if other.header["seed"] == member.header["seed"]:
                 raise UsageError(
@@ -233,20 +236,37 @@ def _by_method(
     return methods
 
 
+def _is_equal(one: Evaluation, other: Evaluation) -> bool:
+    return all(one.part[key] == other.part[key] for key in ("clean", "cells"))
+
+
 def _check_alike(members: Sequence[Evaluation]) -> None:
     """Refuse seeds of one row whose trainings, or whose noise, differ in anything else."""
     if len(members) < 2:
         return
     first, *others = members
-    settings = recorded_config(first.path.parent) or {}
+    settings = _recorded(first)
     for other in others:
-        theirs = recorded_config(other.path.parent) or {}
         expected = OF_A_SEED | OF_A_HALF
-        differing = differing_settings(settings, theirs, expected)
+        differing = [
+            found
+            for ours, theirs in zip(settings, _recorded(other), strict=True)
+            for found in differing_settings(ours, theirs, expected)
+        ]
         differing += differing_settings(_how(first), _how(other), ())
         for key, one, two in differing[:1]:
             folders = first.path.parent, other.path.parent
             raise not_seeds_of_one_row(*folders, key, repr(one), repr(two))
+
+
+def _recorded(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of the run that was measured, and of its training where that is apart."""
+    folder = evaluation.path.parent
+    own = recorded_config(folder) or {}
+    model_dir = own.get("RUN.MODEL_DIR")
+    if not isinstance(model_dir, str) or not model_dir:
+        return own, {}
+    return own, recorded_config(os.path.normpath(folder / model_dir)) or {}
 
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:

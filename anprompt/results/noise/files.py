@@ -275,8 +275,9 @@ def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict
     if not model_dir:
         return {"source": ""}
     training = Path(os.path.normpath(folder / model_dir))
-    source, _, shots, _ = read_training(training, header["shots"])
-    return {"source": source or read_path(folder, header["trainer"]).source, "shots": shots}
+    behind = read_training(training, header["shots"])
+    source = behind.dataset or read_path(folder, header["trainer"]).source
+    return {"source": source, "shots": behind.shots}
 
 
 def _check_model(folder: Path, content: dict[str, Any]) -> None:

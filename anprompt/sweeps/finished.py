@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.environment import Environment
@@ -11,7 +12,7 @@ from anprompt.protocols.plan import RunSpec
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from anprompt.runs.folder import finished_accuracy
-from anprompt.runs.recorded import read_results
+from anprompt.runs.recorded import CONFIG, read_results
 from common.errors import one_line
 from common.paths import seen_from
 
@@ -28,8 +29,8 @@ def find_finished(
     something is wrong is not: starting it says what.
 
     Args:
-        refused: gets those with results that are not what is asked for, as with other settings, and
-            why.
+        refused: gets those whose folder has another run than is asked for, as with other settings,
+            and why.
     """
     planned = set(runs)
     configurations = Configurations(environment, options)
@@ -39,8 +40,12 @@ def find_finished(
         if run.needs in planned and run.needs not in found:
             continue
         try:
-            results = read_results(run.folder(environment.output))
-            if results is not None and finished_accuracy(configurations.of(run), known) is not None:
+            folder = run.folder(environment.output)
+            results = read_results(folder)
+            if results is None and not Path(folder, CONFIG).is_file():
+                continue
+            accuracy = finished_accuracy(configurations.of(run), known)
+            if results is not None and accuracy is not None:
                 found[run] = results
         except (ValueError, OSError) as error:
             if refused is not None:

@@ -29,7 +29,7 @@ def status_lines(
 
     Args:
         submitted: where those stand that were given to a cluster.
-        refused: those whose folder has other results than are asked for, and why.
+        refused: those whose folder has another run than is asked for, and why.
     """
     lines: list[str] = []
     states: Counter[str] = Counter()

@@ -273,12 +273,17 @@ def test_status_says_what_runs_and_why_others_stopped(stand_in, monkeypatch, cap
     ]
 
 
-def test_status_tells_other_settings_from_a_stop(stand_in, monkeypatch, capsys, tree):
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_status_tells_other_settings_from_a_stop(is_finished, stand_in, capsys, tree):
     command = ["base2new", "--methods", "coop", "--datasets", "shapes", "--seeds", "1"]
     assert stand_in(*command)[0] == 0
     (trained,) = tree.glob("base2new/train_base/**/results.json")
-    results = {"finished": True, "accuracy": 84.2, "config": {"OPTIM": {"MAX_EPOCH": 1}}}
-    trained.write_text(json.dumps(results))
+    config = {"OPTIM": {"MAX_EPOCH": 1}}
+    if is_finished:
+        trained.write_text(json.dumps({"finished": True, "accuracy": 84.2, "config": config}))
+    else:
+        trained.unlink()
+        trained.with_name("config.yaml").write_text(json.dumps(config))
     for log in (tree / "logs").iterdir():
         log.write_text("* accuracy: 84.2%\n")
     capsys.readouterr()

@@ -25,6 +25,9 @@ mkdir -p "$folder"
 echo '{"finished": true, "accuracy": 84.2}' > "$folder/results.json"
 echo "end $run" >> "$CALLS"
 """
+TWELVE = (
+    "ZeroshotCLIP,ZeroshotCLIP2,CoOp,CoCoOp,KgCoOp,VPT,IVLP,MaPLe,PromptSRC,MMRL,MMRLpp,ANPrompt"
+)
 VARIABLES = ("BACKBONE", "CFG", "DATA", "DRY_RUN", "LOADEP", "PLUGIN", "SHOTS", "SOURCE")
 
 

@@ -9,6 +9,10 @@ CONFIGS = {
     "MaPLe": "MaPLe/vit_b16_c2_ep5_batch4_2ctx",
     "ANPrompt": "ANPrompt/vit_b16",
 }
+BASE = [
+    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
+    "Industrial Buildings",
+]  # fmt: skip
 QUICK = [
     "OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "5",
     "DATASET.NUM_SHOTS", "1", "OPTIM.LR", "0.01", "TRAIN.PRINT_FREQ", "1",

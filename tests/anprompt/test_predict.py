@@ -1,4 +1,4 @@
-"""python -m anprompt predict and the Predictor: the trainer's own answers, odd folders, export."""
+"""python -m anprompt predict and the Predictor: the trainer's own answers, odd folders."""
 
 import csv
 import io
@@ -10,58 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from called import robustness
 from PIL import Image
-from runs_of_tests import QUICK, ROOT, run_folder
-from safetensors.torch import load_file
+from runs_of_tests import BASE, run_folder
 
-import train
 from anprompt.commands import predict
-from anprompt.protocols.methods import all_methods
-from anprompt.runs.export import read_export
 from anprompt.runs.predictor import Predictor
 from anprompt.runs.trained import quiet, read_cfg, training_folder
-from common import cli
 from dassl.engine import build_trainer
 from dassl.utils import UsageError
 from datasets.eurosat import EuroSAT
 
 pytestmark = pytest.mark.slow
-
-BASE = [
-    "Annual Crop Land", "Forest", "Herbaceous Vegetation Land", "Highway or Road",
-    "Industrial Buildings",
-]  # fmt: skip
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        capsys.readouterr()
-        try:
-            status = cli.run(predict.main, "anprompt predict", [str(a) for a in arguments])
-        except SystemExit as end:
-            status = end.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
-def images(fake_eurosat, tmp_path) -> Path:
-    """Good images in two folders, among them a text file and a broken JPEG."""
-    folder = tmp_path / "mine"
-    source = fake_eurosat / "eurosat/2750"
-    (folder / "more").mkdir(parents=True)
-    shutil.copy(source / "Forest/Forest_30.png", folder / "a.png")
-    Image.open(source / "River/River_31.png").save(folder / "more" / "b.JPG", "JPEG")
-    good = io.BytesIO()
-    Image.open(source / "River/River_32.png").save(good, "JPEG")
-    (folder / "broken.jpeg").write_bytes(good.getvalue()[:400])
-    (folder / "notes.txt").write_text("no image")
-    (folder / "empty.png").write_bytes(b"")
-    return folder
 
 
 @pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "ANPrompt"])
@@ -193,99 +152,6 @@ def test_other_classes(trained_output, images, tmp_path, call):
     assert Predictor.load(run).rule == "mix"
 
 
-@pytest.mark.parametrize("trainer", ["ZeroshotCLIP", "CoOp", "MaPLe", "ANPrompt"])
-def test_export_answers_alike_without_run_or_data(trained_output, trainer, images, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(run_folder(trained_output, trainer), run)
-    before = Predictor.load(run)
-    before.export(tmp_path / "export")
-    expected = before.predict(images / "a.png")
-    shutil.rmtree(run)
-    after = Predictor.load(tmp_path / "export")
-    assert after.classnames == before.classnames and after.rule == before.rule
-    assert after.predict(images / "a.png") == expected
-    tensors = load_file(tmp_path / "export/model.safetensors")
-    features = tensors["class_features"]
-    assert features.shape == (len(BASE), before.trained.model.clip.visual.output_dim)
-    torch.testing.assert_close(features.norm(dim=1), torch.ones(len(BASE)))
-    learned = {name for name in tensors if name.startswith("learned.")}
-    assert bool(learned) == (trainer != "ZeroshotCLIP")
-    description = json.loads((tmp_path / "export/model.json").read_text())
-    assert description["classnames"] == BASE
-    assert description["input"]["size"] == [64, 64]
-
-
-@pytest.fixture(scope="module", params=["LinearProbe", "DePTCoOp"])
-def per_class_run(request, fake_eurosat, tiny_clip_path, tmp_path_factory) -> Path:
-    """A run whose model has tensors of each class's own."""
-    folder = tmp_path_factory.mktemp("run")
-    method = next(own for own in all_methods() if own.trainer == request.param)
-    config = method.config_file(method.config("base2new", "eurosat", 16))
-    flags = ["--root", fake_eurosat, "--seed", "1", "--trainer", request.param]
-    flags += ["--backbone", tiny_clip_path, "--config-file", config, "--output-dir", folder]
-    flags += ["--dataset-config-file", ROOT / "configs/datasets/eurosat.yaml", *QUICK]
-    assert train.main([*map(str, flags), "DATASET.SUBSAMPLE_CLASSES", "base"]) == 0
-    return folder
-
-
-def test_exports_for_other_classes_keep_the_rows_of_training(per_class_run, images, tmp_path):
-    pictures = [images / "a.png", images / "more/b.JPG"]
-    whole = Predictor.load(per_class_run).logits(pictures)
-    others = ["sea", "desert", *BASE[2:]]
-    for number, names in enumerate((BASE[::-1], [BASE[3], BASE[0]], others, BASE)):
-        chosen = Predictor.load(per_class_run, names)
-        chosen.export(tmp_path / f"{number}")
-        again = Predictor.load(tmp_path / f"{number}")
-        assert again.classnames == names
-        torch.testing.assert_close(again.logits(pictures), chosen.logits(pictures))
-        again.set_classes(BASE)
-        torch.testing.assert_close(again.logits(pictures), whole)
-    torch.testing.assert_close(
-        Predictor.load(per_class_run, BASE[::-1]).logits(pictures), whole.flip(1)
-    )
-
-
-def test_exports_of_before_for_other_classes_are_refused(per_class_run, tmp_path):
-    for names, refused in ((BASE[::-1], True), (BASE, False)):
-        Predictor.load(per_class_run, names).export(tmp_path / "export")
-        path = tmp_path / "export/model.json"
-        description = json.loads(path.read_text())
-        del description["rows"], description["digest"]
-        path.write_text(json.dumps(description))
-        if refused:
-            with pytest.raises(UsageError, match="an earlier version wrote it for other classes"):
-                Predictor.load(tmp_path / "export")
-        else:
-            assert Predictor.load(tmp_path / "export").classnames == names
-
-
-def test_models_from_files_without_names_find_their_rows(per_class_run, images, tmp_path):
-    """As upstream writes them: the run's own classes are those of training."""
-    shutil.copytree(per_class_run, tmp_path / "run")
-    whole = Predictor.load(tmp_path / "run").logits([images / "a.png"])
-    (path,) = (tmp_path / "run").glob("*/model.pth.tar-*")
-    content = torch.load(path, weights_only=True)
-    torch.save({"state_dict": content["state_dict"], "epoch": content["epoch"]}, path)
-    for names in (BASE, BASE[::-1]):
-        own = Predictor.load(tmp_path / "run", names)
-        turned = whole if names == BASE else whole.flip(1)
-        torch.testing.assert_close(own.logits([images / "a.png"]), turned)
-        own.export(tmp_path / "export")
-        again = Predictor.load(tmp_path / "export")
-        torch.testing.assert_close(again.logits([images / "a.png"]), turned)
-
-
-def test_text_noise_is_not_measured_on_answers_without_words(per_class_run, tmp_path):
-    shutil.copytree(per_class_run, tmp_path / "run")
-    flags = ["--noise", "char,jpeg,both", "--severities", "1", "--seeds", "1", "--images", "6"]
-    assert robustness(["--model-dir", tmp_path / "run", *flags]) == 0
-    parts = json.loads((tmp_path / "run/robustness.json").read_text())["parts"]
-    groups = {name: {key.split("/")[0] for key in own["cells"]} for name, own in parts.items()}
-    is_probe = json.loads((per_class_run / "results.json").read_text())["trainer"] == "LinearProbe"
-    assert groups["base"] == ({"image"} if is_probe else {"text", "image", "both"})
-    assert groups["new"] == {"text", "image", "both"}
-
-
 def test_logits_features_and_other_classes_at_run_time(trained_output, images):
     run = run_folder(trained_output, "ANPrompt")
     predictor = Predictor.load(run)
@@ -347,62 +213,6 @@ def test_what_training_accepts_is_accepted(trained_output, images, tmp_path):
         Predictor.load(run, ["a_cat", "dog", "A cat"])
 
 
-def test_a_model_is_not_written_among_a_runs_files(trained_output):
-    run = run_folder(trained_output, "CoOp", "train_base")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    for option in ("--export", "--export-upstream"):
-        with pytest.raises(UsageError, match="is the folder of a run"):
-            predict.main(["--model-dir", str(run), option, str(run)])
-    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
-def test_a_damaged_export_is_noticed(trained_output, tmp_path):
-    folder = tmp_path / "export"
-    Predictor.load(run_folder(trained_output, "CoOp")).export(folder)
-    whole = read_export(folder)
-    rng = np.random.default_rng(0)
-    noticed = 0
-    for number in range(80):
-        path = folder / ("model.json" if number % 2 else "model.safetensors")
-        content = path.read_bytes()
-        damaged = bytearray(content)
-        damaged[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(damaged)
-        try:
-            found = read_export(folder)
-        except UsageError as error:
-            noticed += 1
-            assert str(folder) in str(error)
-        else:  # a blank of the JSON file for another
-            assert number % 2 and found.classnames == whole.classnames
-        path.write_bytes(content)
-    assert noticed > 70
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"rule": "max"}, "has no rule 'max'"),
-        ({"classnames": 3}, "classnames is 3, not a list"),
-        ({"trained_on": []}, "trained_on is a list, not a mapping"),
-        ({"format": 2}, "not an export of this version"),
-    ],
-)
-def test_exports_of_before_have_no_digest(trained_output, tmp_path, images, caplog, change, said):
-    folder = tmp_path / "export"
-    before = Predictor.load(run_folder(trained_output, "CoOp"))
-    before.export(folder)
-    description = json.loads((folder / "model.json").read_text())
-    del description["digest"]
-    (folder / "model.json").write_text(json.dumps(description))
-    with caplog.at_level("INFO"):
-        assert Predictor.load(folder).predict(images / "a.png") == before.predict(images / "a.png")
-    assert "has no digest" in caplog.text
-    (folder / "model.json").write_text(json.dumps(description | change))
-    with pytest.raises(UsageError, match=said):
-        Predictor.load(folder)
-
-
 def test_the_page_of_the_docs(trained_output, images, tmp_path, monkeypatch):
     """The Python of docs/PREDICT.md runs."""
     text = (Path(__file__).parents[2] / "docs/PREDICT.md").read_text(encoding="utf-8")
@@ -419,17 +229,6 @@ def test_the_page_of_the_docs(trained_output, images, tmp_path, monkeypatch):
     expected = predictor.logits(names["images"])
     exec(model_code, names)
     assert torch.equal(names["trained"].model(names["images"]).detach(), expected)
-
-
-def test_written_for_upstream(trained_output, images, tmp_path, call):
-    run = run_folder(trained_output, "MaPLe")
-    status, _, err = call("--model-dir", run, "--export-upstream", tmp_path / "theirs")
-    (file,) = (tmp_path / "theirs/MultiModalPromptLearner").glob("model.pth.tar-*")
-    assert status == 0 and str(file) in err
-    assert "prompt_learner.ctx" in torch.load(file, weights_only=True)["state_dict"]
-    run = run_folder(trained_output, "ANPrompt")
-    status, _, err = call("--model-dir", run, "--export-upstream", tmp_path / "none")
-    assert status == 2 and "ANPrompt: no upstream repository" in err
 
 
 def test_evaluations_folder_leads_to_its_training(trained_output, images):

@@ -66,6 +66,7 @@ class Setting:
             gives the table's entry "default", as upstream's files do; elsewhere this setting goes
             before the table.
         scope: where the value matters, one of ``SCOPES``.
+        is_file: it names a file, whose content is part of a run's identity.
 
     Raises:
         ValueError: the description contradicts itself.
@@ -87,6 +88,7 @@ class Setting:
     true: str | None = None
     below: str = ""
     scope: str = "model"
+    is_file: bool = False
 
     def __post_init__(self) -> None:
         if self.kind is None:

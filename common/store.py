@@ -85,7 +85,7 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Return whether a piece is there, undamaged or not."""
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))  # False where the folder cannot be searched
 
     def get(self, key: str) -> bytes | None:
         """Return a piece; None where it is not there, or was damaged."""

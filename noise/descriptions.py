@@ -15,17 +15,26 @@ MAX_WORDS = 50
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
-def load_descriptions(path: str | Path) -> dict[str, list[str]]:
+class Descriptions(dict[str, list[str]]):
+    """Non-empty sentences by class name, as written in the file; ``source`` says which that is."""
+
+    source = "descriptions"
+
+
+def load_descriptions(path: str | Path, setting: str = "descriptions") -> Descriptions:
     """Read and check a description file.
 
-    Returns:
-        Class names, as written in the file, to their non-empty sentences.
+    Args:
+        setting: what names the file, for error messages.
 
     Raises:
         UsageError: the file cannot be read, is not JSON of the form ``{class name: [sentences]}``,
             or holds nothing.
     """
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except UsageError as error:
+        raise UsageError(f"{setting}: {error}") from error
     problem = mismatch(content, Each([str])) or ("" if content else "it holds no classes")
     if not problem:
         for name, sentences in content.items():
@@ -34,10 +43,11 @@ def load_descriptions(path: str | Path) -> dict[str, list[str]]:
                 break
     if problem:
         raise UsageError(
-            f"Descriptions: {path}: {problem}; "
-            'wanted {"class name": ["sentence", ...], ...} as JSON'
+            f'{setting}: {path}: {problem}; wanted {{"class name": ["sentence", ...], ...}} as JSON'
         )
-    return content
+    descriptions = Descriptions(content)
+    descriptions.source = f"{setting}: {path}"
+    return descriptions
 
 
 def find_descriptions(descriptions: Mapping[str, Sequence[str]], classname: str) -> list[str]:
@@ -62,8 +72,9 @@ def find_descriptions(descriptions: Mapping[str, Sequence[str]], classname: str)
     by_normalised = {_normalised(name): name for name in descriptions}
     near = [by_normalised[name] for name in nearest(wanted, by_normalised)]
     hint = f" Nearest: {', '.join(near)}." if near else ""
+    source = getattr(descriptions, "source", Descriptions.source)
     raise UsageError(
-        f"Descriptions: no entry for class {classname!r} among {len(descriptions)} classes.{hint}"
+        f"{source}: no entry for class {classname!r} among {len(descriptions)} classes.{hint}"
         " Add one, or do without the file."
     )
 

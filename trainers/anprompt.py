@@ -225,7 +225,11 @@ class AntiNoiseCLIP(RepresentationCLIP):
         [O]
         """
         noise = self.settings.NOISE
-        descriptions = load_descriptions(noise.DESCRIPTIONS) if noise.DESCRIPTIONS else None
+        descriptions = (
+            load_descriptions(noise.DESCRIPTIONS, "TRAINER.ANPROMPT.NOISE.DESCRIPTIONS")
+            if noise.DESCRIPTIONS
+            else None
+        )
         self.noisy_text = noisy_text_features(
             self.clip,
             self.prompts,
@@ -317,7 +321,10 @@ class ANPrompt(RepresentationTrainer):
                 True, "add noise prompts to the learned tokens [P]", **training
             ),
             "NOISE.DESCRIPTIONS": Setting(
-                "", 'JSON {class name: [sentences]} for kind "description"', **training
+                "",
+                'JSON {class name: [sentences]} for kind "description"',
+                is_file=True,
+                **training,
             ),
         }
         declare_method(cfg, "ANPROMPT", settings)

@@ -87,7 +87,7 @@ class NeedsViT(UsageError):
 
 
 def require_vit(model: clip.model.CLIP, method: str) -> None:
-    """Refuse a backbone whose image tower is no ViT of OpenAI's form, which visual prompts need.
+    """Refuse a backbone whose image tower is no ViT of OpenAI's form.
 
     Raises:
         NeedsViT: it is a ResNet, or one of open_clip's other towers.
@@ -95,7 +95,7 @@ def require_vit(model: clip.model.CLIP, method: str) -> None:
     if not isinstance(model.visual, clip.model.VisionTransformer):
         kind = type(getattr(model.visual, "trunk", model.visual)).__name__
         raise NeedsViT(
-            f"{method} puts prompts into the image tower and needs a ViT of OpenAI's form there, "
+            f"{method} changes the image tower and needs a ViT of OpenAI's form there, "
             f"this backbone has a {kind}: set MODEL.BACKBONE.NAME to another, e.g. ViT-B/16 "
             "(python -m anprompt backbones lists which run with which methods)"
         )

@@ -35,7 +35,7 @@ class ConsistentPromptLearner(MultiModalPromptLearner):
     """Learned beside MaPLe's: ``adapter_image`` and ``adapter_text``, E -> E / 4 -> E."""
 
     def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
-        super().__init__(settings, clip_model, prompts)
+        super().__init__(settings, clip_model, prompts, "COPROMPT")
         width, device = clip_model.text_projection.shape[1], self.ctx.device
 
         def adapter() -> nn.ModuleDict:
@@ -85,7 +85,7 @@ class ConsistentCLIP(MaPLeCLIP):
         plain = ClassPrompts(self.template, self.prompts.classnames)
         sentences = [[text] for text in plain.texts]
         if self.settings.DESCRIPTIONS:
-            known = load_descriptions(self.settings.DESCRIPTIONS)
+            known = load_descriptions(self.settings.DESCRIPTIONS, "TRAINER.COPROMPT.DESCRIPTIONS")
             sentences = [find_descriptions(known, name) for name in plain.classnames]
         features = [
             F.normalize(
@@ -138,6 +138,7 @@ class CoPrompt(MaPLe):
                 "",
                 "JSON file {class name: [sentences]}; empty: the hand-written prompt",
                 scope="training",
+                is_file=True,
             ),
         }
         declare_method(cfg, "COPROMPT", settings)

@@ -193,15 +193,27 @@ class DecoupledTrainer(PromptTrainer):
                 f"{cls.__name__} answers for classes that it was not trained on, for which there "
                 f"is no context of each class's own: set TRAINER.{cls.method}.CSC False"
             )
+        if type(host).raw_text_features is PromptedCLIP.raw_text_features:
+            raise UsageError(
+                f"{cls.__name__}: the head trains on text features that are not normalised, and "
+                f"{type(host).__name__} has none; give it raw_text_features() in place of "
+                "text_features()"
+            )
         width, device = clip_model.text_projection.shape[1], clip_model.text_projection.device
         learner = DecoupledLearner(host.prompt_learner, width, len(prompts.classnames), device)
         weight = cfg.TRAINER.LINEAR_PROBE.WEIGHT
         return DecoupledCLIP(clip_model, learner, prompts, host=host, weight=weight)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        learner, optim = self.model.prompt_learner, self.cfg.OPTIM
+        decoupled, optim = self.model, self.cfg.OPTIM
+        self.model = decoupled.host  # whose groups the host's trainer makes
+        try:
+            groups = super().parameter_groups()
+        finally:
+            self.model = decoupled
+        learner = decoupled.prompt_learner
         return [
-            {"params": list(learner.prompt_learner.parameters())},
+            *(groups or [{"params": list(learner.prompt_learner.parameters())}]),
             {"params": learner.new_layers(), "lr": optim.LR * optim.LR_EXP},
         ]
 

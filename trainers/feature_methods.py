@@ -197,12 +197,11 @@ class FeatureTrainer(PromptTrainer):
     """Trains on kept features. Its settings have ``PASSES``.
 
     Class attributes:
-        pooled, keeps_last: see `FeatureBatches`.
+        pooled: see `FeatureBatches`.
         own_words: whether ImageNet's general wordings have the data set's own beside them.
     """
 
     pooled = False
-    keeps_last = False
     own_words = True
     train_loader_x: Any
 
@@ -213,6 +212,13 @@ class FeatureTrainer(PromptTrainer):
             raise UsageError(
                 f"{cls.__name__} takes one transformed view of an image at a time: set "
                 "DATALOADER.K_TRANSFORMS 1 and INPUT.NO_TRANSFORM False"
+            )
+        sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
+        if cls.settings_of(cfg).PASSES and sampler != "RandomSampler":
+            raise UsageError(
+                f"DATALOADER.TRAIN_X.SAMPLER {sampler}: {cls.__name__} trains on kept features, "
+                "always in random order; leave it out, or train on images themselves "
+                f"(TRAINER.{cls.method}.PASSES 0)"
             )
 
     @classmethod

@@ -47,14 +47,26 @@ def mapped(prompts: nn.ParameterList, maps: nn.ModuleList) -> dict[int, Tensor]:
 class MultiModalPromptLearner(PromptLearner):
     """Learned: ``ctx`` (n, Dt) and its map ``proj`` Dt -> Dv for the first layer; for layers
     2 .. depth ``compound_prompts_text`` (n, Dt) and ``compound_prompt_projections`` Dt -> Dv.
+
+    Args:
+        settings: the method's node; N_CTX, CTX_INIT, PROMPT_DEPTH.
+        node: its name, for error messages.
     """
 
-    def __init__(self, settings: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts):
+    def __init__(
+        self,
+        settings: Any,
+        clip_model: clip.model.CLIP,
+        prompts: ClassPrompts,
+        node: str = "MAPLE",
+    ):
         super().__init__()
         n_ctx, depth = settings.N_CTX, settings.PROMPT_DEPTH
         text_width, vision_width = clip_model.transformer.width, clip_model.visual.transformer.width
         device = clip_model.positional_embedding.device
-        ctx, words = phrase_context(clip_model, settings.CTX_INIT, n_ctx, "TRAINER.MAPLE.CTX_INIT")
+        ctx, words = phrase_context(
+            clip_model, settings.CTX_INIT, n_ctx, f"TRAINER.{node}.CTX_INIT"
+        )
         self.ctx = nn.Parameter(ctx)
         self.proj = nn.Linear(text_width, vision_width, device=device)
         self.compound_prompts_text = random_prompts(depth - 1, n_ctx, text_width, device)

@@ -265,6 +265,7 @@ class TipAdapter(FeatureTrainer):
         steps = -(-len(self.dm.dataset.train_x) // self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
         optim_cfg.MAX_EPOCH *= steps
         optim_cfg.WARMUP_EPOCH *= steps
+        optim_cfg.STEPSIZE = tuple(size * steps for size in optim_cfg.STEPSIZE)
         return build_lr_scheduler(self.optim, optim_cfg)
 
     def prepare_training(self) -> None:

@@ -12,8 +12,8 @@ was tested on; --classes names others.
                   class names (model.json); the backbone is named, not copied. predict reads it
     onnx          one file with everything inside: prepared images in, class probabilities out
     torch         the same graph as a program that torch.export.load reads
-    upstream      the learned tensors under the names of the method's upstream repository (CoOp,
-                  CoCoOp, KgCoOp, MaPLe, IVLP, VPT, PromptSRC, MMRL, MMRL++), for its --model-dir
+    upstream      the learned tensors under the names of the method's upstream repository, for its
+                  --model-dir; refused for methods that have none
 
 onnx and torch take any number of images at once and are compared with the model before they are
 kept. docs/DEPLOYMENT.md says how each is used.

@@ -35,6 +35,7 @@ _FILE = {
             "trainer?": str,
             "paper?": str,
             "backbone?": str,
+            "remark?": str,
             "robust?": {"attack": str, **shape},
             **({"trained_on": str} if shape is _TARGETS else {}),
             **shape,
@@ -94,8 +95,9 @@ def _with_published(table: Table, always: bool, numbers: dict[str, int]) -> Tabl
             method = Method(trainer, backbone=backbone, name=name)
             rows.append(Row(method, values, published=source))
             references.append(f"[{number}] {source}")
-            if remark and remark not in notes:
-                notes.append(remark)
+            notes += [
+                text for text in (remark, entry.get("remark", "")) if text and text not in notes
+            ]
     return replace(table, rows=rows, notes=notes, references=references)
 
 

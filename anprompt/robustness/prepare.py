@@ -149,7 +149,8 @@ class Preparation:
         self._redo = redo
         self.pools = Pools()
         if args.descriptions:
-            self.pools = replace(self.pools, descriptions=load_descriptions(args.descriptions))
+            known = load_descriptions(args.descriptions, "--descriptions")
+            self.pools = replace(self.pools, descriptions=known)
         if args.templates:
             self.pools = replace(self.pools, phrasings=tuple(read_phrasings(args.templates)))
         self.imagenet_c = _imagenet_c(args, plan, cfgs)

@@ -46,7 +46,13 @@ RUN = {
     "WEIGHTS": Setting("", "digest of the backbone's file; empty: a registered name", scope="data"),
 }
 
-UPSTREAM_NAMES = {"MultiModalAdapter": "MMA"}  # of trainers that have another one here
+UPSTREAM_NAMES = {  # of trainers that have another one here
+    "MultiModalAdapter": "MMA",
+    "CLIP_Adapter": "CLIPAdapter",
+    "ExtrasLinearProbeCoOp": "DePTCoOp",
+    "ExtrasLinearProbeKgCoOp": "DePTKgCoOp",
+    "ExtrasLinearProbeMaPLe": "DePTMaPLe",
+}
 
 logger = logging.getLogger(__name__)
 

@@ -84,11 +84,18 @@ def identity_of(
 
 
 def _named_files(cfg: CfgNode) -> dict[str, str]:
-    """Return digests of the files that the method's settings name, by setting."""
+    """Return digests of the files that the method's settings name, by setting.
+
+    Of settings that are not described as files, what ends as names of files do is taken for one.
+    """
+    files = {name for name, setting in described().items() if setting.is_file}
     named = {
         name: Path(value)
         for name, value in leaves(cfg)
-        if name.startswith("TRAINER.") and isinstance(value, str) and Path(value).suffix
+        if name.startswith("TRAINER.")
+        and isinstance(value, str)
+        and value
+        and (name in files or Path(value).suffix)
     }
     return {name: file_digest(path) for name, path in named.items() if path.is_file()}
 

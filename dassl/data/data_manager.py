@@ -42,15 +42,16 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type | None = None,
     steps: int = 0,
+    keeps_last: bool = False,
 ) -> ImageLoader:
     """Make a loader.
 
-    In training the last, incomplete batch is dropped, unless it is the only one. Workers stay alive
-    between epochs. The loader takes from torch's global generator what the order and the transforms
-    of a training epoch need and nothing else, whatever the number of workers.
+    In training the last, incomplete batch is dropped, unless it is the only one or ``keeps_last``.
+    Workers stay alive between epochs. The loader takes from torch's global generator what the order
+    and the transforms of a training epoch need and nothing else, whatever the number of workers.
 
-    Where several processes share a run, each gets its images of every training batch, and every so
-    manieth batch of a test; the order is that of one process.
+    Where several processes share a run, each gets its images of every training batch, and its share
+    of a test's batches; the order is that of one process.
 
     Args:
         cfg: the configuration.
@@ -61,6 +62,7 @@ def build_data_loader(
         is_train: for training.
         dataset_wrapper: a class to use in place of :class:`DatasetWrapper`, called like it.
         steps: batches of an epoch, for which the images are read over and over; 0: each image once.
+        keeps_last: whether training has the last, incomplete batch as well.
 
     Raises:
         UsageError: no images, or an unknown sampler.
@@ -81,7 +83,7 @@ def build_data_loader(
     generator = torch.Generator()
     if cfg.SEED >= 0:
         generator.manual_seed(cfg.SEED)
-    drop_last = is_train and len(data_source) >= batch_size
+    drop_last = is_train and len(data_source) >= batch_size and not keeps_last
     order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     once = BatchSampler(sampler, batch_size, drop_last)
     batches = RepeatedBatches(once, steps) if steps else once
@@ -142,7 +144,8 @@ class DataManager:
         cfg: the configuration.
         custom_tfm_train: use this transform for training instead of the configured one.
         custom_tfm_test: the same for validation and testing.
-        dataset_wrapper, steps: see :func:`build_data_loader`; steps are those of training.
+        dataset_wrapper, steps, keeps_last: see :func:`build_data_loader`; steps are those of
+            training.
 
     Attributes:
         dataset: the data set.
@@ -161,6 +164,7 @@ class DataManager:
         custom_tfm_test: Callable | Sequence[Callable] | None = None,
         dataset_wrapper: type | None = None,
         steps: int = 0,
+        keeps_last: bool = False,
     ):
         dataset = build_dataset(cfg)
         test = _check(cfg, dataset)
@@ -186,6 +190,7 @@ class DataManager:
                 is_train=is_train,
                 dataset_wrapper=dataset_wrapper,
                 steps=steps if is_train else 0,
+                keeps_last=keeps_last,
             )
 
         self.dataset = dataset

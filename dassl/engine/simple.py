@@ -37,6 +37,7 @@ class SimpleTrainer(TrainerBase):
         num_classes, lab2cname: classes.
         headline_rule: which of several inference rules is reported; None for the first.
         shares_steps: whether the processes of a run can share its steps.
+        keeps_last: whether training has the last, incomplete batch of an epoch as well.
         best_result: best accuracy on validation so far (percent), with TEST.FINAL_MODEL best_val.
         provenance: what ``results.json`` says of where its numbers come from.
         epoch_metrics: means over the last epoch of what its steps reported, by name.
@@ -44,6 +45,7 @@ class SimpleTrainer(TrainerBase):
 
     headline_rule: str | None = None
     shares_steps = False
+    keeps_last = False
     model: Any
 
     def __init__(self, cfg: CfgNode):
@@ -83,7 +85,7 @@ class SimpleTrainer(TrainerBase):
         """Create the data set and its loaders."""
         from dassl.data import DataManager  # torchvision takes a second to import
 
-        dm = DataManager(self.cfg, steps=self.steps_per_epoch())
+        dm = DataManager(self.cfg, steps=self.steps_per_epoch(), keeps_last=self.keeps_last)
         self.dm = dm
         self.train_loader_x = dm.train_loader_x
         self.val_loader = dm.val_loader

@@ -184,5 +184,5 @@ def test_methods_with_prompts_in_the_image_tower_refuse(convnext, fake_eurosat, 
     config = "MaPLe/vit_b16_c2_ep5_batch4_2ctx"
     assert train.main(arguments("MaPLe", config, convnext, fake_eurosat, tmp_path / "run")) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "MaPLe puts prompts into the image tower and needs a ViT" in line
+    assert "MaPLe changes the image tower and needs a ViT" in line
     assert "this backbone has a ConvNeXt" in line

@@ -91,6 +91,11 @@ def test_a_trainer_of_another_name_upstream(cfg_of, caplog):
         cfg_of("MultiModalAdapter", "--config-file", PUBLISHED.format("vit_b16_ep9"))
 
 
+@pytest.mark.parametrize("host", ["CoOp", "KgCoOp", "MaPLe"])
+def test_dept_is_known_by_its_authors_name(host, cfg_of):
+    assert f"DePT{host}" == cfg_of(f"ExtrasLinearProbe{host}").TRAINER.NAME
+
+
 PUBLISHED = str(ROOT / "configs/trainers/MultiModalAdapter/{}.yaml")
 CONTEXT = "TRAINER.COOP.N_CTX 4 TRAINER.COOP.CSC False TRAINER.COOP.CLASS_TOKEN_POSITION end"
 LINES = {  # trainer, configuration and options as the scripts of its repository give them

@@ -212,3 +212,12 @@ def test_figures_of_every_method_here_are_its_own():
     }
     # Not the probe that starts at zero-shot CLIP, which is the one here.
     assert missing == {("fewshot", "Linear probe")}
+
+
+def test_what_published_figures_have_beyond_a_run_is_said(tmp_path):
+    write_base_new(tmp_path, "CoPrompt", "EuroSAT", 90, 50)
+    write_base_new(tmp_path, "CoOp", "EuroSAT", 90, 50)
+    table, rows = published_rows(tmp_path, "base2new", always=True)
+    assert len(rows) == 2
+    (note,) = [note for note in table.notes if "sentences on each class" in note]
+    assert note.startswith("CoPrompt's published figures are with")

@@ -70,6 +70,14 @@ def test_settings_of_other_methods_have_no_effect(cfg_of, caplog):
     assert said == ["the command line: TRAINER.MAPLE.N_CTX has no effect: it is a setting of MaPLe"]
 
 
+@pytest.mark.parametrize("trainer", ["CoPrompt", "FAP", "NAPTuning"])
+def test_settings_of_a_base_that_has_been_replaced_have_no_effect(trainer, cfg_of, caplog):
+    with caplog.at_level("INFO"):
+        cfg = cfg_of("TRAINER.MAPLE.N_CTX", "7", trainer=trainer)
+    assert nodes(cfg) == {trainer.upper()}
+    assert "TRAINER.MAPLE.N_CTX has no effect: it is a setting of MaPLe" in caplog.text
+
+
 def test_task_and_template_exist_for_every_trainer(cfg_of):
     for trainer in ("CoOp", "ZeroshotCLIP", "MMRL"):
         cfg = cfg_of("TASK", "FS", "DATASET.TEMPLATE", "an X-ray of {}.", trainer=trainer)

@@ -411,8 +411,9 @@ class TestResume:
         assert out.count("from here on other data: the files of training images") == 1
 
 
-def test_descriptions_are_part_of_a_run(run, tmp_path):
-    file = tmp_path / "words.json"
+@pytest.mark.parametrize("name", ["words.json", "words"])
+def test_descriptions_are_part_of_a_run(name, run, tmp_path):
+    file = tmp_path / name
     file.write_text(json.dumps({name: [f"a {name} with one edge"] for name in CLASSES}))
     options = ("TRAINER.COPROMPT.DESCRIPTIONS", str(file), "OPTIM.MAX_EPOCH", "1")
     config = str(ROOT / "configs/trainers/CoPrompt/coprompt.yaml")
@@ -425,3 +426,23 @@ def test_descriptions_are_part_of_a_run(run, tmp_path):
     assert status == 2 and "the file that TRAINER.COPROMPT.DESCRIPTIONS names" in err
     file.unlink()  # nothing to compare with: it is as it was
     assert run("first", **how)[0] == 0
+
+
+def test_what_is_wrong_with_descriptions_names_setting_and_file(run, tmp_path):
+    file = tmp_path / "words.json"
+    file.write_text(json.dumps({"boat": ["a boat"]}))
+    config = str(ROOT / "configs/trainers/CoPrompt/coprompt.yaml")
+    key = "TRAINER.COPROMPT.DESCRIPTIONS"
+    for number, (options, said) in enumerate(
+        [
+            ((key, str(file)), f"{key}: {file}: no entry for class"),
+            ((key, str(tmp_path / "none")), f"{key}: {tmp_path / 'none'}: no such file"),
+            (
+                ("TRAINER.COPROMPT.CTX_INIT", "photo"),
+                "TRAINER.COPROMPT.CTX_INIT 'photo' has fewer words",
+            ),
+        ]
+    ):
+        how = {"trainer": "CoPrompt", "config-file": config, "options": options}
+        status, _, err = run(f"new{number}", **how)
+        assert status == 2 and said in err

@@ -405,6 +405,20 @@ def test_default_yaml_is_taken_where_there_are_several(own_method):
     assert find_method("mymethod").config("crossdata", "dtd", 16) == "default"
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset", "shots", "config"),
+    [
+        ("mma", "imagenet", 16, "vit_b16_ep5_imnet"),
+        ("mma", "caltech101", 16, "vit_b16_ep5"),
+        ("prograd", "imagenet", 4, "vit_b16_ep50"),
+        ("tipadapterf", "eurosat", 16, "vit_b16_ep100"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["base2new", "crossdata", "fewshot"])
+def test_what_the_authors_set_for_a_data_set_is_taken(protocol, method, dataset, shots, config):
+    assert find_method(method).config(protocol, dataset, shots) == config
+
+
 MINE = """
 from dassl.engine import TRAINER_REGISTRY
 from trainers.coop import CoOp

@@ -104,6 +104,12 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
         store.set_limit(1)
 
 
+def test_a_folder_that_cannot_be_searched_has_nothing(tmp_path):
+    store = Store(tmp_path / ("x" * 300))
+    assert not store.put(KEYS[0], piece(0)) and not store.has(KEYS[0])
+    assert store.get(KEYS[0]) is None
+
+
 def test_processes_write_and_clear_at_once(tmp_path):
     program = (
         "import sys\n"

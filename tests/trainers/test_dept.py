@@ -9,6 +9,7 @@ from clip.model import build_model
 from common.errors import UsageError
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import ClassPrompts, TrainingBatch, load_learned
+from trainers.dept import DecoupledCLIP, DecoupledTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -121,13 +122,38 @@ def test_new_layers_learn_faster(build):
     cfg = method_cfg("DePTCoOp")
     cfg.OPTIM.LR = 0.0035
     model = build("DePTCoOp")
-    trainer = type("Trainer", (), {"model": model, "cfg": cfg})()
-    prompts, layers = method.parameter_groups(trainer)
+    trainer = object.__new__(method)
+    trainer.model, trainer.cfg = model, cfg
+    prompts, layers = trainer.parameter_groups()
     assert [p.shape for p in prompts["params"]] == [(4, 128)]
     assert layers["lr"] == pytest.approx(0.02275) and len(layers["params"]) == 6
     assert {id(p) for group in (prompts, layers) for p in group["params"]} == {
         id(p) for p in model.prompt_learner.parameters()
     }
+
+
+def test_a_hosts_own_rates_are_kept(build):
+    class Slower(TRAINER_REGISTRY.get("CoOp")):
+        def parameter_groups(self):
+            return [{"params": [self.model.prompt_learner.ctx], "lr": 0.5}]
+
+    class Mine(DecoupledTrainer, Slower):
+        pass
+
+    trainer = object.__new__(Mine)
+    trainer.model, trainer.cfg = build("DePTCoOp"), method_cfg("DePTCoOp")
+    host, layers = trainer.parameter_groups()
+    assert host["lr"] == 0.5 and len(host["params"]) == 1 and len(layers["params"]) == 6
+    assert isinstance(trainer.model, DecoupledCLIP)
+
+
+def test_a_host_without_features_that_are_not_normalised_is_refused(clip_model, tiny_clip_path):
+    class Mine(DecoupledTrainer, TRAINER_REGISTRY.get("TCP")):
+        pass
+
+    cfg = method_cfg("TCP", tiny_clip_path)
+    with pytest.raises(UsageError, match="give it raw_text_features.. in place of text_features"):
+        Mine.build(cfg, clip_model, ClassPrompts(Mine.fixed_template(cfg), CLASSES))
 
 
 def test_contexts_of_each_class_are_refused(build):

@@ -335,10 +335,11 @@ def test_pooled_views_fill_as_many_batches_as_images_would():
 
 @pytest.fixture
 def make_trainer(tiny_clip_path, fake_eurosat, tmp_path):
-    def make(name, node, **settings):
+    def make(name, node, options=None, **settings):
         cfg = golden_cfg({}, name, tiny_clip_path, fake_eurosat, tmp_path / "run")
         cfg.DATASET.NUM_SHOTS = 2
         cfg.OPTIM.MAX_EPOCH = 2
+        cfg.merge_from_list([word for pair in (options or {}).items() for word in pair])
         for key, value in settings.items():
             cfg.TRAINER[node][key] = value
         cfg.freeze()
@@ -359,6 +360,27 @@ def test_without_passes_it_trains_from_images(name, node, make_trainer):
     assert trainer.train_loader_x is loader
     assert not isinstance(next(iter(loader))["img"], KnownFeatures)
     trainer.train()
+
+
+@pytest.mark.parametrize(("passes", "views"), [(0, "images"), (2, "features")])
+def test_tip_adapter_f_keeps_the_last_batch_and_its_rate_ends_at_zero(passes, views, make_trainer):
+    options = {
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "OPTIM.WARMUP_EPOCH": 0, "OPTIM.LR_SCHEDULER": "cosine",
+    }  # fmt: skip
+    trainer = make_trainer("TipAdapterF", "TIPADAPTER", options, PASSES=passes, AUGMENT_EPOCH=1)
+    trainer.train()  # ten images
+    assert trainer.num_batches == 3, views
+    assert trainer.optim.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_step_sizes_are_epochs_where_the_schedule_goes_by_steps(make_trainer):
+    options = {
+        "DATALOADER.TRAIN_X.BATCH_SIZE": 4, "OPTIM.WARMUP_EPOCH": 0, "OPTIM.MAX_EPOCH": 3,
+        "OPTIM.LR": 0.1, "OPTIM.LR_SCHEDULER": "single_step", "OPTIM.STEPSIZE": (2,),
+    }  # fmt: skip
+    trainer = make_trainer("TipAdapterF", "TIPADAPTER", options, PASSES=1, AUGMENT_EPOCH=1)
+    trainer.train()
+    assert trainer.optim.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
 def test_tip_adapter_trains_nothing_and_searches_on_validation(make_trainer):
@@ -442,3 +464,12 @@ def test_several_views_at_once_are_refused(tiny_clip_path, fake_eurosat, tmp_pat
     cfg.DATALOADER.K_TRANSFORMS = 2
     with pytest.raises(UsageError, match="DATALOADER.K_TRANSFORMS 1"):
         build_trainer(cfg)
+
+
+def test_another_order_of_images_is_refused(tiny_clip_path, fake_eurosat, tmp_path):
+    cfg = golden_cfg({}, "LinearProbe", tiny_clip_path, fake_eurosat, tmp_path)
+    cfg.DATALOADER.TRAIN_X.SAMPLER = "SequentialSampler"
+    with pytest.raises(UsageError, match="SAMPLER SequentialSampler: LinearProbe trains on kept"):
+        build_trainer(cfg)
+    cfg.TRAINER.ADAPTER.PASSES = 0
+    assert len(build_trainer(cfg).train_loader_x) > 0

@@ -197,7 +197,11 @@ class AdversarialTraining(AttackedTraining):
         training: dict[str, Any] = {"scope": "training"}
         settings = {
             "LOSS": Setting(
-                "adv_half", "which images the loss is taken on", choices=LOSSES, **training
+                "adv_half",
+                "which images the loss is taken on; the attack of trades starts near the image, "
+                "whatever START is",
+                choices=LOSSES,
+                **training,
             ),
             "BETA": Setting(1.0, "trades: weight of the divergence", ge=0, le=1000, **training),
             **attack_settings(),

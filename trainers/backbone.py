@@ -76,8 +76,7 @@ def apply_speed_settings(cfg: Any, model: clip.model.CLIP) -> None:
     inexact = cfg.get("INEXACT", {})
     # PyTorch has it on for convolutions unless told otherwise.
     torch.backends.cudnn.allow_tf32 = bool(inexact.get("TF32"))
-    if inexact.get("TF32"):
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if inexact.get("TF32") else "highest")
     if inexact.get("COMPILE"):
         compile_blocks(model, mode=inexact.COMPILE)
 

@@ -46,6 +46,11 @@ class Answers:
         """Return an image's answer, probability and Brier score, by rule."""
         return {rule: values[:, image].tolist() for rule, values in self._rules.items()}
 
+    @property
+    def rules(self) -> list[str]:
+        """Return the rules that there are answers by."""
+        return list(self._rules)
+
     def predictions(self, rule: str) -> np.ndarray:
         """Return the answers (N,)."""
         return self._rules[rule][0].astype(int)

@@ -179,12 +179,19 @@ def measure(
                 _tokens_pass(noisy, tasks, images, pictures, bar)
             else:
                 _pictures_pass(noisy, tasks, images, pictures, states, bar, keep)
-    transferred: Transferred = {}
     for task in tasks:
         for cell in task.of("worst-text"):
             _worst_text(task, cell, images, batch_size)
         for cell in task.of("adversarial"):
-            _attack(task, cell, images, batch_size, title, transferred)
+            if cell.kind != "transfer":
+                _attack(task, cell, images, batch_size, title)
+    attacks = [cell for task in tasks for cell in task.of("adversarial")]
+    for cell in dict.fromkeys(cell for cell in attacks if cell.kind == "transfer"):
+        own = [task for task in tasks if cell in task.cells]
+        transferred: Transferred = {}
+        for task in own:
+            is_shared = sum(other.surrogate is task.surrogate for other in own) > 1
+            _attack(task, cell, images, batch_size, title, transferred if is_shared else None)
 
 
 # Text ------------------------------------------------------------------------------------------
@@ -331,9 +338,8 @@ def _tokens_pass(
 # Attacks ---------------------------------------------------------------------------------------
 
 
-# Images made on a surrogate (its id), for a cell, by the numbers of the images: they are the
-# same for all models.
-Transferred = dict[tuple[int, Cell, tuple[int, ...]], Tensor]
+# Images made on a surrogate (its id), by their numbers: they are the same for all models.
+Transferred = dict[tuple[int, tuple[int, ...]], Tensor]
 
 
 def _attack(
@@ -342,16 +348,25 @@ def _attack(
     images: TestImages,
     batch_size: int,
     title: str,
-    transferred: Transferred,
+    transferred: Transferred | None = None,
 ) -> None:
-    """Attack a model's images one batch after the other; each batch is kept once it is done."""
+    """Attack a model's images one batch after the other; each batch is kept once it is done.
+
+    Args:
+        transferred: of an attack that is made on another model: what was made for others, and gets
+            what is made here; None: nobody else needs it.
+    """
     classifier, chosen = task.classifier, task.attacked_images
     target = classifier
     if cell.kind == "transfer":
         if task.surrogate is None:
             raise UsageError("--noise transfer: no model to make the images on")
         target = task.surrogate
-    known = task.outcomes.of(task.subset, cell) if task.outcomes else {}
+    assert task.clean is not None
+    known: dict[str, dict[str, list[float]]] = {}
+    if task.outcomes:
+        classes = len(classifier.classnames)
+        known = task.outcomes.of(task.subset, cell, task.clean.rules, classes)
     answers = Answers(images.labels[chosen])
     for place, image in enumerate(chosen):
         if images.keys[image] in known:
@@ -378,8 +393,8 @@ def _attack(
         for start in range(0, len(left), batch_size):
             places = left[start : start + batch_size]
             indices = [int(chosen[place]) for place in places]
-            made = (id(target), cell, tuple(indices))
-            changed = transferred.get(made)
+            made = (id(target), tuple(indices))
+            changed = (transferred or {}).get(made)
             if changed is None:
                 changed = attacked(
                     target,
@@ -391,8 +406,8 @@ def _attack(
                     keys=[images.keys[i] for i in indices],
                     on_pass=on_pass,
                 )
-            if cell.kind == "transfer":
-                transferred[made] = changed
+                if transferred is not None:
+                    transferred[made] = changed.cpu()  # all images would not fit a GPU
             own = Answers(images.labels[indices])
             with torch.no_grad():
                 logits = classifier.classify(classifier.encode(changed, {}), state)
@@ -407,7 +422,6 @@ def _attack(
         seconds = time.monotonic() - started
         rate = len(left) / max(seconds, 1e-9)
         logger.info(f"{name}: {len(left)} images in {seconds:.0f} s, {rate:.2f} images a second")
-    assert task.clean is not None
     clean = task.clean.of(chosen)
     task.results.add({cell: answers.figures(clean)})
     if len(chosen) < len(images):

@@ -67,6 +67,7 @@ class Plan:
         kinds: of text and image noise, by group.
         both: every kind of group "image" with every one of "text".
         attacks: with their bounds in 255ths.
+        spare: those of a preset that are left out where their package is not installed.
     """
 
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class Plan:
     learned: bool = False
     worst_text: bool = False
     attacks: tuple[tuple[str, int], ...] = ()
+    spare: tuple[str, ...] = ()
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     seeds: tuple[int, ...] = (1, 2, 3)
 
@@ -137,6 +139,7 @@ def parse_plan(
         learned="learned" in names,
         worst_text="worst-text" in names,
         attacks=tuple(dict.fromkeys(attacks)),
+        spare=("square",) if "masking" in names and "square" not in names else (),
         severities=parse_severities(severities),
         seeds=parse_seeds(seeds),
     )
@@ -156,6 +159,11 @@ def _chosen(
         group, colon, kind = name.partition(":")
         if colon:
             get_kind(GROUPS, group, "noise (--noise): group of a")
+            if not GROUPS[group].kinds:
+                raise UsageError(
+                    f"--noise {name}: group {group} has no kinds of its own; attacks go by their "
+                    "name alone, as in --noise pgd100"
+                )
             get_kind(GROUPS[group].kinds, kind, f"{group} noise (--noise)")
             single[group].append(kind)
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from anprompt.results.comparable import TEST_DATA
+from anprompt.results.noise.files import Evaluation
 from anprompt.robustness.attacks import check_attack, has_autoattack
 from anprompt.robustness.chosen import find_trained, is_classifier, subsets_to_measure
 from anprompt.robustness.evaluation import Task, measure
@@ -26,7 +27,7 @@ from anprompt.robustness.images import (
 )
 from anprompt.robustness.models import TrainedClassifier, describe, zero_shot
 from anprompt.robustness.plan import Plan, parse_plan
-from anprompt.robustness.store import Store
+from anprompt.robustness.store import OWN_PHRASINGS, Results, Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
@@ -50,6 +51,7 @@ from datasets import identity as data_identity
 from noise.cells import Cell
 from noise.descriptions import find_descriptions, load_descriptions
 from noise.imagenet_c import SIZES, nearest_size
+from trainers.base import prompt_template
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
         for folder in cfgs:
             held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
         prepared = [preparation.subset(subset) for subset in subsets]
+        for subset in prepared:
+            _check_distinct(subset)
         for subset in prepared:
             preparation.measure(subset)
     return list(cfgs), subsets
@@ -174,6 +178,7 @@ class Preparation:
             cfg.DATASET.SUBSAMPLE_CLASSES = name
             if self.plan.attacks:  # in half precision small gradients become zero
                 trainer_class(cfg).settings_of(cfg).PREC = "fp32"
+                cfg.INEXACT.TF32 = False
             tests = self._test_set(tests, folder, cfg)
             trained = build_trained(
                 cfg, tests.classnames, self._backbone(cfg), self.args.load_epoch
@@ -274,9 +279,13 @@ class Preparation:
         cells = [cell for cell in plan.cells() if classifier.takes(cell)]
         in_memory = {"imagenet-c", "imagenet-c-val"} & plan.kinds.keys()
         on_disk = [cell for cell in cells if cell.group == "imagenet-c-disk"]
+        drawn = {cell.text_kind for cell in cells}
+        phrasings = file_digest(self.args.templates) if self.args.templates else OWN_PHRASINGS
         optional = {
-            "descriptions": file_digest(self.args.descriptions) if self.args.descriptions else None,
-            "phrasings": file_digest(self.args.templates) if self.args.templates else None,
+            "descriptions": (
+                file_digest(self.args.descriptions) if "description" in drawn else None
+            ),
+            "phrasings": phrasings if "phrasing" in drawn else None,
             "imagenet_c": self.imagenet_c.description() if in_memory else None,
             "released": self.imagenet_c.released_digests(on_disk, str(images.images[0])) or None,
         }
@@ -284,10 +293,13 @@ class Preparation:
         if plan.attacks:
             _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
         _check_start(store, name, results.content, plan)
+        missing = results.missing(cells)
+        if not results.content["clean"] or any(cell.group != "adversarial" for cell in missing):
+            _check_precision(store, name, results, _precision(classifier.trained.cfg))
         return Task(
             classifier,
             results,
-            results.missing(cells),
+            missing,
             np.array(attacked),
             outcomes=store.outcomes,
             subset=name,
@@ -298,20 +310,34 @@ class Preparation:
         """Return what transferred attacks are made on, one for all models on a backbone."""
         if "transfer" not in dict(self.plan.attacks):
             return None
-        key = (id(classifier.model.clip), tuple(classifier.classnames))
+        template = prompt_template(classifier.trained.cfg)
+        key = (id(classifier.model.clip), tuple(classifier.classnames), template)
         if key not in self._surrogates:
             self._surrogates[key] = zero_shot(classifier)
         return self._surrogates[key]
 
     def _backbone(self, cfg: CfgNode) -> Any:
         """Return the frozen CLIP, loaded once for all runs that share it."""
-        with quiet():
-            precision = trainer_class(cfg).precision_of(cfg, device_of(cfg))
+        precision = _precision(cfg)
         speed = (cfg.MODEL.CLASSES_AT_ONCE, *cfg.INEXACT.values())
         key = (cfg.MODEL.BACKBONE.NAME, cfg.RUN.WEIGHTS, precision, device_of(cfg), *speed)
         if key not in self._backbones:
             self._backbones[key] = load_backbone(cfg)
         return self._backbones[key]
+
+
+def _check_distinct(subset: Subset) -> None:
+    """Refuse two trainings that tables could not tell apart, before either is measured."""
+    known: dict[tuple, Path] = {}
+    for _, store in subset.runs:
+        evaluation = Evaluation(store.path, store.content, subset.name, {})
+        method, seed = evaluation.method, store.content["seed"]
+        other = known.setdefault((method, evaluation.dataset, seed), store.path)
+        if method.learns and other != store.path:
+            raise UsageError(
+                f"{other.parent} and {store.path.parent} are the same method, data set and seed; "
+                "name only the folder of one"
+            )
 
 
 def _check_attacked(store: Store, name: str, content: dict[str, Any], keys: list[str]) -> None:
@@ -340,6 +366,26 @@ def _check_start(store: Store, name: str, content: dict[str, Any], plan: Plan) -
             f"{store.path}: attacks on its {name} classes started from noise seed {before}, not "
             f"{plan.seeds[0]}. Name the same seed first in --seeds, or pass --redo to begin anew"
         )
+
+
+def _check_precision(store: Store, name: str, results: Results, now: str) -> None:
+    """Refuse figures in another precision than those that are there; attacks have their own."""
+    before = results.content.get("precision")
+    if before is None and results.content["clean"]:
+        return  # of an earlier version, which does not say
+    if before not in (None, now):
+        raise UsageError(
+            f"{store.path}: its {name} classes were evaluated in {before}, not in {now}; attacks "
+            "take fp32: ask for them in a call of their own (--noise eps1), or pass --redo to "
+            "begin anew"
+        )
+    results.set("precision", now)
+
+
+def _precision(cfg: CfgNode) -> str:
+    with quiet():
+        found: str = trainer_class(cfg).precision_of(cfg, device_of(cfg))
+    return f"{found}, TF32" if cfg.INEXACT.TF32 else found
 
 
 def _imagenet_c(args: argparse.Namespace, plan: Plan, cfgs: dict[Path, CfgNode]) -> ImageNetC:
@@ -378,11 +424,10 @@ def _what_can_be_had(plan: Plan, how: ImageNetC) -> Plan:
     if "frost" in plan.kinds.get("imagenet-c", ()) and not how.frost:
         kinds = tuple(kind for kind in plan.kinds["imagenet-c"] if kind != "frost")
         plan = replace(plan, kinds={**plan.kinds, "imagenet-c": kinds})
-    if "pgd2" in dict(plan.attacks) and not has_autoattack():
-        attacks = tuple(pair for pair in plan.attacks if pair[0] != "square")
-        if attacks != plan.attacks:
-            logger.info("masking checks without Square: pyautoattack is not installed")
-            plan = replace(plan, attacks=attacks)
+    if plan.spare and not has_autoattack():
+        logger.info("masking checks without Square: pyautoattack is not installed")
+        attacks = tuple(pair for pair in plan.attacks if pair[0] not in plan.spare)
+        plan = replace(plan, attacks=attacks)
     return plan
 
 

@@ -1,6 +1,8 @@
 """``RUN/robustness.json``: every cell that was measured, so that a stopped evaluation goes on."""
 
+import hashlib
 import io
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ OUTCOMES_NAME = "robustness_attacks.json"
 _OUTCOMES = {
     "fingerprint": str,
     "parts": Each(Each(Each(Each([Number(-1, 1e9)])))),  # part, cell, image, rule
+    "of?": Each({"data": Each(str), "words": str}),  # part
 }
 
 
@@ -162,6 +165,9 @@ class Store:
         if name in self._redo:
             self.content["parts"].pop(name, None)
             self.outcomes.forget(name)
+        is_new = name not in self.content["parts"]
+        if not is_new:
+            _say_pools(self.content["parts"][name])
         part = self.content["parts"].setdefault(name, Results.begun({**header, "data": dict(data)}))
         what, before, now = unlike_data(part.get("data") or {}, data)
         if what:
@@ -181,6 +187,7 @@ class Store:
                 )
         for key, value in used.items():
             part[key] = {**known.get(key, {}), **value} if isinstance(value, dict) else value
+        self.outcomes.begin(name, data, [header["classnames"], header["template"]], is_new)
         return Results(part, self.save)
 
     def save(self) -> None:
@@ -199,6 +206,23 @@ class Store:
         with atomic_write(str(self.path.parent / relative), "wb") as file:
             file.write(buffer.getvalue())
         return relative
+
+
+OWN_PHRASINGS = "own"  # in place of a file's digest
+
+
+def _say_pools(part: dict[str, Any]) -> None:
+    """Have a part name the pools that its cells are drawn from, and no others.
+
+    Files of earlier versions name those that were given, whether drawn from or not.
+    """
+    drawn = {Cell.from_key(key).text_kind for key in part["cells"]}
+    if "description" not in drawn:
+        part["descriptions"] = None
+    if "phrasing" not in drawn:
+        part["phrasings"] = None
+    elif part.get("phrasings") is None:
+        part["phrasings"] = OWN_PHRASINGS
 
 
 FLAGS = {
@@ -232,13 +256,56 @@ class Outcomes:
         elif found["fingerprint"] == fingerprint:
             self._content = found
 
-    def of(self, subset: str, cell: Cell) -> dict[str, dict[str, list[float]]]:
-        """Return what is known, by image's key and inference rule."""
-        return self._content["parts"].setdefault(subset, {}).setdefault(cell.key, {})
+    def begin(self, subset: str, data: Mapping[str, str], words: Any, is_new: bool) -> None:
+        """Go on with a subset; what is known of it on other images or in other words is forgotten.
+
+        Args:
+            data: digests of the test images' lists and files.
+            words: class names and template.
+            is_new: whether robustness.json has nothing on it. Files of earlier versions do not say
+                what they are of: beside nothing they are not used.
+        """
+        digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        known = self._content.setdefault("of", {}).get(subset)
+        if known is None:
+            is_same = not is_new
+        else:
+            is_same = known["words"] == digest and not unlike_data(known["data"], data)[0]
+        if not is_same and self._content["parts"].get(subset):
+            logger.info(
+                f"{self.path}: what it has on the {subset} classes may be of other images; attacks "
+                "on single images are made anew"
+            )
+            self.forget(subset)
+        self._content["of"][subset] = {
+            "data": {**(known or {}).get("data", {}), **data},
+            "words": digest,
+        }
+
+    def of(
+        self, subset: str, cell: Cell, rules: Collection[str], classes: int
+    ) -> dict[str, dict[str, list[float]]]:
+        """Return what is known, by image's key and inference rule.
+
+        Args:
+            rules: those that the model answers by.
+            classes: how many there are. What is no answer among them is left out.
+        """
+        found = self._content["parts"].setdefault(subset, {}).setdefault(cell.key, {})
+        damaged = [image for image, own in found.items() if not _is_answer(own, rules, classes)]
+        if damaged:
+            logger.info(
+                f"{self.path}: {len(damaged)} of {len(found)} entries of {cell.key} are damaged; "
+                "these images are attacked anew"
+            )
+        for image in damaged:
+            del found[image]
+        return found
 
     def forget(self, subset: str) -> None:
         """Drop what is known of a subset; `save_forgotten` takes it out of the file, too."""
         self._has_forgotten |= self._content["parts"].pop(subset, None) is not None
+        self._content.get("of", {}).pop(subset, None)
 
     def save_forgotten(self) -> None:
         """Write the file if something in it was forgotten."""
@@ -249,6 +316,17 @@ class Outcomes:
         """Write the file."""
         write_json(self._content, str(self.path))
         self._has_forgotten = False
+
+
+def _is_answer(found: Mapping[str, Sequence[float]], rules: Collection[str], classes: int) -> bool:
+    """Return whether an image's entry is what `Answers.of_image` gives."""
+    return set(found) == set(rules) and all(
+        len(values) == 3
+        and values[0] in range(classes)
+        and 0 <= values[1] <= 1 + 1e-6
+        and -1e-6 <= values[2] <= 2 + 1e-6
+        for values in found.values()
+    )
 
 
 def _contradict(known: Any, now: Any) -> bool:

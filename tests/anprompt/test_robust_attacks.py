@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 from called import robustness, table
+from PIL import Image
 from runs_of_tests import run_folder
 
-from anprompt.robustness import evaluation, prepare
+from anprompt.robustness import attacks, evaluation, prepare
 from anprompt.runs.trained import read_cfg
 
 pytestmark = pytest.mark.slow
@@ -239,3 +241,100 @@ def test_test_images_are_shared_by_runs_on_the_same_data_alone(run):
     assert prepare._data(cfg) == prepare._data(other)
     other.DATASET.VAL_PERCENT += 0.1
     assert prepare._data(cfg) != prepare._data(other)
+
+
+def replaced(fake_eurosat, folder) -> None:
+    """The same names with grey pictures."""
+    shutil.copytree(fake_eurosat, folder)
+    for path in (folder / "eurosat/2750").rglob("*.*"):
+        Image.new("RGB", (64, 64), "grey").save(path)
+
+
+@pytest.mark.parametrize("is_of_before", [False, True])
+def test_answers_to_other_pictures_are_not_taken(is_of_before, run, fake_eurosat, tmp_path):
+    """Where robustness.json is removed, as its own message says, the answers beside it stayed."""
+    flags = ("--noise", "pgd2", "--eps", "1")
+    assert attack(run, *flags) == 0
+    first = part(run)
+    kept = run / "robustness_attacks.json"
+    if is_of_before:
+        content = json.loads(kept.read_text())
+        del content["of"]
+        kept.write_text(json.dumps(content))
+    replaced(fake_eurosat, tmp_path / "grey")
+    before = kept.read_bytes()
+    assert attack(run, *flags, "--root", tmp_path / "grey") == 2 and kept.read_bytes() == before
+    (run / "robustness.json").unlink()
+    assert attack(run, *flags, "--root", tmp_path / "grey") == 0
+    grey = part(run)
+    (clean,) = grey["clean"].values()
+    (own,) = grey["cells"]["adversarial/pgd2/1/1"].values()
+    assert clean != first["clean"]["class"]
+    assert own["accuracy"] <= clean["accuracy"] and own != first["cells"]["adversarial/pgd2/1/1"]
+    assert json.loads(kept.read_text())["of"]["new"]["data"] == grey["data"]
+
+
+def test_answers_to_the_same_pictures_are_taken_again(run, monkeypatch):
+    flags = ("--noise", "pgd2", "--eps", "1")
+    assert attack(run, *flags) == 0
+    first = part(run)["cells"]
+    (run / "robustness.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "attacked", None)  # nothing is attacked
+        assert attack(run, *flags) == 0
+    assert part(run)["cells"] == first
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"class": [1.0, 0.5]}, {"mix": [1.0, 0.5, 0.5]}, {}, {"class": [1.0]},
+        {"class": [1.0, 500.0, 0.5]}, {"class": [99.0, 0.5, 0.5]}, {"class": [0.5, 0.5, 0.5]},
+    ],
+)  # fmt: skip
+def test_damaged_answers_are_made_anew(entry, run, capsys):
+    flags = ("--noise", "pgd2", "--eps", "1")
+    assert attack(run, *flags) == 0
+    first = part(run)["cells"]
+    kept = run / "robustness_attacks.json"
+    content = json.loads(kept.read_text())
+    images = content["parts"]["new"]["adversarial/pgd2/1/1"]
+    images[next(iter(images))] = entry
+    kept.write_text(json.dumps(content))
+    (run / "robustness.json").unlink()
+    capsys.readouterr()
+    assert attack(run, *flags) == 0
+    assert "1 of 10 entries of adversarial/pgd2/1/1 are damaged" in capsys.readouterr().out
+    (again,), (before,) = (c["adversarial/pgd2/1/1"].values() for c in (part(run)["cells"], first))
+    assert again == pytest.approx(before, rel=1e-4)
+
+
+def test_figures_in_two_precisions_are_not_mixed(run, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "_precision", lambda cfg: cfg.TRAINER.COOP.PREC)
+    few = ("--severities", "1", "--seeds", "1", "--eps", "1")
+    assert attack(run, "--noise", "jpeg", *few) == 0
+    assert attack(run, "--noise", "pgd2", *few) == 0  # of its own precision
+    assert part(run)["precision"] == "fp16"
+    capsys.readouterr()
+    assert attack(run, "--noise", "blur,pgd10", *few) == 2
+    assert "were evaluated in fp16, not in fp32" in capsys.readouterr().err
+    assert attack(run, "--noise", "blur", *few) == 0
+
+
+def test_square_by_name_is_not_left_out_in_silence(run, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "has_autoattack", lambda: False)
+    monkeypatch.setattr(attacks, "has_autoattack", lambda: False)
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert attack(run, "--noise", "pgd2,square", "--eps", "1") == 2
+    assert "pyautoattack" in capsys.readouterr().err
+    assert attack(run, "--noise", "masking", "--eps", "1", "--attack-images", "2") == 0
+    assert not any("square" in key for key in part(run)["cells"])
+
+
+def test_runs_that_tables_cannot_tell_apart_are_refused_before_any_attack(run, tmp_path, capsys):
+    shutil.copytree(run.parents[5], tmp_path / "again")
+    other = tmp_path / "again" / run.relative_to(run.parents[5])
+    flags = ["--noise", "pgd2", "--eps", "1", "--images", "10", "--classes", "new"]
+    assert robustness(["--model-dir", run, other, *flags]) == 2
+    assert "are the same method, data set and seed" in capsys.readouterr().err
+    assert not (run / "robustness.json").exists() and not (other / "robustness.json").exists()

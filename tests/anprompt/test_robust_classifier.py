@@ -364,6 +364,30 @@ def test_transferred_images_are_made_on_the_surrogate(images):
         evaluate(robust, images, "transfer", eps="1")
 
 
+def test_what_is_made_for_several_models_is_made_once_and_kept_no_longer(images, monkeypatch):
+    torch.manual_seed(1)
+    weak = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE * SIDE, 3))
+    surrogate = Classifier(weak, NAMES)
+    models = {name: Classifier(weak, NAMES) for name in ("one", "other")}
+    kept, made = [], []
+    attack, one_of = evaluation._attack, evaluation.attacked
+
+    def noted(task, cell, *args):
+        kept.append((cell.severity, args[3] is not None, len(args[3] or {})))
+        return attack(task, cell, *args)
+
+    monkeypatch.setattr(evaluation, "_attack", noted)
+    monkeypatch.setattr(evaluation, "attacked", lambda *a, **m: made.append(1) or one_of(*a, **m))
+    both = evaluate(models, images, "transfer", eps="1,4", surrogate=surrogate, batch_size=6)
+    assert kept == [(1, True, 0), (1, True, 2), (4, True, 0), (4, True, 2)] and len(made) == 4
+    del kept[:]
+    alone = evaluate(
+        models["one"], images, "transfer", eps="1,4", surrogate=surrogate, batch_size=6
+    )
+    assert kept == [(1, False, 0), (4, False, 0)]
+    assert cells_of(alone["model"]) == cells_of(both["one"]) == cells_of(both["other"])
+
+
 def test_a_stopped_attack_goes_on_after_the_last_batch(module, images, tmp_path, monkeypatch):
     from anprompt.robustness.evaluation import Task, measure
 
@@ -410,4 +434,4 @@ def test_damaged_or_foreign_outcomes_are_not_used(tmp_path, content):
     path = tmp_path / "robustness_attacks.json"
     path.write_text(content)
     outcomes = Outcomes(path, "print")
-    assert outcomes.of("all", Cell("adversarial", "pgd", 8, 1)) == {}
+    assert outcomes.of("all", Cell("adversarial", "pgd", 8, 1), ["class"], 3) == {}

@@ -128,6 +128,8 @@ def test_steps_of_the_protocols():
         ("imagenet:fog", "Did you mean imagenet-c"),
         ("fog", "Unknown noise"),
         ("text-name:word", "text-name noise"),
+        ("adversarial:pgd2", "group adversarial has no kinds of its own; attacks go by their name"),
+        ("learned:tokens", "group learned has no kinds"),
     ],
 )
 def test_unknown_noise_is_refused(noise, message):

@@ -8,10 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from evaluated_runs import SMALL, call
+from evaluated_runs import SMALL, call, content
 from runs_of_tests import ROOT, run_folder
 
 from anprompt.__main__ import main
+from anprompt.results.noise.compare import compare
+from anprompt.results.noise.files import read_evaluations
+from common.errors import UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +132,37 @@ def test_a_class_without_description_is_named(fresh, tmp_path, capsys):
     folder = run_folder(fresh, "CoOp")
     arguments = ["--noise", "description", "--descriptions", path]
     assert "no entry for class" in refused(capsys, "--model-dir", folder, *arguments)
+
+
+def test_phrasings_of_two_pools_are_not_mixed(fresh, tmp_path, capsys):
+    for name, text in (("one", "a view of a {}."), ("two", "some {} there.")):
+        (tmp_path / f"{name}.txt").write_text(text + "\n")
+    folder = run_folder(fresh, "CoOp")
+    few = ["--model-dir", folder, "--noise", "phrasing", "--seeds", "1", "--images", "10"]
+    own = ["--templates", tmp_path / "one.txt"]
+    assert call(capsys, *few, "--severities", "5")[0] == 0
+    before = (folder / "robustness.json").read_bytes()
+    line = refused(capsys, *few, "--severities", "4,5", *own)
+    assert "evaluated with other phrasings (own; now " in line and "--templates" in line
+    old = content(folder)
+    for part in old["parts"].values():
+        assert part.pop("phrasings") == "own"
+    (folder / "robustness.json").write_text(json.dumps(old))  # as of an earlier version
+    assert "other phrasings (own; now" in refused(capsys, *few, "--severities", "4", *own)
+    (folder / "robustness.json").write_bytes(before)
+    few[3] = "char"  # which draws nothing from them
+    assert call(capsys, *few, "--severities", "4", *own)[0] == 0
+
+    other = run_folder(fresh, "MaPLe")
+    few[1], few[3] = other, "phrasing"
+    assert call(capsys, *few, "--severities", "5", *own)[0] == 0
+    with pytest.raises(UsageError, match="'phrasing' was drawn from different phrasings"):
+        compare([*read_evaluations(folder), *read_evaluations(other)])
+
+
+def test_an_unreadable_file_says_how_to_go_on(fresh, capsys):
+    folder = run_folder(fresh, "CoOp")
+    (folder / "robustness.json").write_text("{")
+    assert "; remove it, or evaluate again with --redo" in refused(
+        capsys, "--model-dir", folder, *SMALL
+    )

@@ -31,6 +31,8 @@ from anprompt.results.value import Value, count, minus, over, over_seeds, percen
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
 
+POOLS = {"descriptions": "description", "phrasings": "phrasing"}  # and the noise drawn from them
+
 
 @dataclass(frozen=True)
 class NoiseRow:
@@ -174,6 +176,7 @@ def compare(
     comparisons = []
     for (dataset, subset, backbone, *_), members in found.items():
         _check_same_images(members)
+        _check_same_pools(members)
         methods = _by_method(members, method_of)
         common = common_keys(methods.values())
         union = set().union(*(member.part["cells"] for member in members))
@@ -211,6 +214,22 @@ def _check_same_images(members: Sequence[Evaluation]) -> None:
                 raise UsageError(
                     f"{path} and {member.path} cannot be compared: they were evaluated on "
                     f"different copies of ImageNet-C ({noise}); evaluate one of them anew (--redo)"
+                )
+
+
+def _check_same_pools(members: Sequence[Evaluation]) -> None:
+    """Refuse to compare text noise that was drawn from other sentences."""
+    for name, kind in POOLS.items():
+        drawn = [
+            member
+            for member in members
+            if member.part.get(name) and any(cell.text_kind == kind for cell in member.cells())
+        ]
+        for other in drawn[1:]:
+            if other.part[name] != drawn[0].part[name]:
+                raise UsageError(
+                    f"{drawn[0].path} and {other.path} cannot be compared: their noise {kind!r} "
+                    f"was drawn from different {name}; evaluate one of them anew (--redo)"
                 )
 
 
@@ -278,6 +297,7 @@ def _how(evaluation: Evaluation) -> dict[str, Any]:
         "the template": part.get("template"),
         "the images attacked": evaluation.attacked if evaluation.has_attacks else None,
         "ImageNet-C's making": part.get("imagenet_c"),
+        **{f"the digest of {name}": part.get(name) for name in POOLS},
     }
     return {name: value for name, value in known.items() if value is not None}
 

@@ -58,6 +58,7 @@ _PART = {
     "examples?": [{"image": str, "class": str, "views": [_VIEW]}],
     "text_examples?": [{"kind": str, "prompts": [str]}],
     "template?": str,
+    "precision?": str,
     "data?": Each(str),
     "meaning_kept?": Each(PERCENT),
     "attacked?": {"used": Number(1, 1e9, whole=True), "sha256": str, "clean?": Each(_CLEAN)},
@@ -221,7 +222,10 @@ def read_content(path: Path) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    content = read_json(path)
+    try:
+        content = read_json(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; remove it, or evaluate again with --redo") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path}: not written by this version; evaluate again with --redo")
     problem = mismatch(content, _FILE) or next(

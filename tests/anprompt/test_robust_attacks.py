@@ -1,6 +1,7 @@
 """Attacks from the command line: how many images, what is kept, how tables show it."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -338,3 +339,19 @@ def test_runs_that_tables_cannot_tell_apart_are_refused_before_any_attack(run, t
     assert robustness(["--model-dir", run, other, *flags]) == 2
     assert "are the same method, data set and seed" in capsys.readouterr().err
     assert not (run / "robustness.json").exists() and not (other / "robustness.json").exists()
+
+
+def test_transferred_images_are_made_with_the_runs_own_prompt(run, monkeypatch):
+    other = run_folder(run.parents[6], "MaPLe")
+    for name in ("config.yaml", "results.json"):
+        text = (other / name).read_text()
+        assert re.search(r'"?TEMPLATE"?: ""|TEMPLATE: \'\'', text), text
+        text = re.sub(r'("?TEMPLATE"?): (""|\'\')', r'\1: "an aerial view of {}."', text, count=1)
+        (other / name).write_text(text)
+    made, original = [], prepare.zero_shot
+    monkeypatch.setattr(
+        prepare, "zero_shot", lambda of: made.append(of.folder.parents[1].name) or original(of)
+    )
+    flags = ["--noise", "transfer", "--eps", "1", "--images", "4", "--classes", "new"]
+    assert robustness(["--model-dir", run, other, *flags]) == 0
+    assert made == ["CoOp", "MaPLe"]

@@ -1,6 +1,7 @@
 """Rows of tables of noise: whose figures are averaged, and what is said of those left out."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -137,6 +138,16 @@ def attacked(root: Path, trainer: str, cells: Iterable[str], seed: int = 1) -> P
     return folder
 
 
+def under(folder: Path, accuracies: dict[str, float]) -> None:
+    """Write accuracies under attacks ("pgd2/1/1") into a robustness.json."""
+    content = json.loads((folder / "robustness.json").read_text())
+    for part in content["parts"].values():
+        for key, accuracy in accuracies.items():
+            figures = {"accuracy": accuracy, "ece": 1.0, "consistency": 50.0}
+            part["cells"][f"adversarial/{key}"] = {"class": figures}
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
 STARTS = ("adversarial/pgd2/1/4", "adversarial/pgd2/1/7")
 
 
@@ -154,12 +165,8 @@ def test_starts_of_attacks_are_named_where_they_differ(tmp_path, capsys):
 
 def test_several_starts_of_one_row_are_named(tmp_path, capsys):
     """Files of earlier versions may have them; checks looked at the last, figures were means."""
-    folder = attacked(tmp_path, "CoOp", [*STARTS, "adversarial/pgd10/1/4", "adversarial/pgd10/1/7"])
-    content = json.loads((folder / "robustness.json").read_text())
-    cells = content["parts"]["all"]["cells"]
-    for key, accuracy in (("pgd2/1/4", 10.0), ("pgd2/1/7", 20.0), ("pgd10/1/4", 16.5)):
-        cells[f"adversarial/{key}"]["class"]["accuracy"] = accuracy
-    (folder / "robustness.json").write_text(json.dumps(content))
+    folder = attacked(tmp_path, "CoOp", [])
+    under(folder, {"pgd2/1/4": 10.0, "pgd2/1/7": 20.0, "pgd10/1/4": 16.5, "pgd10/1/7": 30.0})
     assert table([tmp_path, "--robust", "pgd2:1", "--no-published"]) == 0
     out = capsys.readouterr().out
     assert "attacked from different starts (noise seeds): CoOp: 4, 7." in out
@@ -215,3 +222,58 @@ def test_zero_shot_clip_measured_twice_is_one_row(tmp_path, capsys):
     assert found["ZeroshotCLIP"] == rows(noise_table(capsys, tmp_path / "mine"))["ZeroshotCLIP"]
     refused = noise_table(capsys, tmp_path / "mine", tmp_path / "other", status=2)
     assert "are the same method, data set and seed" in refused
+
+
+# Four signs: more steps, larger bounds, none, and another model's images do less harm.
+MASKED = {
+    "pgd2/1/1": 30.0,
+    "pgd10/1/1": 40.0,
+    "pgd100/1/1": 50.0,
+    "pgd100/4/1": 60.0,
+    "pgd100/255/1": 20.0,
+    "transfer/1/1": 10.0,
+}
+FAILED = (
+    "more steps: FAILED ({seed}pgd2 1/255: 30.0 > pgd10 1/255: 40.0 > pgd100 1/255: 50.0{of}); "
+    "larger eps: FAILED ({seed}pgd100 1/255: 50.0 > pgd100 4/255: 60.0{of}); "
+    "unbounded eps: FAILED ({seed}pgd100 255/255: 20.0{of}); "
+    "transfer from zero-shot CLIP: FAILED ({seed}1/255: 10.0, white-box 30.0{of}); "
+    "not checked (--noise masking): Square, which needs no gradient"
+)
+UNCHECKED = (
+    "not checked (--noise masking): more steps, larger eps, unbounded eps, transfer from "
+    "zero-shot CLIP, Square, which needs no gradient"
+)
+
+
+@pytest.mark.parametrize("flags", [["--protocol", "noise"], ["--robust", "eps1"]])
+def test_signs_of_masking_are_of_all_attacks_of_a_run(flags, tmp_path, capsys):
+    """Whatever other rows, and other seeds of the row, were attacked with."""
+
+    def signs() -> list[str]:
+        assert table([tmp_path, *flags, "--no-published", "--format", "markdown"]) == 0
+        printed = re.sub(r"\s+", " ", capsys.readouterr().out.replace("\\", ""))
+        return re.findall(r"masked gradients, (.*?no gradient)", printed)
+
+    shots = "" if "noise" in flags else ", 16 shots"
+    under(attacked(tmp_path, "AdvMaPLe", []), MASKED)
+    assert signs() == [f"AdvMaPLe{shots}: {FAILED.format(seed='', of='')}"]
+    under(attacked(tmp_path, "FAP", []), {"pgd100/1/1": 20.0})
+    told = [f"FAP{shots}: {UNCHECKED}"]
+    assert signs() == [f"AdvMaPLe{shots}: {FAILED.format(seed='', of='')}", *told]
+    under(attacked(tmp_path, "AdvMaPLe", [], seed=2), {"pgd100/1/1": 50.0})
+    failed = FAILED.format(seed="seed 1: ", of="; 1 of 2 seeds checked")
+    assert signs() == [f"AdvMaPLe{shots}: {failed}", *told]
+    under(attacked(tmp_path, "AdvMaPLe", [], seed=3), MASKED | {"pgd10/1/1": 20.0})
+    assert (
+        "(seed 1: pgd2 1/255: 30.0 > pgd10 1/255: 40.0 > pgd100 1/255: 50.0; seed 3:" in signs()[0]
+    )
+    assert "; 2 of 3 seeds checked" in signs()[0]
+
+
+def test_a_sign_of_masking_is_told_where_no_attack_is_shown(tmp_path, capsys):
+    under(attacked(tmp_path, "AdvMaPLe", []), MASKED)
+    attacked(tmp_path, "AdvMaPLe", [], seed=2)
+    out = noise_table(capsys, tmp_path)
+    assert "| pgd" not in out
+    assert FAILED.format(seed="seed 1: ", of="; 1 of 2 seeds checked") in out.replace("\\", "")

@@ -1,7 +1,7 @@
 """Tables of figures under noise, and what is to be said about them."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
@@ -182,40 +182,62 @@ def meaning_notes(comparison: Comparison) -> list[str]:
 
 def masking_notes(comparison: Comparison) -> list[str]:
     """Return for every row with attacks, the signs of masked gradients."""
-    by_name = {}
-    for row in comparison.rows:
-        accuracy: dict[tuple[str, int], float] = {}
-        for group in comparison.groups:
-            value = row.value(group) if is_attack(group) else None
-            if value is not None:
-                kind, _, bound = group.partition(" ")
-                accuracy[kind, int(bound.removesuffix("/255"))] = value.number
-        if accuracy:
-            by_name[row.method.name] = accuracy
-    return signs_of_masking(by_name)
+    by_name = {
+        row.method.name: {e.header["seed"]: e.under_attacks() for e in row.evaluations}
+        for row in comparison.rows
+    }
+    shown = {
+        row.method.name
+        for row in comparison.rows
+        if any(map(is_attack, set.intersection(*map(set, row.cells))))
+    }
+    return signs_of_masking(by_name, shown)
 
 
-def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> list[str]:
+def signs_of_masking(
+    by_name: Mapping[str, Mapping[int, Mapping[tuple[str, int], float]]], shown: Collection[str]
+) -> list[str]:
     """Return the signs of masked gradients in words, once where they are the same of several.
 
+    Every run is checked by all of its own attacks, whatever others were attacked with.
+
     Args:
-        by_name: accuracy in percent by attack and bound in 255ths, by whose it is.
+        by_name: accuracy in percent by attack and bound in 255ths, by seed, by whose it is.
+        shown: whose accuracy under an attack the table has; others are left out where nothing was
+            checked.
     """
     names: dict[str, list[str]] = {}
-    for name, accuracy in by_name.items():
-        names.setdefault(_told(masking_checks(accuracy)), []).append(name)
-    many = len(by_name) > 2
+    for name, by_seed in by_name.items():
+        checks = {seed: masking_checks(accuracy) for seed, accuracy in by_seed.items()}
+        is_checked = any(c.passed is not None for own in checks.values() for c in own)
+        if name in shown or is_checked:
+            names.setdefault(_told(checks), []).append(name)
+    everyone = [name for name in by_name if any(name in own for own in names.values())]
+    many = len(everyone) > 2
     return [
-        f"masked gradients, {'all rows' if many and own == [*by_name] else '; '.join(own)}: {told}"
+        f"masked gradients, {'all rows' if many and own == everyone else '; '.join(own)}: {told}"
         for told, own in names.items()
     ]
 
 
-def _told(checks: Sequence[Check]) -> str:
-    """Return the checks in words; those that failed first, with their figures."""
-    failed = [f"{c.name}: FAILED ({c.detail})" for c in checks if c.passed is False]
-    passed = [c.name for c in checks if c.passed]
-    unknown = [c.name for c in checks if c.passed is None]
+def _told(by_seed: Mapping[int, Sequence[Check]]) -> str:
+    """Return the checks of a row's runs in words; those that failed first, with their figures."""
+    failed, passed, unknown = [], [], []
+    for checks in zip(*by_seed.values(), strict=True):
+        name = checks[0].name
+        made = {s: c for s, c in zip(by_seed, checks, strict=True) if c.passed is not None}
+        only = f"{len(made)} of {len(by_seed)} seeds checked" if len(made) < len(by_seed) else ""
+        details = [
+            f"seed {seed}: {check.detail}" if len(by_seed) > 1 else check.detail
+            for seed, check in made.items()
+            if not check.passed
+        ]
+        if details:
+            failed.append(f"{name}: FAILED ({'; '.join([*details, *([only] if only else [])])})")
+        elif made:
+            passed.append(f"{name} ({only})" if only else name)
+        else:
+            unknown.append(name)
     parts = failed
     if passed:
         parts = [*parts, f"no sign in {', '.join(passed)}"]

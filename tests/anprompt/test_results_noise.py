@@ -277,3 +277,79 @@ def test_a_sign_of_masking_is_told_where_no_attack_is_shown(tmp_path, capsys):
     out = noise_table(capsys, tmp_path)
     assert "| pgd" not in out
     assert FAILED.format(seed="seed 1: ", of="; 1 of 2 seeds checked") in out.replace("\\", "")
+
+
+def change_part(folder: Path, **changes) -> None:
+    content = json.loads((folder / "robustness.json").read_text())
+    for part in content["parts"].values():
+        part.update(changes)
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("cell", "first", "other", "said"),
+    [
+        (
+            "imagenet-c/fog/1/1",
+            {"imagenet_c": {"size": 32, "as_jpeg": True}},
+            {"imagenet_c": {"size": 32, "as_jpeg": False}},
+            "ImageNet-C is made with the parameters for 32 pixels, saved as JPEG 85 and read again "
+            "in the first and with the parameters for 32 pixels, not saved as JPEG in the second; "
+            "evaluate one of them anew (--redo) with the other's --nearest and --as-jpeg",
+        ),
+        (
+            "imagenet-c-val/spatter/1/1",
+            {"imagenet_c": {"size": 224, "as_jpeg": True}},
+            {"imagenet_c": {"size": 64, "as_jpeg": True}},
+            "made with the parameters for 224 pixels, saved as JPEG 85 and read again in the first",
+        ),
+        (
+            "text-form/phrasing/1/1",
+            {"phrasings": "ab" * 16},
+            {},
+            "text noise phrasing is made from a file of digest abababababab in the first and from "
+            "its own forty in the second; evaluate one of them anew (--redo) with the other's "
+            "--templates",
+        ),
+        (
+            "both/fog+description/1/1",
+            {"descriptions": "ab" * 16},
+            {"descriptions": "cd" * 16},
+            "and from a file of digest cdcdcdcdcdcd in the second",
+        ),
+    ],
+)
+def test_noise_made_in_different_ways_shares_no_table(cell, first, other, said, tmp_path, capsys):
+    folders = [attacked(tmp_path, trainer, [cell]) for trainer in ("CoOp", "MaPLe")]
+    for folder, how in zip(folders, (first, other), strict=True):
+        change_part(folder, **how)
+    error = noise_table(capsys, tmp_path, status=2)
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert all(f"{folder}/robustness.json" in error for folder in folders)
+    change_part(folders[1], **first)
+    assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp", "MaPLe"]
+    # One row without such noise is beside the other whatever its file says.
+    attacked(tmp_path, "KgCoOp", [])
+    assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp", "KgCoOp", "MaPLe"]
+
+
+def test_nothing_is_best_under_an_attack_on_other_images(tmp_path, capsys):
+    def printed(used: int, digest: str = "0") -> str:
+        for trainer, accuracy, how in (("CoOp", 21.0, (4, "0")), ("MaPLe", 20.0, (used, digest))):
+            folder = tmp_path / f"fewshot/eurosat/shots_16/{trainer}/vit_b16/seed1"
+            clean = {"accuracy": 30.0, "ece": 1.0, "brier": 0.5}
+            own = dict(zip(("used", "sha256"), how, strict=True))
+            change_part(folder, attacked=own | {"clean": {"class": clean}}, clean={"class": clean})
+            under(folder, {"pgd100/1/1": accuracy, "pgd100/4/1": accuracy - 20})
+        assert table([tmp_path, "--protocol", "noise", "--format", "latex"]) == 0
+        return capsys.readouterr().out
+
+    for trainer in ("CoOp", "MaPLe"):
+        attacked(tmp_path, trainer, [])
+    same, other, unlike = printed(4), printed(24, "1"), printed(4, "1")
+    best = [r"\mathbf{21.0}", r"\mathbf{70.0}", r"\mathbf{3.3}"]  # the last two: kept of 30
+    assert all(number in same for number in best)
+    assert not any(number in other + unlike for number in best)
+    told = "not all rows were attacked on the same images (how many, digest): CoOp: 4 (0); MaPLe:"
+    assert told not in same and f"{told} 24 (1)" in other and f"{told} 4 (1)" in unlike
+    assert r"\mathbf{30.0}" in unlike  # other columns have their best

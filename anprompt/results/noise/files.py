@@ -134,6 +134,15 @@ class Evaluation:
         return {key: images[key] for key in ("used", "sha256")}
 
     @property
+    def imagenet_c(self) -> str:
+        """Return how ImageNet-C was made in memory, in words; "" where that is not known."""
+        made = self.part.get("imagenet_c")
+        if not made:
+            return ""
+        saved = "saved as JPEG 85 and read again" if made["as_jpeg"] else "not saved as JPEG"
+        return f"with the parameters for {made['size']} pixels, {saved}"
+
+    @property
     def checkpoint(self) -> str:
         """Return the file that was measured; "" of a model that learns nothing."""
         return Path(self.header.get("checkpoint") or "").name

@@ -78,15 +78,24 @@ def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]
 def noise_table(
     comparison: Comparison, columns: dict[str, tuple[str, str]], title: str, measure: str
 ) -> Table:
-    """Return a table with columns of (group of noise, measure), without those no row has."""
+    """Return a table with columns of (group of noise, measure), without those no row has.
+
+    Nothing is best under an attack that was made on other images of one row than of another.
+    """
+    is_unlike = {group for group, _ in columns.values() if _is_unlike(comparison, group)}
     read = {name: [row.value(*what) for row in comparison.rows] for name, what in columns.items()}
     read = {name: values for name, values in read.items() if any(values)}
     return Table(
         protocol="noise",
         title=title,
         columns=[
-            Column(name, 3 if columns[name][1] == "brier" else 1, BEST[columns[name][1]])
-            for name in read
+            Column(
+                name,
+                3 if measure == "brier" else 1,
+                "" if group in is_unlike else BEST[measure],
+            )
+            for name, (group, measure) in columns.items()
+            if name in read
         ],
         rows=[
             Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
@@ -97,6 +106,11 @@ def noise_table(
         counted="runs",
         has_rules=True,
     )
+
+
+def _is_unlike(comparison: Comparison, group: str) -> bool:
+    """Return whether rows were attacked on different images; False of other noise."""
+    return is_attack(group) and len(comparison.attacked_on(group)) > 1
 
 
 def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
@@ -112,7 +126,7 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the runs have")
     notes += part_notes(comparison)
-    notes += _sources(comparison) + _attacked_parts(comparison) + start_notes(comparison)
+    notes += _sources(comparison) + attacked_notes(comparison) + start_notes(comparison)
     notes += checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
 
@@ -136,8 +150,8 @@ def part_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _attacked_parts(comparison: Comparison) -> list[str]:
-    """Return for every row that was attacked on a part of the images, on how many."""
+def attacked_notes(comparison: Comparison) -> list[str]:
+    """Return on how many images rows were attacked on a part of them, and whether on the same."""
     notes = []
     for row in comparison.rows:
         first = row.evaluations[0]
@@ -147,6 +161,10 @@ def _attacked_parts(comparison: Comparison) -> list[str]:
             clean = row.clean_of_attacked
             told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
             notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
+    unlike = [comparison.attacked_on(g) for g in comparison.groups if _is_unlike(comparison, g)]
+    for found in [own for i, own in enumerate(unlike) if own not in unlike[:i]]:
+        told = "; ".join(f"{', '.join(names)}: {images}" for images, names in found.items())
+        notes.append(f"not all rows were attacked on the same images (how many, digest): {told}")
     return notes
 
 

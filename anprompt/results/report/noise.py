@@ -8,6 +8,7 @@ from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
 from anprompt.results.noise.tables import (
+    attacked_notes,
     checkpoint_notes,
     masking_notes,
     meaning_notes,
@@ -130,7 +131,8 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
             )
     if comparison.left_out:
         notes.append(f"Left out: {comparison.left_out} cells that only some runs have.")
-    told = part_notes(comparison) + start_notes(comparison) + checkpoint_notes(comparison)
+    told = part_notes(comparison) + attacked_notes(comparison) + start_notes(comparison)
+    told += checkpoint_notes(comparison)
     told += meaning_notes(comparison) + masking_notes(comparison)
     return notes + [f"{note[0].upper()}{note[1:]}." for note in told]
 

@@ -7,7 +7,9 @@ here.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from anprompt.results.attacked_training import training_notes
 from anprompt.results.comparable import (
     OF_A_HALF,
     OF_A_SEED,
@@ -191,6 +193,7 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
     notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
     notes += _starts(robust)
     notes += _parts(robust)
+    notes += [f"{note}." for note in training_notes(_trainings(natural))]
     notes += other_images + _fewer_seeds(natural, pairs) + _signs(robust)
     references = list(dict.fromkeys([*natural.references, *robust.references]))
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
@@ -250,6 +253,12 @@ def _fewer_seeds(natural: Table, pairs: Iterable[tuple[Row, list[Value | None]]]
         if value and under and row.is_protocol and under.n < value.n
     ]
     return [f"robust figures of fewer seeds than the row has: {'; '.join(told)}."] if told else []
+
+
+def _trainings(table: Table) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return rows' names with the settings of the trainings behind them."""
+    rows = (row for row in table.rows if row.is_protocol)
+    return [(row.name, [run.trained_with for run in row.runs]) for row in rows]
 
 
 def _parts(table: Table) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -353,3 +354,51 @@ def test_nothing_is_best_under_an_attack_on_other_images(tmp_path, capsys):
     told = "not all rows were attacked on the same images (how many, digest): CoOp: 4 (0); MaPLe:"
     assert told not in same and f"{told} 24 (1)" in other and f"{told} 4 (1)" in unlike
     assert r"\mathbf{30.0}" in unlike  # other columns have their best
+
+
+TRAINED = {"EPS": 1.0, "STEP": 1.0, "STEPS": 2, "START": "uniform"}
+
+
+def trained_on_attacks(
+    root: Path, trainer: str, node: str, seed: int = 1, run: dict | None = None, **settings
+) -> None:
+    """A training with these settings of an attack, and an evaluation of its test on EuroSAT."""
+    options = {"TRAINER": {"NAME": trainer, node: {**TRAINED, **settings}}}
+    write_source(root, trainer, "UCF101", 80, options=options | (run or {}), seed=seed)
+    folder = write_target(root, trainer, "UCF101", "EuroSAT", 80, seed=seed)
+    measure(folder, 30.0)
+    under(folder, {"pgd100/1/1": 20.0})
+
+
+@pytest.mark.parametrize("flags", [["--protocol", "noise"], ["--robust", "eps1"]])
+def test_rows_trained_on_attacked_images_are_named(flags, tmp_path, capsys):
+    def told() -> list[str]:
+        assert table([tmp_path, *flags, "--no-published", "--format", "json"]) == 0
+        tables = json.loads(capsys.readouterr().out)["tables"]
+        notes = [note.rstrip(".") for found in tables for note in found["notes"]]
+        return [note for note in notes if note.startswith("trained on attacked")]
+
+    write = partial(trained_on_attacks, tmp_path)
+    write("AdvMaPLe", "ADVERSARIAL", LOSS="clean", BETA=1.0)
+    write("AdvVPT", "ADVERSARIAL", LOSS="trades", BETA=0.0)
+    write("AdvIVLP", "ADVERSARIAL", LOSS="adv_full", BETA=1.0, EPS=0.0)
+    write("MaPLe", "MAPLE")  # settings of the same names, of something else
+    ramp = {"LOSS": "ramp", "EPS": 4.0, "STEP": None, "STEPS": 5, "START": "zero"}
+    write("NAPTuning", "NAPTUNING", run={"OPTIM": {"MAX_EPOCH": 1}}, **ramp)  # epoch 0 is clean
+    write("FAP", "FAP", run={"RUN": {"EVAL_ONLY": True, "MODEL_DIR": ""}}, LOSS="fap", LAMBDA=1.5)
+    assert told() == []
+    shutil.rmtree(tmp_path / "crossdata")
+    write("NAPTuning", "NAPTUNING", **ramp)
+    write("FAP", "FAP", LOSS="fap", LAMBDA=1.5)
+    write("AdvCoOp", "ADVERSARIAL", LOSS="adv_full", BETA=0.0, STEPS=1)
+    write("AdvVPT", "ADVERSARIAL", LOSS="trades", BETA=1.0, EPS=0.5)
+    for seed in (1, 2):
+        write("AdvMaPLe", "ADVERSARIAL", seed, LOSS="adv_full", BETA=1.0, STEPS=1)
+    (told_once,) = told()
+    assert told_once == (
+        "trained on attacked images: AdvCoOp, AdvMaPLe (LOSS adv_full, 1 step at 1/255); "
+        "AdvVPT (LOSS trades, 2 steps at 0.5/255); FAP (LOSS fap, 2 steps at 1/255); "
+        "NAPTuning (LOSS ramp, 5 steps at 4/255)"
+    )
+    shutil.rmtree(tmp_path / "crossdata/train")
+    assert told() == []  # nothing is recorded any more

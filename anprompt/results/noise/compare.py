@@ -26,7 +26,7 @@ from anprompt.results.noise.cells import (
     seen_by_any,
     unseen_in_training,
 )
-from anprompt.results.noise.files import Evaluation
+from anprompt.results.noise.files import FILE_NAME, Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
@@ -111,6 +111,13 @@ class NoiseRow:
     def kinds(self, group: str) -> list[str]:
         """Return kinds of noise that went into the group's mean."""
         return kinds_of(cell for groups in self.cells for cell in groups.get(group, ()))
+
+    @property
+    def trained_with(self) -> list[dict[str, Any]]:
+        """Return the settings of the trainings behind the runs; {} where they are not recorded."""
+        of_runs = [e for e in self.evaluations if e.path.name == FILE_NAME]  # not in memory
+        pairs = map(_recorded, of_runs)
+        return [behind if own.get("RUN.MODEL_DIR") else own for own, behind in pairs]
 
     @property
     def count(self) -> Value:

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from anprompt.results.attacked_training import training_notes
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
@@ -126,8 +127,8 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the runs have")
     notes += part_notes(comparison)
-    notes += _sources(comparison) + attacked_notes(comparison) + start_notes(comparison)
-    notes += checkpoint_notes(comparison)
+    notes += _sources(comparison) + trained_notes(comparison) + attacked_notes(comparison)
+    notes += start_notes(comparison) + checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
 
 
@@ -148,6 +149,11 @@ def part_notes(comparison: Comparison) -> list[str]:
         for row in comparison.rows
         for group, n in row.in_part.items()
     ]
+
+
+def trained_notes(comparison: Comparison) -> list[str]:
+    """Return which rows were trained on attacked images, and how."""
+    return training_notes((row.method.name, row.trained_with) for row in comparison.rows)
 
 
 def attacked_notes(comparison: Comparison) -> list[str]:

@@ -7,19 +7,21 @@ here.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
+from typing import Any
 
+from anprompt.results.attacked_training import training_notes
 from anprompt.results.comparable import (
     OF_A_HALF,
     OF_A_SEED,
     differing_settings,
     unlike_data,
 )
+from anprompt.results.method import shots_in_words
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.tables import signs_of_masking
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.table import Column, Row, Table
-from anprompt.results.value import Value
+from anprompt.results.value import Value, mean
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
 
@@ -48,6 +50,7 @@ class AttackedRun(Run):
         attacked: by inference rule.
         attacks: accuracy in percent under every attack that was made, by its name and bound.
         part: how many of the test images were attacked, in words; "" for all.
+        natural: accuracy on the images attacked, where that was measured.
         attacked_on: how many images were attacked, and a digest of them; None without an attack.
         attacked_in: the file that says so.
         starts: the noise seeds that attacks start from.
@@ -57,6 +60,7 @@ class AttackedRun(Run):
     attacked: dict[str, Value] = field(default_factory=dict, repr=False)
     attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
     part: str = ""
+    natural: Value | None = None
     attacked_on: tuple[int, str] | None = None
     attacked_in: str = ""
     starts: tuple[int, ...] = ()
@@ -129,16 +133,12 @@ def _attacked(run: Run, evaluation: Evaluation | None, attack: Attack) -> Attack
     found = {} if under is None else {HEADLINE: under, rule: under}
     of, images = run.num_test, evaluation.attacked
     part = f"{images['used']} of {of:,} images" if found and of and images["used"] < of else ""
-    every: dict[tuple[str, int], list[float]] = {}  # by start, of which earlier files have several
-    for cell in evaluation.cells():
-        if cell.group == "adversarial":
-            every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
-    attacks = {key: fmean(figures) for key, figures in every.items()}
+    natural = evaluation.clean(attacked=True) if found else None
     starts = evaluation.starts if found else ()
     on = (images["used"], images["sha256"]) if found else None
     return AttackedRun(
-        **known, attacked=found, attacks=attacks, part=part, attacked_on=on,
-        attacked_in=str(evaluation.path), starts=starts,
+        **known, attacked=found, attacks=evaluation.under_attacks(), part=part,
+        natural=natural, attacked_on=on, attacked_in=str(evaluation.path), starts=starts,
     )  # fmt: skip
 
 
@@ -192,17 +192,8 @@ def _beside(natural: Table, robust: Table | None, attack: Attack) -> Table:
         rows.append(replace(row, values=tuple(both)))
     notes = [*natural.notes, f"robust: accuracy under {attack.name}.", *apart]
     notes += _starts(robust)
-    parts: dict[str, list[str]] = {}
-    for row in robust.rows:
-        for part in dict.fromkeys(run.part for run in _runs(row) if run.part):
-            parts.setdefault(part, []).append(row.name)
-    if parts:
-        everyone = {row.name for row in robust.rows}
-        told = [
-            part if everyone == set(own) else f"{part} ({', '.join(dict.fromkeys(own))})"
-            for part, own in parts.items()
-        ]
-        notes.append(f"attacked on a part of the test images: {'; '.join(told)}.")
+    notes += _parts(robust)
+    notes += [f"{note}." for note in training_notes(_trainings(natural))]
     notes += other_images + _fewer_seeds(natural, pairs) + _signs(robust)
     references = list(dict.fromkeys([*natural.references, *robust.references]))
     return replace(natural, columns=columns, rows=rows, notes=notes, references=references)
@@ -264,6 +255,53 @@ def _fewer_seeds(natural: Table, pairs: Iterable[tuple[Row, list[Value | None]]]
     return [f"robust figures of fewer seeds than the row has: {'; '.join(told)}."] if told else []
 
 
+def _trainings(table: Table) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return rows' names with the settings of the trainings behind them."""
+    rows = (row for row in table.rows if row.is_protocol)
+    return [(row.name, [run.trained_with for run in row.runs]) for row in rows]
+
+
+def _parts(table: Table) -> list[str]:
+    """Return a note on rows that were attacked on a part of the images, and accuracy on those."""
+    parts: dict[str, list[str]] = {}
+    for row in table.rows:
+        for part in dict.fromkeys(run.part for run in _runs(row) if run.part):
+            parts.setdefault(part, []).append(row.name)
+    if not parts:
+        return []
+    everyone = {row.name for row in table.rows}
+    told = [
+        part if everyone == set(own) else f"{part} ({', '.join(dict.fromkeys(own))})"
+        for part, own in parts.items()
+    ]
+    natural = [
+        f"{row.name}, {', '.join(figures)}"
+        for row in table.rows
+        if row.is_protocol and (figures := _natural_of_a_part(row, table))
+    ]
+    like = f"; natural accuracy on the images attacked: {'; '.join(natural)}" if natural else ""
+    return [f"attacked on a part of the test images: {'; '.join(told)}{like}."]
+
+
+def _natural_of_a_part(row: Row, table: Table) -> list[str]:
+    """Return natural accuracy on the images attacked, by what columns are of.
+
+    Of those with a part of their images attacked, as the mean over seeds (of an average, over its
+    data sets of these).
+    """
+    cells: dict[str, dict[str, list[AttackedRun]]] = {}
+    for run in _runs(row):
+        if run.attacked and (table.subject or run.dataset in table.averaged):
+            cells.setdefault(_cell(run, table), {}).setdefault(run.dataset, []).append(run)
+    found = []
+    for name, by_dataset in cells.items():
+        is_part = any(run.part for own in by_dataset.values() for run in own)
+        natural = mean(mean(run.natural for run in own) for own in by_dataset.values())
+        if is_part and natural:
+            found.append(f"{name} {natural.number:.2f}".strip())
+    return found
+
+
 def _starts(table: Table) -> list[str]:
     """Return a note where not all figures are of attacks from one and the same start."""
     names: dict[tuple[int, ...], list[str]] = {}
@@ -278,19 +316,25 @@ def _starts(table: Table) -> list[str]:
 
 
 def _signs(table: Table) -> list[str]:
-    """Return the signs of masked gradients for each row, by data set and half of the classes."""
-    by_name: dict[str, dict[tuple[str, int], float]] = {}
+    """Return the signs of masked gradients for each row, by what its columns are of."""
+    by_name: dict[str, dict[int, dict[tuple[str, int], float]]] = {}
+    shown: set[str] = set()
     for row in table.rows if table.subject else ():
-        cells: dict[str, list[AttackedRun]] = {}
-        for run in _runs(row):
-            if run.attacked and row.is_protocol:
-                half = f", {run.subset} classes" if run.subset != "all" else ""
-                place = f", {run.dataset}" if run.dataset != table.subject else ""
-                cells.setdefault(f"{row.name}{place}{half}", []).append(run)
-        for name, runs in cells.items():
-            common = set.intersection(*(set(run.attacks) for run in runs))
-            by_name[name] = {key: fmean(run.attacks[key] for run in runs) for key in sorted(common)}
-    return signs_of_masking(by_name)
+        for run in _runs(row) if row.is_protocol else ():
+            name = ", ".join(filter(None, (row.name, _cell(run, table))))
+            by_name.setdefault(name, {})[run.seed] = run.attacks
+            if run.attacked:
+                shown.add(name)
+    return signs_of_masking(by_name, shown)
+
+
+def _cell(run: AttackedRun, table: Table) -> str:
+    """Return what a run's column is of where the table's title does not say; else ""."""
+    told = [run.dataset] if table.subject not in ("", run.dataset) else []
+    told += [f"{run.subset} classes"] if run.subset != "all" else []
+    if table.protocol == "fewshot" and run.learns:
+        told.append(shots_in_words([run.shots]))
+    return ", ".join(told)
 
 
 def _key(row: Row) -> tuple:

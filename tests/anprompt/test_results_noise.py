@@ -1,9 +1,11 @@
 """Rows of tables of noise: whose figures are averaged, and what is said of those left out."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,16 @@ def attacked(root: Path, trainer: str, cells: Iterable[str], seed: int = 1) -> P
     return folder
 
 
+def under(folder: Path, accuracies: dict[str, float]) -> None:
+    """Write accuracies under attacks ("pgd2/1/1") into a robustness.json."""
+    content = json.loads((folder / "robustness.json").read_text())
+    for part in content["parts"].values():
+        for key, accuracy in accuracies.items():
+            figures = {"accuracy": accuracy, "ece": 1.0, "consistency": 50.0}
+            part["cells"][f"adversarial/{key}"] = {"class": figures}
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
 STARTS = ("adversarial/pgd2/1/4", "adversarial/pgd2/1/7")
 
 
@@ -154,12 +166,8 @@ def test_starts_of_attacks_are_named_where_they_differ(tmp_path, capsys):
 
 def test_several_starts_of_one_row_are_named(tmp_path, capsys):
     """Files of earlier versions may have them; checks looked at the last, figures were means."""
-    folder = attacked(tmp_path, "CoOp", [*STARTS, "adversarial/pgd10/1/4", "adversarial/pgd10/1/7"])
-    content = json.loads((folder / "robustness.json").read_text())
-    cells = content["parts"]["all"]["cells"]
-    for key, accuracy in (("pgd2/1/4", 10.0), ("pgd2/1/7", 20.0), ("pgd10/1/4", 16.5)):
-        cells[f"adversarial/{key}"]["class"]["accuracy"] = accuracy
-    (folder / "robustness.json").write_text(json.dumps(content))
+    folder = attacked(tmp_path, "CoOp", [])
+    under(folder, {"pgd2/1/4": 10.0, "pgd2/1/7": 20.0, "pgd10/1/4": 16.5, "pgd10/1/7": 30.0})
     assert table([tmp_path, "--robust", "pgd2:1", "--no-published"]) == 0
     out = capsys.readouterr().out
     assert "attacked from different starts (noise seeds): CoOp: 4, 7." in out
@@ -215,3 +223,182 @@ def test_zero_shot_clip_measured_twice_is_one_row(tmp_path, capsys):
     assert found["ZeroshotCLIP"] == rows(noise_table(capsys, tmp_path / "mine"))["ZeroshotCLIP"]
     refused = noise_table(capsys, tmp_path / "mine", tmp_path / "other", status=2)
     assert "are the same method, data set and seed" in refused
+
+
+# Four signs: more steps, larger bounds, none, and another model's images do less harm.
+MASKED = {
+    "pgd2/1/1": 30.0,
+    "pgd10/1/1": 40.0,
+    "pgd100/1/1": 50.0,
+    "pgd100/4/1": 60.0,
+    "pgd100/255/1": 20.0,
+    "transfer/1/1": 10.0,
+}
+FAILED = (
+    "more steps: FAILED ({seed}pgd2 1/255: 30.0 > pgd10 1/255: 40.0 > pgd100 1/255: 50.0{of}); "
+    "larger eps: FAILED ({seed}pgd100 1/255: 50.0 > pgd100 4/255: 60.0{of}); "
+    "unbounded eps: FAILED ({seed}pgd100 255/255: 20.0{of}); "
+    "transfer from zero-shot CLIP: FAILED ({seed}1/255: 10.0, white-box 30.0{of}); "
+    "not checked (--noise masking): Square, which needs no gradient"
+)
+UNCHECKED = (
+    "not checked (--noise masking): more steps, larger eps, unbounded eps, transfer from "
+    "zero-shot CLIP, Square, which needs no gradient"
+)
+
+
+@pytest.mark.parametrize("flags", [["--protocol", "noise"], ["--robust", "eps1"]])
+def test_signs_of_masking_are_of_all_attacks_of_a_run(flags, tmp_path, capsys):
+    """Whatever other rows, and other seeds of the row, were attacked with."""
+
+    def signs() -> list[str]:
+        assert table([tmp_path, *flags, "--no-published", "--format", "markdown"]) == 0
+        printed = re.sub(r"\s+", " ", capsys.readouterr().out.replace("\\", ""))
+        return re.findall(r"masked gradients, (.*?no gradient)", printed)
+
+    shots = "" if "noise" in flags else ", 16 shots"
+    under(attacked(tmp_path, "AdvMaPLe", []), MASKED)
+    assert signs() == [f"AdvMaPLe{shots}: {FAILED.format(seed='', of='')}"]
+    under(attacked(tmp_path, "FAP", []), {"pgd100/1/1": 20.0})
+    told = [f"FAP{shots}: {UNCHECKED}"]
+    assert signs() == [f"AdvMaPLe{shots}: {FAILED.format(seed='', of='')}", *told]
+    under(attacked(tmp_path, "AdvMaPLe", [], seed=2), {"pgd100/1/1": 50.0})
+    failed = FAILED.format(seed="seed 1: ", of="; 1 of 2 seeds checked")
+    assert signs() == [f"AdvMaPLe{shots}: {failed}", *told]
+    under(attacked(tmp_path, "AdvMaPLe", [], seed=3), MASKED | {"pgd10/1/1": 20.0})
+    assert (
+        "(seed 1: pgd2 1/255: 30.0 > pgd10 1/255: 40.0 > pgd100 1/255: 50.0; seed 3:" in signs()[0]
+    )
+    assert "; 2 of 3 seeds checked" in signs()[0]
+
+
+def test_a_sign_of_masking_is_told_where_no_attack_is_shown(tmp_path, capsys):
+    under(attacked(tmp_path, "AdvMaPLe", []), MASKED)
+    attacked(tmp_path, "AdvMaPLe", [], seed=2)
+    out = noise_table(capsys, tmp_path)
+    assert "| pgd" not in out
+    assert FAILED.format(seed="seed 1: ", of="; 1 of 2 seeds checked") in out.replace("\\", "")
+
+
+def change_part(folder: Path, **changes) -> None:
+    content = json.loads((folder / "robustness.json").read_text())
+    for part in content["parts"].values():
+        part.update(changes)
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("cell", "first", "other", "said"),
+    [
+        (
+            "imagenet-c/fog/1/1",
+            {"imagenet_c": {"size": 32, "as_jpeg": True}},
+            {"imagenet_c": {"size": 32, "as_jpeg": False}},
+            "ImageNet-C is made with the parameters for 32 pixels, saved as JPEG 85 and read again "
+            "in the first and with the parameters for 32 pixels, not saved as JPEG in the second; "
+            "evaluate one of them anew (--redo) with the other's --nearest and --as-jpeg",
+        ),
+        (
+            "imagenet-c-val/spatter/1/1",
+            {"imagenet_c": {"size": 224, "as_jpeg": True}},
+            {"imagenet_c": {"size": 64, "as_jpeg": True}},
+            "made with the parameters for 224 pixels, saved as JPEG 85 and read again in the first",
+        ),
+        (
+            "text-form/phrasing/1/1",
+            {"phrasings": "ab" * 16},
+            {},
+            "text noise phrasing is made from a file of digest abababababab in the first and from "
+            "its own forty in the second; evaluate one of them anew (--redo) with the other's "
+            "--templates",
+        ),
+        (
+            "both/fog+description/1/1",
+            {"descriptions": "ab" * 16},
+            {"descriptions": "cd" * 16},
+            "and from a file of digest cdcdcdcdcdcd in the second",
+        ),
+    ],
+)
+def test_noise_made_in_different_ways_shares_no_table(cell, first, other, said, tmp_path, capsys):
+    folders = [attacked(tmp_path, trainer, [cell]) for trainer in ("CoOp", "MaPLe")]
+    for folder, how in zip(folders, (first, other), strict=True):
+        change_part(folder, **how)
+    error = noise_table(capsys, tmp_path, status=2)
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert all(f"{folder}/robustness.json" in error for folder in folders)
+    change_part(folders[1], **first)
+    assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp", "MaPLe"]
+    # One row without such noise is beside the other whatever its file says.
+    attacked(tmp_path, "KgCoOp", [])
+    assert list(rows(noise_table(capsys, tmp_path))) == ["CoOp", "KgCoOp", "MaPLe"]
+
+
+def test_nothing_is_best_under_an_attack_on_other_images(tmp_path, capsys):
+    def printed(used: int, digest: str = "0") -> str:
+        for trainer, accuracy, how in (("CoOp", 21.0, (4, "0")), ("MaPLe", 20.0, (used, digest))):
+            folder = tmp_path / f"fewshot/eurosat/shots_16/{trainer}/vit_b16/seed1"
+            clean = {"accuracy": 30.0, "ece": 1.0, "brier": 0.5}
+            own = dict(zip(("used", "sha256"), how, strict=True))
+            change_part(folder, attacked=own | {"clean": {"class": clean}}, clean={"class": clean})
+            under(folder, {"pgd100/1/1": accuracy, "pgd100/4/1": accuracy - 20})
+        assert table([tmp_path, "--protocol", "noise", "--format", "latex"]) == 0
+        return capsys.readouterr().out
+
+    for trainer in ("CoOp", "MaPLe"):
+        attacked(tmp_path, trainer, [])
+    same, other, unlike = printed(4), printed(24, "1"), printed(4, "1")
+    best = [r"\mathbf{21.0}", r"\mathbf{70.0}", r"\mathbf{3.3}"]  # the last two: kept of 30
+    assert all(number in same for number in best)
+    assert not any(number in other + unlike for number in best)
+    told = "not all rows were attacked on the same images (how many, digest): CoOp: 4 (0); MaPLe:"
+    assert told not in same and f"{told} 24 (1)" in other and f"{told} 4 (1)" in unlike
+    assert r"\mathbf{30.0}" in unlike  # other columns have their best
+
+
+TRAINED = {"EPS": 1.0, "STEP": 1.0, "STEPS": 2, "START": "uniform"}
+
+
+def trained_on_attacks(
+    root: Path, trainer: str, node: str, seed: int = 1, run: dict | None = None, **settings
+) -> None:
+    """A training with these settings of an attack, and an evaluation of its test on EuroSAT."""
+    options = {"TRAINER": {"NAME": trainer, node: {**TRAINED, **settings}}}
+    write_source(root, trainer, "UCF101", 80, options=options | (run or {}), seed=seed)
+    folder = write_target(root, trainer, "UCF101", "EuroSAT", 80, seed=seed)
+    measure(folder, 30.0)
+    under(folder, {"pgd100/1/1": 20.0})
+
+
+@pytest.mark.parametrize("flags", [["--protocol", "noise"], ["--robust", "eps1"]])
+def test_rows_trained_on_attacked_images_are_named(flags, tmp_path, capsys):
+    def told() -> list[str]:
+        assert table([tmp_path, *flags, "--no-published", "--format", "json"]) == 0
+        tables = json.loads(capsys.readouterr().out)["tables"]
+        notes = [note.rstrip(".") for found in tables for note in found["notes"]]
+        return [note for note in notes if note.startswith("trained on attacked")]
+
+    write = partial(trained_on_attacks, tmp_path)
+    write("AdvMaPLe", "ADVERSARIAL", LOSS="clean", BETA=1.0)
+    write("AdvVPT", "ADVERSARIAL", LOSS="trades", BETA=0.0)
+    write("AdvIVLP", "ADVERSARIAL", LOSS="adv_full", BETA=1.0, EPS=0.0)
+    write("MaPLe", "MAPLE")  # settings of the same names, of something else
+    ramp = {"LOSS": "ramp", "EPS": 4.0, "STEP": None, "STEPS": 5, "START": "zero"}
+    write("NAPTuning", "NAPTUNING", run={"OPTIM": {"MAX_EPOCH": 1}}, **ramp)  # epoch 0 is clean
+    write("FAP", "FAP", run={"RUN": {"EVAL_ONLY": True, "MODEL_DIR": ""}}, LOSS="fap", LAMBDA=1.5)
+    assert told() == []
+    shutil.rmtree(tmp_path / "crossdata")
+    write("NAPTuning", "NAPTUNING", **ramp)
+    write("FAP", "FAP", LOSS="fap", LAMBDA=1.5)
+    write("AdvCoOp", "ADVERSARIAL", LOSS="adv_full", BETA=0.0, STEPS=1)
+    write("AdvVPT", "ADVERSARIAL", LOSS="trades", BETA=1.0, EPS=0.5)
+    for seed in (1, 2):
+        write("AdvMaPLe", "ADVERSARIAL", seed, LOSS="adv_full", BETA=1.0, STEPS=1)
+    (told_once,) = told()
+    assert told_once == (
+        "trained on attacked images: AdvCoOp, AdvMaPLe (LOSS adv_full, 1 step at 1/255); "
+        "AdvVPT (LOSS trades, 2 steps at 0.5/255); FAP (LOSS fap, 2 steps at 1/255); "
+        "NAPTuning (LOSS ramp, 5 steps at 4/255)"
+    )
+    shutil.rmtree(tmp_path / "crossdata/train")
+    assert told() == []  # nothing is recorded any more

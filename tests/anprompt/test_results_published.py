@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 from called import table
+from runs_of_tests import ROOT
 from test_results_protocols import means
 from written_runs import write_base_new, write_few_shot, write_source, write_target
 
@@ -16,6 +17,8 @@ from anprompt.results.published import add_published, load
 from anprompt.results.run import find_runs
 from anprompt.results.table import DATASETS, ELEVEN, IMAGENET_VARIANTS
 from anprompt.results.value import harmonic_mean
+from anprompt.runs.arguments import make_parser
+from anprompt.runs.config import build_cfg
 
 PROTOCOLS = ("base2new", "crossdata", "domaingen", "fewshot")
 ENTRIES = [(protocol, entry) for protocol in PROTOCOLS for entry in load()[protocol]]
@@ -221,3 +224,20 @@ def test_what_published_figures_have_beyond_a_run_is_said(tmp_path):
     assert len(rows) == 2
     (note,) = [note for note in table.notes if "sentences on each class" in note]
     assert note.startswith("CoPrompt's published figures are with")
+
+
+def test_the_recipe_of_a_published_row_is_told_and_there(tmp_path):
+    """FAP's AdvTP stands beside AdvCoOp, whose usual configuration is another's."""
+    for trainer in ("AdvCoOp", "AdvMaPLe"):
+        write_few_shot(tmp_path, trainer, "EuroSAT", 16, 60)
+    table, rows = published_rows(tmp_path, "fewshot", always=True)
+    assert len(rows) == 2
+    (note,) = [note for note in table.notes if "AdvTP" in note]
+    (file,) = re.findall(r"configs/\S+\.yaml", note)
+    flags = ["--trainer", "AdvCoOp", "--config-file", str(ROOT / file), "--output-dir", "run"]
+    flags += ["--dataset-config-file", str(ROOT / "configs/datasets/eurosat.yaml")]
+    cfg = build_cfg(make_parser().parse_args(flags))
+    attack = cfg.TRAINER.ADVERSARIAL
+    assert (attack.LOSS, attack.EPS, attack.STEP, attack.STEPS) == ("adv_full", 1, 1, 2)
+    assert (cfg.TRAINER.COOP.N_CTX, cfg.OPTIM.NAME, cfg.OPTIM.LR) == (16, "sgd", 0.002)
+    assert (cfg.OPTIM.MAX_EPOCH, cfg.MODEL.BACKBONE.NAME) == (200, "ViT-B/32")

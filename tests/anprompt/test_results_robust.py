@@ -138,6 +138,54 @@ def test_a_part_of_the_images_is_said(tmp_path, capsys):
     assert "a part of the test images: 20 of 100 images (FAP)." in capsys.readouterr().out
 
 
+def of_the_attacked(folder: Path, natural: dict[str, float]) -> None:
+    """Write the accuracy without attack on the images attacked, by subset of the classes."""
+    content = json.loads((folder / "robustness.json").read_text())
+    for name, accuracy in natural.items():
+        part = content["parts"][name]
+        place = part.get("attacked") or part
+        place["clean"] = {"class": {"accuracy": accuracy, "ece": 1.0}}
+    (folder / "robustness.json").write_text(json.dumps(content))
+
+
+def told_of_a_part(capsys, folder: Path, *flags: str) -> list[str]:
+    assert table([folder, "--robust", "eps1", "--no-published", "--format", "json", *flags]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    notes = [note for found in tables for note in found["notes"]]
+    return [note for note in notes if note.startswith("attacked on a part")]
+
+
+@pytest.mark.parametrize("attacked", [0, 8])
+def test_natural_accuracy_on_the_images_attacked_is_said(attacked, tmp_path, capsys):
+    """Of 8 images that alone were evaluated, and of 8 among the 20 that were."""
+    for dataset, more in (("EuroSAT", 0.0), ("UCF101", 30.0)):
+        for seed, natural in ((1, 50.0), (2, 62.5)):
+            run, _ = write_base_new(tmp_path, "FAP", dataset, 90, 60, seed=seed, num_test=600)
+            used = 20 if attacked else 8
+            parts = {"base": 30.0, "new": 20.0}
+            attack(run, "FAP", parts, dataset, used=used, attacked=attacked, seed=seed)
+            of_the_attacked(run, {"base": natural + more, "new": 25.0})
+    start = (
+        "attacked on a part of the test images: 8 of 600 images; natural accuracy on the images "
+    )
+    assert told_of_a_part(capsys, tmp_path) == [
+        f"{start}attacked: FAP, base classes {base}, new classes 25.00."
+        for base in ("56.25", "86.25", "71.25")
+    ]
+
+
+def test_natural_accuracy_on_the_images_attacked_is_of_each_number_of_shots(tmp_path, capsys):
+    for shots, natural in ((1, 50.0), (16, 75.0)):
+        run = write_few_shot(tmp_path, "CoOp", "EuroSAT", shots, 60, num_test=100)
+        attack(run, "CoOp", {"all": 10.0}, used=10, attacked=4)
+        of_the_attacked(run, {"all": natural})
+    (told,) = told_of_a_part(capsys, tmp_path)
+    assert told.endswith(
+        "4 of 100 images; natural accuracy on the images attacked: CoOp, "
+        "1 shot 50.00, 16 shots 75.00."
+    )
+
+
 def test_published_rows_have_both_columns_and_the_printed_deviation(tmp_path, capsys):
     for dataset in ELEVEN:
         trained, _ = write_base_new(tmp_path, "FAP", dataset, 90, 60, backbone="ViT-B/32")
@@ -320,3 +368,8 @@ def test_tables_of_noise_say_on_how_many_images_attacks_were_made(tmp_path, caps
     assert table([tmp_path, "--protocol", "noise"]) == 0
     out = capsys.readouterr().out
     assert "attacked, FAP: 4 of the images" in out and "attacked, CoOp" not in out
+    assert "clean accuracy on those" not in out  # files of earlier versions lack it
+    of_the_attacked(next(tmp_path.glob("*/train_base/*/*/FAP/*/*")), {"base": 40.0})
+    assert table([tmp_path, "--protocol", "noise"]) == 0
+    out = capsys.readouterr().out
+    assert "attacked, FAP: 4 of the images, clean accuracy on those 40.0" in out

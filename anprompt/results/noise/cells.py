@@ -69,7 +69,8 @@ def by_group(cells: Iterable[Measured], choose: Choice = everything) -> dict[str
     """Return the cells that are chosen, by group of noise; groups without any are left out.
 
     Every attack at every bound is a group of its own, "pgd 4/255": a mean over them would say
-    nothing. Noise on learned tokens and attacks are chosen always: nobody trains with them here.
+    nothing. Noise on learned tokens and attacks are chosen always, also of models trained with
+    them; `anprompt.results.attacked_training` has who was trained on attacked images.
     """
     groups: dict[str, list[Measured]] = {group: [] for group in GROUPS if group != "adversarial"}
     for cell in cells:

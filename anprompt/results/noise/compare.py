@@ -26,10 +26,11 @@ from anprompt.results.noise.cells import (
     seen_by_any,
     unseen_in_training,
 )
-from anprompt.results.noise.files import Evaluation
+from anprompt.results.noise.files import FILE_NAME, Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
+from noise.cells import Cell
 
 POOLS = {"descriptions": "description", "phrasings": "phrasing"}  # and the noise drawn from them
 
@@ -114,6 +115,13 @@ class NoiseRow:
         return kinds_of(cell for groups in self.cells for cell in groups.get(group, ()))
 
     @property
+    def trained_with(self) -> list[dict[str, Any]]:
+        """Return the settings of the trainings behind the runs; {} where they are not recorded."""
+        of_runs = [e for e in self.evaluations if e.path.name == FILE_NAME]  # not in memory
+        pairs = map(_recorded, of_runs)
+        return [behind if own.get("RUN.MODEL_DIR") else own for own, behind in pairs]
+
+    @property
     def count(self) -> Value:
         """Return how many runs."""
         return count([f"{evaluation.path.as_posix()}#seed" for evaluation in self.evaluations])
@@ -147,6 +155,19 @@ class Comparison:
     def groups(self) -> list[str]:
         """Return groups of noise that some row has."""
         return list(dict.fromkeys(g for row in self.rows for groups in row.cells for g in groups))
+
+    def attacked_on(self, group: str) -> dict[str, list[str]]:
+        """Return names of the rows with figures under an attack by the images they are on.
+
+        Those in words: how many, and the start of a digest.
+        """
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            if all(group in groups for groups in row.cells):
+                images = row.evaluations[0].attacked
+                told = f"{images['used']} ({images['sha256'][:8]})"
+                found.setdefault(told, []).append(row.method.name)
+        return found
 
     def kinds(self, group: str) -> list[str]:
         """Return kinds of noise that went into the rows' means."""
@@ -197,7 +218,7 @@ def compare(
 
 
 def _check_same_images(members: Sequence[Evaluation]) -> None:
-    """Refuse to compare evaluations whose images have the same names and another content."""
+    """Refuse to compare evaluations whose images, or whose noise, have other content."""
     known = [member for member in members if member.data]
     for other in known[1:]:
         what, ours, theirs = unlike_data(known[0].data, other.data)
@@ -215,6 +236,38 @@ def _check_same_images(members: Sequence[Evaluation]) -> None:
                     f"{path} and {member.path} cannot be compared: they were evaluated on "
                     f"different copies of ImageNet-C ({noise}); evaluate one of them anew (--redo)"
                 )
+    makings: dict[str, tuple[str, Path]] = {}
+    for member in members:
+        for (noise, flags), how in _makings(member).items():
+            first, path = makings.setdefault(noise, (how, member.path))
+            if first != how:
+                raise UsageError(
+                    f"{path} and {member.path} cannot be compared: {noise} is made {first} in the "
+                    f"first and {how} in the second; evaluate one of them anew (--redo) with the "
+                    f"other's {flags}"
+                )
+
+
+def _makings(evaluation: Evaluation) -> dict[tuple[str, str], str]:
+    """Return how noise was made that may be made in several ways, where it is known.
+
+    By what it is called and the flags that say how.
+    """
+    cells = [Cell.from_key(key) for key in evaluation.part["cells"]]
+    groups, kinds = ({getattr(c, name) for c in cells} for name in ("group", "text_kind"))
+    found: dict[tuple[str, str], str] = {}
+    if groups & {"imagenet-c", "imagenet-c-val"}:
+        found["ImageNet-C", "--nearest and --as-jpeg"] = evaluation.imagenet_c
+    files = {
+        pool: f"from a file of digest {str(digest)[:12]}"
+        for pool in ("descriptions", "phrasings")
+        if (digest := evaluation.part.get(pool))
+    }
+    if "description" in kinds:
+        found["text noise description", "--descriptions"] = files.get("descriptions", "")
+    if "phrasing" in kinds:
+        found["text noise phrasing", "--templates"] = files.get("phrasings", "from its own forty")
+    return {noise: how for noise, how in found.items() if how}
 
 
 def _check_same_pools(members: Sequence[Evaluation]) -> None:

@@ -1,6 +1,7 @@
 """What robustness.json files hold."""
 
 import os
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,15 @@ class Evaluation:
         return {key: images[key] for key in ("used", "sha256")}
 
     @property
+    def imagenet_c(self) -> str:
+        """Return how ImageNet-C was made in memory, in words; "" where that is not known."""
+        made = self.part.get("imagenet_c")
+        if not made:
+            return ""
+        saved = "saved as JPEG 85 and read again" if made["as_jpeg"] else "not saved as JPEG"
+        return f"with the parameters for {made['size']} pixels, {saved}"
+
+    @property
     def checkpoint(self) -> str:
         """Return the file that was measured; "" of a model that learns nothing."""
         return Path(self.header.get("checkpoint") or "").name
@@ -193,9 +203,9 @@ class Evaluation:
             attacked: of the images that attacks were made on, where those are not all.
         """
         place, figures = "clean", self.part["clean"]
-        if attacked and (self.part.get("attacked") or {}).get("clean"):
-            place, figures = "attacked/clean", self.part["attacked"]["clean"]
-        figure = figures[self.headline_rule].get(measure)
+        if attacked and (part := self.part.get("attacked")):
+            place, figures = "attacked/clean", part.get("clean") or {}
+        figure = figures.get(self.headline_rule, {}).get(measure)
         if figure is None:
             return None
         return Value(figure, f"{self.source}/{place}/{self.headline_rule}/{measure}")
@@ -212,6 +222,17 @@ class Evaluation:
     def cells(self) -> list[Measured]:
         """Return all cells, under the headline rule."""
         return measured(self.part, self.headline_rule)
+
+    def under_attacks(self) -> dict[tuple[str, int], float]:
+        """Return accuracy in percent under every attack on images, by its name and bound.
+
+        Files of earlier versions have several starts: the mean over them.
+        """
+        every: dict[tuple[str, int], list[float]] = {}
+        for cell in self.cells():
+            if cell.group == "adversarial":
+                every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
+        return {key: statistics.fmean(figures) for key, figures in every.items()}
 
 
 def read_content(path: Path) -> dict[str, Any] | None:

@@ -48,14 +48,12 @@ def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
         has_rules=True,
     )
     if group == "imagenet-c":
-        made = [row.evaluations[0].part.get("imagenet_c") or {} for row in comparison.rows]
-        sizes = {(own.get("size"), own.get("as_jpeg")) for own in made}
-        for size, saved in sizes:
-            how = "saved as JPEG 85 and read again" if saved else "not saved as JPEG"
-            table.notes.append(
-                f"made in memory with the parameters for {size} pixels, {how}; figures on the "
-                "released files differ somewhat, and mCE is defined on those"
-            )
+        ways = (e.imagenet_c for row in comparison.rows for e in row.evaluations)
+        made = next(filter(None, ways), "")
+        table.notes.append(
+            f"made in memory{' ' * bool(made)}{made}; figures on the released files differ "
+            "somewhat, and mCE is defined on those"
+        )
     return table
 
 

@@ -1,8 +1,9 @@
 """Tables of figures under noise, and what is to be said about them."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from anprompt.results.attacked_training import training_notes
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
@@ -78,15 +79,24 @@ def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]
 def noise_table(
     comparison: Comparison, columns: dict[str, tuple[str, str]], title: str, measure: str
 ) -> Table:
-    """Return a table with columns of (group of noise, measure), without those no row has."""
+    """Return a table with columns of (group of noise, measure), without those no row has.
+
+    Nothing is best under an attack that was made on other images of one row than of another.
+    """
+    is_unlike = {group for group, _ in columns.values() if _is_unlike(comparison, group)}
     read = {name: [row.value(*what) for row in comparison.rows] for name, what in columns.items()}
     read = {name: values for name, values in read.items() if any(values)}
     return Table(
         protocol="noise",
         title=title,
         columns=[
-            Column(name, 3 if columns[name][1] == "brier" else 1, BEST[columns[name][1]])
-            for name in read
+            Column(
+                name,
+                3 if measure == "brier" else 1,
+                "" if group in is_unlike else BEST[measure],
+            )
+            for name, (group, measure) in columns.items()
+            if name in read
         ],
         rows=[
             Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
@@ -97,6 +107,11 @@ def noise_table(
         counted="runs",
         has_rules=True,
     )
+
+
+def _is_unlike(comparison: Comparison, group: str) -> bool:
+    """Return whether rows were attacked on different images; False of other noise."""
+    return is_attack(group) and len(comparison.attacked_on(group)) > 1
 
 
 def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
@@ -112,8 +127,8 @@ def _notes(comparison: Comparison, all_kinds: bool) -> list[str]:
     if comparison.left_out:
         notes.append(f"left out: {comparison.left_out} cells that only some of the runs have")
     notes += part_notes(comparison)
-    notes += _sources(comparison) + _attacked_parts(comparison) + start_notes(comparison)
-    notes += checkpoint_notes(comparison)
+    notes += _sources(comparison) + trained_notes(comparison) + attacked_notes(comparison)
+    notes += start_notes(comparison) + checkpoint_notes(comparison)
     return notes + meaning_notes(comparison) + masking_notes(comparison)
 
 
@@ -136,8 +151,13 @@ def part_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _attacked_parts(comparison: Comparison) -> list[str]:
-    """Return for every row that was attacked on a part of the images, on how many."""
+def trained_notes(comparison: Comparison) -> list[str]:
+    """Return which rows were trained on attacked images, and how."""
+    return training_notes((row.method.name, row.trained_with) for row in comparison.rows)
+
+
+def attacked_notes(comparison: Comparison) -> list[str]:
+    """Return on how many images rows were attacked on a part of them, and whether on the same."""
     notes = []
     for row in comparison.rows:
         first = row.evaluations[0]
@@ -147,6 +167,10 @@ def _attacked_parts(comparison: Comparison) -> list[str]:
             clean = row.clean_of_attacked
             told = f", clean accuracy on those {clean.number:.1f}" if clean else ""
             notes.append(f"attacked, {row.method.name}: {used} of the images{told}")
+    unlike = [comparison.attacked_on(g) for g in comparison.groups if _is_unlike(comparison, g)]
+    for found in [own for i, own in enumerate(unlike) if own not in unlike[:i]]:
+        told = "; ".join(f"{', '.join(names)}: {images}" for images, names in found.items())
+        notes.append(f"not all rows were attacked on the same images (how many, digest): {told}")
     return notes
 
 
@@ -182,40 +206,62 @@ def meaning_notes(comparison: Comparison) -> list[str]:
 
 def masking_notes(comparison: Comparison) -> list[str]:
     """Return for every row with attacks, the signs of masked gradients."""
-    by_name = {}
-    for row in comparison.rows:
-        accuracy: dict[tuple[str, int], float] = {}
-        for group in comparison.groups:
-            value = row.value(group) if is_attack(group) else None
-            if value is not None:
-                kind, _, bound = group.partition(" ")
-                accuracy[kind, int(bound.removesuffix("/255"))] = value.number
-        if accuracy:
-            by_name[row.method.name] = accuracy
-    return signs_of_masking(by_name)
+    by_name = {
+        row.method.name: {e.header["seed"]: e.under_attacks() for e in row.evaluations}
+        for row in comparison.rows
+    }
+    shown = {
+        row.method.name
+        for row in comparison.rows
+        if any(map(is_attack, set.intersection(*map(set, row.cells))))
+    }
+    return signs_of_masking(by_name, shown)
 
 
-def signs_of_masking(by_name: Mapping[str, Mapping[tuple[str, int], float]]) -> list[str]:
+def signs_of_masking(
+    by_name: Mapping[str, Mapping[int, Mapping[tuple[str, int], float]]], shown: Collection[str]
+) -> list[str]:
     """Return the signs of masked gradients in words, once where they are the same of several.
 
+    Every run is checked by all of its own attacks, whatever others were attacked with.
+
     Args:
-        by_name: accuracy in percent by attack and bound in 255ths, by whose it is.
+        by_name: accuracy in percent by attack and bound in 255ths, by seed, by whose it is.
+        shown: whose accuracy under an attack the table has; others are left out where nothing was
+            checked.
     """
     names: dict[str, list[str]] = {}
-    for name, accuracy in by_name.items():
-        names.setdefault(_told(masking_checks(accuracy)), []).append(name)
-    many = len(by_name) > 2
+    for name, by_seed in by_name.items():
+        checks = {seed: masking_checks(accuracy) for seed, accuracy in by_seed.items()}
+        is_checked = any(c.passed is not None for own in checks.values() for c in own)
+        if name in shown or is_checked:
+            names.setdefault(_told(checks), []).append(name)
+    everyone = [name for name in by_name if any(name in own for own in names.values())]
+    many = len(everyone) > 2
     return [
-        f"masked gradients, {'all rows' if many and own == [*by_name] else '; '.join(own)}: {told}"
+        f"masked gradients, {'all rows' if many and own == everyone else '; '.join(own)}: {told}"
         for told, own in names.items()
     ]
 
 
-def _told(checks: Sequence[Check]) -> str:
-    """Return the checks in words; those that failed first, with their figures."""
-    failed = [f"{c.name}: FAILED ({c.detail})" for c in checks if c.passed is False]
-    passed = [c.name for c in checks if c.passed]
-    unknown = [c.name for c in checks if c.passed is None]
+def _told(by_seed: Mapping[int, Sequence[Check]]) -> str:
+    """Return the checks of a row's runs in words; those that failed first, with their figures."""
+    failed, passed, unknown = [], [], []
+    for checks in zip(*by_seed.values(), strict=True):
+        name = checks[0].name
+        made = {s: c for s, c in zip(by_seed, checks, strict=True) if c.passed is not None}
+        only = f"{len(made)} of {len(by_seed)} seeds checked" if len(made) < len(by_seed) else ""
+        details = [
+            f"seed {seed}: {check.detail}" if len(by_seed) > 1 else check.detail
+            for seed, check in made.items()
+            if not check.passed
+        ]
+        if details:
+            failed.append(f"{name}: FAILED ({'; '.join([*details, *([only] if only else [])])})")
+        elif made:
+            passed.append(f"{name} ({only})" if only else name)
+        else:
+            unknown.append(name)
     parts = failed
     if passed:
         parts = [*parts, f"no sign in {', '.join(passed)}"]

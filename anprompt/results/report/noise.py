@@ -8,6 +8,7 @@ from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.files import Evaluation
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
 from anprompt.results.noise.tables import (
+    attacked_notes,
     checkpoint_notes,
     masking_notes,
     meaning_notes,
@@ -15,6 +16,7 @@ from anprompt.results.noise.tables import (
     noise_tables,
     part_notes,
     start_notes,
+    trained_notes,
 )
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, words
 from anprompt.results.report.context import Context
@@ -130,7 +132,8 @@ def _notes(comparison: Comparison, by_kind: Sequence[Block]) -> list[str]:
             )
     if comparison.left_out:
         notes.append(f"Left out: {comparison.left_out} cells that only some runs have.")
-    told = part_notes(comparison) + start_notes(comparison) + checkpoint_notes(comparison)
+    told = part_notes(comparison) + trained_notes(comparison) + attacked_notes(comparison)
+    told += start_notes(comparison) + checkpoint_notes(comparison)
     told += meaning_notes(comparison) + masking_notes(comparison)
     return notes + [f"{note[0].upper()}{note[1:]}." for note in told]
 

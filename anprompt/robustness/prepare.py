@@ -13,7 +13,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from anprompt.results.comparable import TEST_DATA
-from anprompt.results.noise.files import Evaluation
+from anprompt.results.noise.files import OWN_PHRASINGS, Evaluation
 from anprompt.robustness.attacks import check_attack, has_autoattack
 from anprompt.robustness.chosen import find_trained, is_classifier, subsets_to_measure
 from anprompt.robustness.evaluation import Task, measure
@@ -27,7 +27,7 @@ from anprompt.robustness.images import (
 )
 from anprompt.robustness.models import TrainedClassifier, describe, zero_shot
 from anprompt.robustness.plan import Plan, parse_plan
-from anprompt.robustness.store import OWN_PHRASINGS, Results, Store
+from anprompt.robustness.store import Results, Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint

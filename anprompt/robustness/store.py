@@ -12,7 +12,13 @@ from typing import Any
 from PIL import Image
 
 from anprompt.results.comparable import unlike_data
-from anprompt.results.noise.files import FILE_NAME, FORMAT, read_content, summary_for_people
+from anprompt.results.noise.files import (
+    FILE_NAME,
+    FORMAT,
+    OWN_PHRASINGS,
+    read_content,
+    summary_for_people,
+)
 from anprompt.robustness.answers import Figures
 from common.errors import UsageError
 from common.files import atomic_write, write_json
@@ -206,9 +212,6 @@ class Store:
         with atomic_write(str(self.path.parent / relative), "wb") as file:
             file.write(buffer.getvalue())
         return relative
-
-
-OWN_PHRASINGS = "own"  # in place of a file's digest
 
 
 def _say_pools(part: dict[str, Any]) -> None:

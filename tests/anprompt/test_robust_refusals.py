@@ -156,7 +156,7 @@ def test_phrasings_of_two_pools_are_not_mixed(fresh, tmp_path, capsys):
     other = run_folder(fresh, "MaPLe")
     few[1], few[3] = other, "phrasing"
     assert call(capsys, *few, "--severities", "5", *own)[0] == 0
-    with pytest.raises(UsageError, match="'phrasing' was drawn from different phrasings"):
+    with pytest.raises(UsageError, match="phrasing is made from its own forty in the first"):
         compare([*read_evaluations(folder), *read_evaluations(other)])
 
 

@@ -26,13 +26,13 @@ from anprompt.results.noise.cells import (
     seen_by_any,
     unseen_in_training,
 )
-from anprompt.results.noise.files import FILE_NAME, Evaluation
+from anprompt.results.noise.files import FILE_NAME, OWN_PHRASINGS, Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
 from noise.cells import Cell
 
-POOLS = {"descriptions": "description", "phrasings": "phrasing"}  # and the noise drawn from them
+POOLS = ("descriptions", "phrasings")  # of sentences that text noise is drawn from
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,6 @@ def compare(
     comparisons = []
     for (dataset, subset, backbone, *_), members in found.items():
         _check_same_images(members)
-        _check_same_pools(members)
         methods = _by_method(members, method_of)
         common = common_keys(methods.values())
         union = set().union(*(member.part["cells"] for member in members))
@@ -260,30 +259,14 @@ def _makings(evaluation: Evaluation) -> dict[tuple[str, str], str]:
         found["ImageNet-C", "--nearest and --as-jpeg"] = evaluation.imagenet_c
     files = {
         pool: f"from a file of digest {str(digest)[:12]}"
-        for pool in ("descriptions", "phrasings")
-        if (digest := evaluation.part.get(pool))
+        for pool in POOLS
+        if (digest := evaluation.part.get(pool)) not in (None, OWN_PHRASINGS)
     }
     if "description" in kinds:
         found["text noise description", "--descriptions"] = files.get("descriptions", "")
     if "phrasing" in kinds:
         found["text noise phrasing", "--templates"] = files.get("phrasings", "from its own forty")
     return {noise: how for noise, how in found.items() if how}
-
-
-def _check_same_pools(members: Sequence[Evaluation]) -> None:
-    """Refuse to compare text noise that was drawn from other sentences."""
-    for name, kind in POOLS.items():
-        drawn = [
-            member
-            for member in members
-            if member.part.get(name) and any(cell.text_kind == kind for cell in member.cells())
-        ]
-        for other in drawn[1:]:
-            if other.part[name] != drawn[0].part[name]:
-                raise UsageError(
-                    f"{drawn[0].path} and {other.path} cannot be compared: their noise {kind!r} "
-                    f"was drawn from different {name}; evaluate one of them anew (--redo)"
-                )
 
 
 def _by_method(

@@ -36,6 +36,7 @@ from noise.cells import Cell
 
 FILE_NAME = "robustness.json"
 FORMAT = 2
+OWN_PHRASINGS = "own"  # in place of a digest of the file that phrasings are drawn from
 # Measures of a cell; those after the first three are missing in files of earlier versions.
 MEASURES = ("accuracy", "consistency", "ece", "adaptive_ece", "max_ce", "brier")
 

@@ -110,12 +110,12 @@ def section(heading: str) -> set[str]:
 
 def test_autoattacks_figures_are_those_of_the_page(tmp_path):
     theirs = unpacked(ATTACKS, tmp_path / "theirs")
-    columns = ("pgd100/1", "autoattack/1")
+    columns = ("natural", "pgd100/1", "autoattack/1")
     found: dict[str, dict[str, str]] = {}
     for evaluation in read_below([theirs / "autoattack"]):
         figures = {
             "/".join(cell.split("/")[1:3]): of for cell, of in evaluation.part["cells"].items()
-        }
+        } | {"natural": evaluation.part["clean"]}
         for column in columns:
             number = figures[column][evaluation.headline_rule]["accuracy"]
             found.setdefault(evaluation.header["trainer"], {})[f"{evaluation.subset} {column}"] = (

@@ -213,13 +213,6 @@ class FeatureTrainer(PromptTrainer):
                 f"{cls.__name__} takes one transformed view of an image at a time: set "
                 "DATALOADER.K_TRANSFORMS 1 and INPUT.NO_TRANSFORM False"
             )
-        sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
-        if cls.settings_of(cfg).PASSES and sampler != "RandomSampler":
-            raise UsageError(
-                f"DATALOADER.TRAIN_X.SAMPLER {sampler}: {cls.__name__} trains on kept features, "
-                "always in random order; leave it out, or train on images themselves "
-                f"(TRAINER.{cls.method}.PASSES 0)"
-            )
 
     @classmethod
     def has_several_wordings(cls, cfg: Any) -> bool:
@@ -278,6 +271,12 @@ class FeatureTrainer(PromptTrainer):
 
     def train_on(self, features: Tensor, labels: Tensor) -> None:
         """Train on features (V, N, E) of images with these labels (N,)."""
+        sampler = self.cfg.DATALOADER.TRAIN_X.SAMPLER
+        if sampler != "RandomSampler":
+            logger.warning(
+                f"DATALOADER.TRAIN_X.SAMPLER {sampler} has no effect: kept features are trained on "
+                f"in random order (TRAINER.{self.method}.PASSES 0 trains on images)"
+            )
         self.train_loader_x = FeatureBatches(
             self.dm.train_loader_x, features, labels, self.pooled, self.keeps_last
         )

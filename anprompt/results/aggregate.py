@@ -14,6 +14,7 @@ from anprompt.results.comparable import (
     TEST_DATA,
     TRAINING_DATA,
     differing_settings,
+    differing_trainings,
     not_seeds_of_one_row,
     resumed_note,
     unlike_data,
@@ -247,10 +248,10 @@ def _unlike_training(
     first: Run, other: Run, expected: Collection[str]
 ) -> tuple[str, object, object]:
     """Return the first setting that differs, but for ``expected`` ones, and its two values."""
-    pairs = (first.settings, other.settings), (first.trained_with, other.trained_with)
-    for ours, theirs in pairs:
-        for key, one, two in differing_settings(ours, theirs, expected):
-            return key, repr(one), repr(two)
+    found = differing_settings(first.settings, other.settings, expected)
+    found += differing_trainings(first.trained_with, other.trained_with, expected)
+    for key, ours, theirs in found:
+        return key, repr(ours), repr(theirs)
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
         return "the number of epochs", first.epochs, other.epochs
     return "", None, None

@@ -14,6 +14,8 @@ OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
 # And those that the halves of one run differ in.
 OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 
+_OF_A_TEST = ("TEST.", "DATALOADER.TEST.", "MODEL.CLASSES_AT_ONCE")
+
 # What a run records digests of: what seeds share, and what the halves of one run share as well.
 TEST_DATA = ("test", "test_files")
 TRAINING_DATA = ("train", "few_shot", "train_files")
@@ -35,6 +37,20 @@ def differing_settings(
         and key in other
         and value != other[key]
         and not key.startswith(ignored)
+    ]
+
+
+def differing_trainings(
+    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
+) -> list[tuple[str, object, object]]:
+    """Do as `differing_settings` with the settings of trainings behind tests.
+
+    What a training's own test alone depends on is left out.
+    """
+    return [
+        (f"their trainings' {key}", ours, theirs)
+        for key, ours, theirs in differing_settings(first, other, expected)
+        if key == "TEST.FINAL_MODEL" or not key.startswith(_OF_A_TEST)
     ]
 
 

@@ -55,6 +55,8 @@ from trainers.base import prompt_template
 
 logger = logging.getLogger(__name__)
 
+ATTACKED_IN = "fp32"
+
 ROBUSTNESS_LOCK = ".robustness.lock"  # a training's own lock is another: they may go side by side
 
 
@@ -177,7 +179,7 @@ class Preparation:
             cfg.defrost()
             cfg.DATASET.SUBSAMPLE_CLASSES = name
             if self.plan.attacks:  # in half precision small gradients become zero
-                trainer_class(cfg).settings_of(cfg).PREC = "fp32"
+                trainer_class(cfg).settings_of(cfg).PREC = ATTACKED_IN
                 cfg.INEXACT.TF32 = False
             tests = self._test_set(tests, folder, cfg)
             trained = build_trained(
@@ -295,7 +297,8 @@ class Preparation:
         _check_start(store, name, results.content, plan)
         missing = results.missing(cells)
         if not results.content["clean"] or any(cell.group != "adversarial" for cell in missing):
-            _check_precision(store, name, results, _precision(classifier.trained.cfg))
+            now = _precision(classifier.trained.cfg)
+            _check_precision(store, name, results, now, bool(plan.attacks))
         return Task(
             classifier,
             results,
@@ -368,16 +371,24 @@ def _check_start(store: Store, name: str, content: dict[str, Any], plan: Plan) -
         )
 
 
-def _check_precision(store: Store, name: str, results: Results, now: str) -> None:
-    """Refuse figures in another precision than those that are there; attacks have their own."""
-    before = results.content.get("precision")
+def _check_precision(store: Store, name: str, results: Results, now: str, attacks: bool) -> None:
+    """Refuse figures in another precision than those that are there; attacks have their own.
+
+    Args:
+        attacks: whether some are asked for, and so decide the precision.
+    """
+    before, cells = results.content.get("precision"), results.content["cells"]
     if before is None and results.content["clean"]:
         return  # of an earlier version, which does not say
     if before not in (None, now):
+        how = "Pass --redo to begin anew"
+        if now == ATTACKED_IN and attacks:
+            how = f"Ask for attacks in a call of their own (--noise eps1), or {how.lower()}"
+        elif before == ATTACKED_IN and any(key.startswith("adversarial/") for key in cells):
+            how = f"Name an attack beside the noise (--noise image,eps1) to go on, or {how.lower()}"
         raise UsageError(
-            f"{store.path}: its {name} classes were evaluated in {before}, not in {now}; attacks "
-            "take fp32: ask for them in a call of their own (--noise eps1), or pass --redo to "
-            "begin anew"
+            f"{store.path}: its {name} classes were evaluated in {before}, not in {now} (attacks "
+            f"always are in {ATTACKED_IN}). {how}"
         )
     results.set("precision", now)
 

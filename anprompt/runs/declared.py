@@ -97,13 +97,15 @@ def extend_cfgs_of(cls: type) -> list[Callable[[Any], None]]:
     """Return the functions by which a class and its bases declare settings, the bases' first.
 
     A base of another method is left out where one before it declares settings of the class's own
-    method: those are read in the place of the base's.
+    method: this repository's trainers read those in its place. A plugin's may read both.
     """
     method = getattr(cls, "method", "")
     owners: list[type] = []
     for base in cls.__mro__:
         if "extend_cfg" in vars(base):
-            is_replaced = any(getattr(owner, "method", "") == method for owner in owners)
+            is_replaced = _is_own(cls) and any(
+                getattr(owner, "method", "") == method for owner in owners
+            )
             if not is_replaced or getattr(base, "method", "") in ("", method):
                 owners.insert(0, base)
     return [owner.extend_cfg for owner in owners]  # type: ignore[attr-defined]

@@ -212,7 +212,16 @@ def test_trainings_behind_tests_are_compared(protocol, tmp_path, capsys):
         status = table([tmp_path / "crossdata/test", "--protocol", protocol])
         assert status == (0 if seed == 1 else 2)
     error = capsys.readouterr().err
-    assert "as seeds of one row, but OPTIM.LR is 0.1 in the first and 0.7 in the second" in error
+    assert "as seeds of one row, but their trainings' OPTIM.LR is 0.1 in the first and 0.7" in error
+
+
+@pytest.mark.parametrize("protocol", ["crossdata", "noise"])
+def test_what_trainings_own_tests_were_is_nothing_to_others(protocol, tmp_path):
+    for seed in (1, 2):
+        options = {"TEST": {"NO_TEST": seed == 2}, "DATALOADER": {"TEST": {"BATCH_SIZE": seed}}}
+        write_source(tmp_path, "CoOp", "EuroSAT", 80, seed=seed, options=options)
+        measure(write_target(tmp_path, "CoOp", "EuroSAT", "UCF101", 20, seed=seed), 20.0)
+    assert table([tmp_path / "crossdata/test", "--protocol", protocol]) == 0
 
 
 def test_zero_shot_clip_measured_twice_is_one_row(tmp_path, capsys):

@@ -318,8 +318,30 @@ def test_figures_in_two_precisions_are_not_mixed(run, monkeypatch, capsys):
     assert part(run)["precision"] == "fp16"
     capsys.readouterr()
     assert attack(run, "--noise", "blur,pgd10", *few) == 2
-    assert "were evaluated in fp16, not in fp32" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "were evaluated in fp16, not in fp32" in err and "(--noise eps1), or pass --redo" in err
     assert attack(run, "--noise", "blur", *few) == 0
+
+
+def test_attacks_first_and_other_noise_then_say_how_to_go_on(run, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "_precision", lambda cfg: cfg.TRAINER.COOP.PREC)
+    few = ("--severities", "1", "--seeds", "1", "--eps", "1")
+    assert attack(run, "--noise", "pgd2", *few) == 0
+    capsys.readouterr()
+    assert attack(run, "--noise", "jpeg", *few) == 2
+    err = capsys.readouterr().err
+    assert "in fp32, not in fp16" in err and "Name an attack beside the noise" in err
+    assert attack(run, "--noise", "jpeg,pgd2", *few) == 0
+    assert part(run)["precision"] == "fp32"
+    monkeypatch.setattr(prepare, "_precision", lambda cfg: "bf16")
+    capsys.readouterr()
+    (run / "robustness_attacks.json").unlink()
+    content = json.loads((run / "robustness.json").read_text())
+    for own in content["parts"].values():
+        own["cells"] = {key: of for key, of in own["cells"].items() if "pgd" not in key}
+    (run / "robustness.json").write_text(json.dumps(content))
+    assert attack(run, "--noise", "blur", *few) == 2
+    assert ". Pass --redo to begin anew" in capsys.readouterr().err
 
 
 def test_square_by_name_is_not_left_out_in_silence(run, monkeypatch, capsys):

@@ -78,6 +78,18 @@ def test_settings_of_a_base_that_has_been_replaced_have_no_effect(trainer, cfg_o
     assert "TRAINER.MAPLE.N_CTX has no effect: it is a setting of MaPLe" in caplog.text
 
 
+def test_a_plugin_of_its_own_method_has_its_bases_settings_too(cfg_of, registered):
+    class Mine(TRAINER_REGISTRY.get("FAP")):
+        method = "MINE"
+
+        @staticmethod
+        def extend_cfg(cfg):
+            cfg.TRAINER.MINE = CfgNode({"WEIGHT": 0.5})
+
+    registered(Mine)
+    assert {"FAP", "MINE"} <= nodes(cfg_of("TRAINER.MINE.WEIGHT", "2", trainer="Mine"))
+
+
 def test_task_and_template_exist_for_every_trainer(cfg_of):
     for trainer in ("CoOp", "ZeroshotCLIP", "MMRL"):
         cfg = cfg_of("TASK", "FS", "DATASET.TEMPLATE", "an X-ray of {}.", trainer=trainer)

@@ -11,6 +11,7 @@ from anprompt.results.comparable import (
     OF_A_HALF,
     OF_A_SEED,
     differing_settings,
+    differing_trainings,
     not_seeds_of_one_row,
     unlike_data,
 )
@@ -300,14 +301,12 @@ def _check_alike(members: Sequence[Evaluation]) -> None:
     if len(members) < 2:
         return
     first, *others = members
-    settings = _recorded(first)
+    expected = OF_A_SEED | OF_A_HALF
+    settings, trained_with = _recorded(first)
     for other in others:
-        expected = OF_A_SEED | OF_A_HALF
-        differing = [
-            found
-            for ours, theirs in zip(settings, _recorded(other), strict=True)
-            for found in differing_settings(ours, theirs, expected)
-        ]
+        own, own_training = _recorded(other)
+        differing = differing_settings(settings, own, expected)
+        differing += differing_trainings(trained_with, own_training, expected)
         differing += differing_settings(_how(first), _how(other), ())
         for key, one, two in differing[:1]:
             folders = first.path.parent, other.path.parent

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,17 @@ import numpy as np
 from yacs.config import CfgNode
 
 from anprompt.results.comparable import TEST_DATA
-from anprompt.results.noise.files import OWN_PHRASINGS, Evaluation
+from anprompt.results.noise.files import OWN_PHRASINGS
 from anprompt.robustness.attacks import check_attack, has_autoattack
 from anprompt.robustness.chosen import find_trained, is_classifier, subsets_to_measure
+from anprompt.robustness.earlier import (
+    ATTACKED_IN,
+    check_attacked,
+    check_distinct,
+    check_precision,
+    check_start,
+    images_digest,
+)
 from anprompt.robustness.evaluation import Task, measure
 from anprompt.robustness.examples import add_examples, example_cells
 from anprompt.robustness.images import (
@@ -27,7 +34,7 @@ from anprompt.robustness.images import (
 )
 from anprompt.robustness.models import TrainedClassifier, describe, zero_shot
 from anprompt.robustness.plan import Plan, parse_plan
-from anprompt.robustness.store import Results, Store
+from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
@@ -48,14 +55,11 @@ from common.reading import MissingFile
 from common.settings import leaves
 from dassl.data.datasets import build_dataset
 from datasets import identity as data_identity
-from noise.cells import Cell
 from noise.descriptions import find_descriptions, load_descriptions
 from noise.imagenet_c import SIZES, nearest_size
 from trainers.base import prompt_template
 
 logger = logging.getLogger(__name__)
-
-ATTACKED_IN = "fp32"
 
 ROBUSTNESS_LOCK = ".robustness.lock"  # a training's own lock is another: they may go side by side
 
@@ -97,7 +101,7 @@ def evaluate_runs(args: argparse.Namespace) -> tuple[list[Path], tuple[str, ...]
             held.enter_context(FolderLock(folder, ROBUSTNESS_LOCK)).acquire()
         prepared = [preparation.subset(subset) for subset in subsets]
         for subset in prepared:
-            _check_distinct(subset)
+            check_distinct(subset.name, [store for _, store in subset.runs])
         for subset in prepared:
             preparation.measure(subset)
     return list(cfgs), subsets
@@ -274,7 +278,7 @@ class Preparation:
             "headline_rule": classifier.rule,
             "template": classifier.template,
             "images": {
-                "used": len(images), "of": len(tests.keys), "sha256": _digest(images.keys)
+                "used": len(images), "of": len(tests.keys), "sha256": images_digest(images.keys)
             },
         }  # fmt: skip
         attacked = select(images.keys, images.labels, self.args.attack_images)
@@ -293,12 +297,12 @@ class Preparation:
         }
         results = store.subset(name, header, optional, tests.data)
         if plan.attacks:
-            _check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
-        _check_start(store, name, results.content, plan)
+            check_attacked(store, name, results.content, [images.keys[i] for i in attacked])
+        check_start(store, name, results.content, plan)
         missing = results.missing(cells)
         if not results.content["clean"] or any(cell.group != "adversarial" for cell in missing):
             now = _precision(classifier.trained.cfg)
-            _check_precision(store, name, results, now, bool(plan.attacks))
+            check_precision(store, name, results, now, bool(plan.attacks))
         return Task(
             classifier,
             results,
@@ -327,70 +331,6 @@ class Preparation:
         if key not in self._backbones:
             self._backbones[key] = load_backbone(cfg)
         return self._backbones[key]
-
-
-def _check_distinct(subset: Subset) -> None:
-    """Refuse two trainings that tables could not tell apart, before either is measured."""
-    known: dict[tuple, Path] = {}
-    for _, store in subset.runs:
-        evaluation = Evaluation(store.path, store.content, subset.name, {})
-        method, seed = evaluation.method, store.content["seed"]
-        other = known.setdefault((method, evaluation.dataset, seed), store.path)
-        if method.learns and other != store.path:
-            raise UsageError(
-                f"{other.parent} and {store.path.parent} are the same method, data set and seed; "
-                "name only the folder of one"
-            )
-
-
-def _check_attacked(store: Store, name: str, content: dict[str, Any], keys: list[str]) -> None:
-    """Refuse attacks on other images than those that some were made on already."""
-    used, digest = content["images"]["used"], _digest(keys)
-    has_attacks = any(key.startswith("adversarial/") for key in content["cells"])
-    known = content.get("attacked") or {"used": used, "sha256": content["images"]["sha256"]}
-    if has_attacks and known["sha256"] != digest:
-        raise UsageError(
-            f"{store.path}: attacks on its {name} classes were made on {known['used']} images, not "
-            f"on these {len(keys)}. Give the same --attack-images, or pass --redo to begin anew"
-        )
-    kept = content.pop("attacked", None) or {}  # without an attack, of one that was interrupted
-    if len(keys) < used:
-        content["attacked"] = {**(kept if has_attacks else {}), "used": len(keys), "sha256": digest}
-
-
-def _check_start(store: Store, name: str, content: dict[str, Any], plan: Plan) -> None:
-    """Refuse attacks from another start than those that are there: a figure is of one start."""
-    wanted = {"adversarial": bool(plan.attacks), "worst-text": plan.worst_text}
-    known = [Cell.from_key(key) for key in content["cells"]]
-    starts = {cell.seed for cell in known if wanted.get(cell.group)}
-    if starts - {plan.seeds[0]}:
-        before = ", ".join(sorted(map(str, starts)))
-        raise UsageError(
-            f"{store.path}: attacks on its {name} classes started from noise seed {before}, not "
-            f"{plan.seeds[0]}. Name the same seed first in --seeds, or pass --redo to begin anew"
-        )
-
-
-def _check_precision(store: Store, name: str, results: Results, now: str, attacks: bool) -> None:
-    """Refuse figures in another precision than those that are there; attacks have their own.
-
-    Args:
-        attacks: whether some are asked for, and so decide the precision.
-    """
-    before, cells = results.content.get("precision"), results.content["cells"]
-    if before is None and results.content["clean"]:
-        return  # of an earlier version, which does not say
-    if before not in (None, now):
-        how = "Pass --redo to begin anew"
-        if now == ATTACKED_IN and attacks:
-            how = f"Ask for attacks in a call of their own (--noise eps1), or {how.lower()}"
-        elif before == ATTACKED_IN and any(key.startswith("adversarial/") for key in cells):
-            how = f"Name an attack beside the noise (--noise image,eps1) to go on, or {how.lower()}"
-        raise UsageError(
-            f"{store.path}: its {name} classes were evaluated in {before}, not in {now} (attacks "
-            f"always are in {ATTACKED_IN}). {how}"
-        )
-    results.set("precision", now)
 
 
 def _precision(cfg: CfgNode) -> str:
@@ -440,12 +380,6 @@ def _what_can_be_had(plan: Plan, how: ImageNetC) -> Plan:
         attacks = tuple(pair for pair in plan.attacks if pair[0] not in plan.spare)
         plan = replace(plan, attacks=attacks)
     return plan
-
-
-def _digest(keys: Sequence[str]) -> str:
-    # Names of files may hold bytes that are no text.
-    content = "\n".join(keys).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _data(cfg: CfgNode) -> dict[str, Any]:

@@ -27,9 +27,7 @@ exit status: 0 done, 1 some runs failed, 2 bad input, 130 interrupted.
 import argparse
 import re
 import shlex
-import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,6 +40,7 @@ from anprompt.sweeps.checks import problems, refuse_settings
 from anprompt.sweeps.costs import Costs, learn_from_folder
 from anprompt.sweeps.devices import slots
 from anprompt.sweeps.finished import find_finished
+from anprompt.sweeps.interrupts import end_on_signals
 from anprompt.sweeps.processes import about_locks
 from anprompt.sweeps.scheduler import Sweep
 from anprompt.sweeps.shards import command_lines, shard
@@ -358,23 +357,3 @@ def _prepare(
     print(f"{len(missing)} to run: about {took}{memory} ({costs.about()})", flush=True)
     if warning := about_locks():
         print(warning, flush=True)
-
-
-def end_on_signals() -> None:
-    """However this process is told to end, the runs are to end with it.
-
-    Also by SIGINT, which what a shell starts in the background ignores. One Ctrl-C may arrive
-    several times, from the terminal and from a script: within two seconds they are one.
-    """
-    last = 0.0
-
-    def interrupt(number: int, frame: object) -> None:
-        nonlocal last
-        if time.monotonic() - last > 2:
-            last = time.monotonic()
-            raise KeyboardInterrupt
-
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and (name == "SIGINT" or signal.getsignal(number) != signal.SIG_IGN):
-            signal.signal(number, interrupt)

@@ -16,6 +16,7 @@ from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.recorded import RESULTS, read_results
 from anprompt.sweeps.costs import Costs, side_by_side
+from anprompt.sweeps.interrupts import held
 from anprompt.sweeps.processes import Process, is_on_another_machine, stop
 from anprompt.sweeps.work import WorkQueue
 
@@ -120,12 +121,13 @@ class Sweep:
             command = self.environment.command(run, self.options)
             variables = {**os.environ, **slot.environment}
             try:
-                process = Process(run, log_file(run, self.environment), command, variables)
+                with held():
+                    process = Process(run, log_file(run, self.environment), command, variables)
+                    self.running[process] = self.free.pop(), version
             except BlockingIOError:
                 blocked.append(run)
                 self._note_elsewhere(run)
                 continue
-            self.running[process] = self.free.pop(), version
             self.note(run, None, "")
             threading.Thread(target=self._watch, args=(process,), daemon=True).start()
         return blocked

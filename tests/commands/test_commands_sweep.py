@@ -22,7 +22,7 @@ from anprompt.commands import ablations, reproduce, sweep
 from anprompt.protocols import environment as environments
 from anprompt.protocols.environment import Environment
 from anprompt.protocols.plan import RunSpec
-from anprompt.sweeps import checks, processes, scheduler
+from anprompt.sweeps import checks, interrupts, processes, scheduler
 from anprompt.sweeps.costs import Costs
 
 pytestmark = pytest.mark.slow
@@ -190,6 +190,30 @@ def test_stopping_ends_the_runs_and_says_how_to_go_on(number, command, stand_in,
     for log in (tree / "logs").iterdir():  # no process of a run is left
         with open(log, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_just_starting_ends_with_the_sweep(number, stand_in, monkeypatch, tree):
+    """The signal came between the start of the process and its being noted."""
+    monkeypatch.setenv("HANG", "1")
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    start = scheduler.Process.__init__
+
+    def told(self, *args):
+        start(self, *args)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(scheduler.Process, "__init__", told)
+    monkeypatch.setitem(interrupts._state, "last", 0.0)
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1", "--seeds", "1"]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stand_in(*command)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    with open(tree / "logs/fewshot_coop_dtd_1_shots_seed_1.log", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_no_run_goes_on_where_the_sweep_cannot(stand_in, monkeypatch, tree):

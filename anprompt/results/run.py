@@ -4,7 +4,6 @@ A file is believed only where it is what this project (or upstream's code) write
 refused in one line, so that no damaged or foreign number ends in a table.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from anprompt.runs.recorded import (
     read_results,
     recorded_config,
     settings_in,
+    training_of,
 )
 from common.errors import UsageError
 from common.files import file_digest
@@ -251,9 +251,7 @@ def _run(folder: Path, results: dict, digests: dict[Path, str]) -> Run:
     )
     dataset = _dataset(results)
     facts = read_path(folder, trainer)
-    # Relative to the run's folder, so that a tree of runs can be moved.
-    model_dir = settings.get("RUN.MODEL_DIR")
-    training = Path(os.path.normpath(folder / model_dir)) if model_dir else None
+    training = training_of(folder, settings)
     learns = results.get("num_trainable") != 0 and not _is_zero_shot(trainer)
     behind = Training(dataset, subset, results["shots"], resumed_of(results), settings)
     if training and learns:

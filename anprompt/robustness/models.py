@@ -15,7 +15,7 @@ from anprompt.results.run import title_of
 from anprompt.robustness.classifier import Classifier
 from anprompt.robustness.texts import noisy_tokens, noisy_words, takes_text
 from anprompt.runs.fingerprint import fingerprint
-from anprompt.runs.recorded import CONFIG, read_results, recorded_config
+from anprompt.runs.recorded import CONFIG, read_results, recorded_config, training_of
 from anprompt.runs.trained import (
     TrainedModel,
     read_cfg,
@@ -197,7 +197,9 @@ def describe(classifier: TrainedClassifier) -> dict[str, Any]:
             read_cfg(training) if (training / CONFIG).is_file() else cfg
         ),
     }
-    return header | of_training(folder, cfg.RUN.MODEL_DIR, header)
+    return header | of_training(
+        folder, training_of(folder, {"RUN.MODEL_DIR": cfg.RUN.MODEL_DIR}), header
+    )
 
 
 def trained_subset(folder: Path, cfg: CfgNode) -> str:

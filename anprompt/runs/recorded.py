@@ -1,5 +1,6 @@
 """What a run's folder says of it: ``config.yaml`` from its start, ``results.json`` at its end."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def of_no_effect(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[st
         for settings in (first, other)
     )
     return ("OPTIM.",) if is_untrained else ()
+
+
+def training_of(folder: Path, settings: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the training that a run's settings name; None where it trained itself.
+
+    It is named as seen from the run's folder, so that a tree of runs can be moved.
+    """
+    model_dir = settings.get("RUN.MODEL_DIR")
+    if not isinstance(model_dir, str) or not model_dir:
+        return None
+    return Path(os.path.normpath(folder / model_dir))
 
 
 def of_own_method(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Evaluations that can be compared, and their figures by method."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from anprompt.results.noise.cells import (
 )
 from anprompt.results.noise.files import FILE_NAME, OWN_PHRASINGS, Evaluation
 from anprompt.results.value import Value, count, minus, over, over_seeds, percent
-from anprompt.runs.recorded import recorded_config
+from anprompt.runs.recorded import recorded_config, training_of
 from common.errors import UsageError
 from noise.cells import Cell
 
@@ -317,10 +316,8 @@ def _recorded(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of the run that was measured, and of its training where that is apart."""
     folder = evaluation.path.parent
     own = recorded_config(folder) or {}
-    model_dir = own.get("RUN.MODEL_DIR")
-    if not isinstance(model_dir, str) or not model_dir:
-        return own, {}
-    return own, recorded_config(os.path.normpath(folder / model_dir)) or {}
+    training = training_of(folder, own)
+    return own, (recorded_config(training) or {}) if training else {}
 
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:

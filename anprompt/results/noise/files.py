@@ -1,6 +1,5 @@
 """What robustness.json files hold."""
 
-import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from anprompt.results.run import read_training
 from anprompt.results.value import Value, cell_patterns
 from anprompt.runs.checkpoints import epoch_to_load
 from anprompt.runs.fingerprint import earlier_fingerprint, fingerprint
-from anprompt.runs.recorded import known_shots, recorded_config
+from anprompt.runs.recorded import known_shots, recorded_config, training_of
 from common.checkpoints import checkpoint_name
 from common.errors import UsageError
 from common.reading import read_json
@@ -278,8 +277,8 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
         if key != "parts"
     }
     if "source" not in header:
-        model_dir = (recorded_config(folder) or {}).get("RUN.MODEL_DIR")
-        header |= of_training(folder, model_dir if isinstance(model_dir, str) else "", header)
+        training = training_of(folder, recorded_config(folder) or {})
+        header |= of_training(folder, training, header)
     return [
         Evaluation(path, header, name, part)
         for name, part in content["parts"].items()
@@ -287,7 +286,7 @@ def read_evaluations(folder: Path) -> list[Evaluation]:
     ]
 
 
-def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict[str, Any]:
+def of_training(folder: Path, training: Path | None, header: Mapping[str, Any]) -> dict[str, Any]:
     """Return what robustness.json says of the training that a model comes from.
 
     That is the data set trained on ("": the one tested, as far as is known) and the shots. Files of
@@ -295,12 +294,11 @@ def of_training(folder: Path, model_dir: str, header: Mapping[str, Any]) -> dict
 
     Args:
         folder: of the run that was measured.
-        model_dir: that of the training, seen from there; "" where the run trained the model itself.
+        training: that of the training; None where the run trained the model itself.
         header: what robustness.json says of the run.
     """
-    if not model_dir:
+    if training is None:
         return {"source": ""}
-    training = Path(os.path.normpath(folder / model_dir))
     behind = read_training(training, header["shots"])
     source = behind.dataset or read_path(folder, header["trainer"]).source
     return {"source": source, "shots": behind.shots}

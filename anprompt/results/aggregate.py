@@ -4,34 +4,18 @@ A cell is a data set and a column (base or new, a number of shots). A method is 
 configuration, backbone and shots; runs that differ in one of them stand in rows of their own.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anprompt.results.comparable import (
-    OF_A_HALF,
-    OF_A_SEED,
-    TEST_DATA,
-    TRAINING_DATA,
-    differing_settings,
-    differing_trainings,
-    not_seeds_of_one_row,
-    resumed_note,
-    unlike_data,
-)
+from anprompt.results.alike import check_alike, check_halves_alike
+from anprompt.results.cell import Cell, Cells, is_shots, places
 from anprompt.results.measures import measured
 from anprompt.results.method import Method, with_names
+from anprompt.results.row_notes import notes_on_rows
 from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
-from anprompt.runs.recorded import ALL_IMAGES
 from common.errors import UsageError
-
-# What a method's results depend on; data sets and protocols bring settings of their own.
-_OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
-
-Cell = tuple[str, str]
-Cells = dict[Cell, dict[int, Run]]
-ALL = "all"  # the column of trainings on all images; other columns of shots are numbers
 
 
 @dataclass(frozen=True)
@@ -109,8 +93,8 @@ def make_grid(
             )
     for cells in rows.values():
         for seeds in cells.values():
-            _check_alike(list(seeds.values()))
-        _check_halves_alike(cells)
+            check_alike(list(seeds.values()))
+        check_halves_alike(cells)
     named = with_names(rows)
     place = {trainer: i for i, trainer in enumerate(methods or [])}
     found = [
@@ -118,31 +102,11 @@ def make_grid(
         for method in sorted(rows, key=lambda method: (place.get(method.trainer, 0), _key(method)))
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
-    notes += (
-        _shortages([run for _, run in placed])
-        + _resumed(named, rows)
-        + _same_images(rows)
-        + _unlike_settings(rows)
-    )
-    return Grid(found, notes + _unlike_tests({named[m]: cells for m, cells in rows.items()}))
+    return Grid(found, notes + notes_on_rows(named, rows))
 
 
 def _method(cell: Cell, run: Run) -> Method:
-    return replace(run.method, shots=None) if _is_shots(cell[1]) else run.method
-
-
-def _is_shots(column: str) -> bool:
-    return column.isdigit() or column == ALL
-
-
-def shots_of(column: str) -> int:
-    """Return the shots that a column of few-shot tables has."""
-    return ALL_IMAGES if column == ALL else int(column)
-
-
-def by_shots(column: str) -> tuple[bool, int]:
-    """Sort columns of few-shot tables: all images last."""
-    return column == ALL, shots_of(column)
+    return replace(run.method, shots=None) if is_shots(cell[1]) else run.method
 
 
 def _any_config(method: Method) -> Method:
@@ -197,187 +161,9 @@ def _configs_to_merge(
             for of_unit in by_unit.values():
                 for config, cells in of_unit.items():
                     where[config] += cells
-            parts = [f"{config} ({_places(cells)})" for config, cells in where.items()]
+            parts = [f"{config} ({places(cells)})" for config, cells in where.items()]
             notes.append(f"{method.trainer} has a configuration for each case: {'; '.join(parts)}.")
     return merged, notes
-
-
-def _places(cells: list[Cell]) -> str:
-    """Return cells in words; shots are named where they are columns."""
-    by_dataset: dict[str, list[str]] = {}
-    for dataset, column in cells:
-        shots = by_dataset.setdefault(dataset, [])
-        if _is_shots(column) and column not in shots:
-            shots.append(column)
-    shown = {
-        dataset: "/".join(sorted(shots, key=by_shots)) for dataset, shots in by_dataset.items()
-    }
-    return ", ".join(f"{name} at {text}" if text else name for name, text in shown.items())
-
-
-def _check_alike(runs: list[Run]) -> None:
-    """Refuse runs that an average would mix up though they are not the same experiment.
-
-    Settings that only one of them knows are left out, so newer versions' keys do no harm.
-    """
-    first = runs[0]
-    for run in runs[1:]:
-        what, ours, theirs = _difference(first, run)
-        if what:
-            raise not_seeds_of_one_row(first.folder, run.folder, what, ours, theirs)
-
-
-def _check_halves_alike(cells: Cells) -> None:
-    """Refuse a base and a new half that come from unlike trainings, as if they were one."""
-    for (dataset, column), seeds in cells.items():
-        base = cells.get((dataset, "base"), {}) if column == "new" else {}
-        for seed in base.keys() & seeds.keys():
-            what, ours, theirs = _unlike_training(base[seed], seeds[seed], OF_A_SEED | OF_A_HALF)
-            if not what:
-                data = base[seed].data, seeds[seed].data
-                what, ours, theirs = unlike_data(*data, (*TEST_DATA, *TRAINING_DATA))
-            if what:
-                raise UsageError(
-                    f"{base[seed].folder} and {seeds[seed].folder} would stand in one row, but "
-                    f"{what} is {ours} for base and {theirs} for new classes; remove the one that "
-                    "is out of date"
-                )
-
-
-def _unlike_training(
-    first: Run, other: Run, expected: Collection[str]
-) -> tuple[str, object, object]:
-    """Return the first setting that differs, but for ``expected`` ones, and its two values."""
-    found = differing_settings(first.settings, other.settings, expected)
-    found += differing_trainings(first.trained_with, other.trained_with, expected)
-    for key, ours, theirs in found:
-        return key, repr(ours), repr(theirs)
-    if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
-        return "the number of epochs", first.epochs, other.epochs
-    return "", None, None
-
-
-def _difference(first: Run, other: Run) -> tuple[str, object, object]:
-    what = _unlike_training(first, other, OF_A_SEED)
-    if what[0]:
-        return what
-    if first.classnames and other.classnames and first.classnames != other.classnames:
-        pairs = zip(first.classnames, other.classnames, strict=False)
-        for number, (ours, theirs) in enumerate(pairs):
-            if ours != theirs:
-                return f"class {number}", repr(ours), repr(theirs)
-        return "the number of classes", len(first.classnames), len(other.classnames)
-    if None not in (first.num_test, other.num_test) and first.num_test != other.num_test:
-        return "the number of test images", first.num_test, other.num_test
-    return unlike_data(first.data, other.data)
-
-
-def _unlike_settings(rows: dict[Method, Cells]) -> list[str]:
-    """Return notes on rows whose columns were trained with other settings under one name."""
-    notes = []
-    for method, cells in rows.items():
-        runs = [(cell, next(iter(seeds.values()))) for cell, seeds in cells.items()]
-        (first_cell, first), *others = [(cell, run) for cell, run in runs if run.settings] or runs
-        told: dict[str, dict[str, list[Cell]]] = {}
-        for cell, run in others:
-            if run.config != first.config:
-                continue
-            for key, ours, theirs in differing_settings(first.settings, run.settings, ()):
-                if key.startswith(_OF_A_METHOD):
-                    values = told.setdefault(key, {str(ours): [first_cell]})
-                    values.setdefault(str(theirs), []).append(cell)
-        for key, values in told.items():
-            parts = [f"{value} ({_places(where)})" for value, where in values.items()]
-            notes.append(f"{method.trainer}: {key} is not the same everywhere: {', '.join(parts)}.")
-    return notes
-
-
-def _shortages(runs: Iterable[Run]) -> list[str]:
-    """Return notes on data sets that have fewer images than their trainings asked for."""
-    return list(
-        dict.fromkeys(
-            f"{run.dataset}: the smallest class was trained with {run.shortage}."
-            for run in runs
-            if run.shortage
-        )
-    )
-
-
-def _resumed(named: Mapping[Method, Method], rows: dict[Method, Cells]) -> list[str]:
-    """Return notes on trainings that went on from another run's, and what was new in them."""
-    found = {
-        resumed_note(
-            f"{named[method].name} trained on {run.trained_on[0] or run.dataset}, seed {run.seed}",
-            run.resumed,
-        )
-        for method, cells in rows.items()
-        for seeds in cells.values()
-        for run in seeds.values()
-        if run.resumed
-    }
-    return sorted(found)
-
-
-def _same_images(rows: dict[Method, Cells]) -> list[str]:
-    """Return notes on data sets whose images are all trained on, whatever the seed."""
-    found = {
-        dataset: f"{dataset}: all seeds train on the same images; deviations and intervals say "
-        "nothing about another choice of images."
-        for cells in rows.values()
-        for (dataset, _), seeds in cells.items()
-        if len(seeds) > 1
-        and all(run.learns and run.results.get("takes_all") for run in seeds.values())
-    }
-    return list(found.values())
-
-
-def _unlike_tests(rows: dict[Method, Cells]) -> list[str]:
-    """Return notes on rows that were not tested on the same images, or with other weights of the
-    backbone that they name."""
-    tests: dict[Cell, dict[tuple, list[str]]] = {}
-    weights: dict[str, dict[str, list[str]]] = {}
-
-    def add(names: list[str], name: str) -> None:
-        if name not in names:
-            names.append(name)
-
-    for method, cells in rows.items():
-        for (dataset, column), seeds in cells.items():
-            run = next(iter(seeds.values()))
-            place = (dataset, "" if _is_shots(column) else column)
-            if run.num_test is not None:
-                test = (
-                    len(run.classnames),
-                    run.num_test,
-                    *(run.data.get(key) for key in TEST_DATA),
-                )
-                sizes = tests.setdefault(place, {})
-                like = next((other for other in sizes if _may_be_one(test, other)), test)
-                add(sizes.setdefault(like, []), method.name)
-            if run.weights:
-                of_backbone = weights.setdefault(run.backbone, {})
-                add(of_backbone.setdefault(run.weights, []), method.name)
-    notes = []
-    for place, sizes in tests.items():
-        counts = [n for _, n, *_ in sizes]
-        listed = []
-        for (_, n, *digests), names in sizes.items():
-            told = "/".join(digest[:8] for digest in digests if digest)
-            same = f" ({told})" if counts.count(n) > 1 else ""
-            listed.append(f"{', '.join(names)}: {n} images{same}")
-        if len(sizes) > 1:
-            where = " ".join(filter(None, place))
-            notes.append(f"{where}: not all rows have the same test: {'; '.join(listed)}")
-    for backbone, files in weights.items():
-        listed = [f"{', '.join(names)}: {digest[:8]}" for digest, names in files.items()]
-        if len(files) > 1:
-            notes.append(f"{backbone}: not all rows have the same weights: {'; '.join(listed)}")
-    return notes
-
-
-def _may_be_one(test: tuple, other: tuple) -> bool:
-    """Return whether two tests do not differ in anything that both recorded."""
-    return all(a == b for a, b in zip(test, other, strict=True) if a and b)
 
 
 def common_datasets(

@@ -4,17 +4,26 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from anprompt.runs.declared import declared
 from anprompt.runs.identity import DATA_WORDS, NEUTRAL
 from anprompt.runs.recorded import of_no_effect
 from common.errors import UsageError
+from common.settings import describe
 from common.text import plain
+
+Settings = Mapping[str, Any]
 
 # Beside what NEUTRAL has: settings that the seeds of one row must differ in.
 OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
 # And those that the halves of one run differ in.
 OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 
+# What only trainings depend on, beside settings of that scope. (Tests that would normalise images
+# in another way than their training are refused.)
+_OF_A_TRAINING = ("DATASET.NUM_SHOTS", "INPUT.TRANSFORMS")
 _OF_A_TEST = ("TEST.", "DATALOADER.TEST.", "MODEL.CLASSES_AT_ONCE")
+
+OF_TRAININGS = "their trainings' "  # before the name of a setting of the trainings behind tests
 
 # What a run records digests of: what seeds share, and what the halves of one run share as well.
 TEST_DATA = ("test", "test_files")
@@ -22,11 +31,11 @@ TRAINING_DATA = ("train", "few_shot", "train_files")
 
 
 def differing_settings(
-    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
+    first: Settings, other: Settings, expected: Collection[str]
 ) -> list[tuple[str, object, object]]:
     """Return settings that differ where both runs know them, but ``expected`` ones, and values.
 
-    What belongs to an optimiser is left out where neither run trained anything.
+    What belongs to training is left out where neither run trained anything.
     """
     ignored = of_no_effect(first, other)
     return [
@@ -40,18 +49,38 @@ def differing_settings(
     ]
 
 
-def differing_trainings(
-    first: Mapping[str, Any], other: Mapping[str, Any], expected: Collection[str]
+def differing_runs(
+    first: tuple[Settings, Settings], other: tuple[Settings, Settings], expected: Collection[str]
 ) -> list[tuple[str, object, object]]:
-    """Do as `differing_settings` with the settings of trainings behind tests.
+    """Do as `differing_settings` with what two runs depend on.
 
-    What a training's own test alone depends on is left out.
+    A test depends on its own settings but for those that matter to trainings alone, and on those of
+    the training behind it.
+
+    Args:
+        first, other: a run's settings and those of the training behind it, which are its own where
+            it trained itself and {} where they are not known. Without them a test's own are
+            compared, whatever they matter to.
     """
-    return [
-        (f"their trainings' {key}", ours, theirs)
-        for key, ours, theirs in differing_settings(first, other, expected)
-        if key == "TEST.FINAL_MODEL" or not key.startswith(_OF_A_TEST)
+    found = differing_settings(first[0], other[0], expected)
+    if first[1] and other[1] and any(own.get("RUN.MODEL_DIR") for own, _ in (first, other)):
+        trainer = str(first[0].get("TRAINER.NAME", ""))
+        found = [difference for difference in found if not _is_of_training(trainer, difference[0])]
+    known = {key for key, *_ in found}
+    return found + [
+        (f"{OF_TRAININGS}{key}", ours, theirs)
+        for key, ours, theirs in differing_settings(first[1], other[1], expected)
+        if key not in known and (key == "TEST.FINAL_MODEL" or not key.startswith(_OF_A_TEST))
     ]
+
+
+def _is_of_training(trainer: str, key: str) -> bool:
+    """Return whether a setting has no effect on a test of what was trained with others."""
+    if key in _OF_A_TRAINING:
+        return True
+    own = declared().get(trainer) or {} if key.startswith("TRAINER.") else {}
+    setting = own.get(key) or own.get(key.rpartition(".")[0]) or describe(key)
+    return setting is not None and setting.scope in ("training", "unused")
 
 
 def data_of(results: Mapping[str, Any]) -> dict[str, str]:

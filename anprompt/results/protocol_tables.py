@@ -5,18 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from anprompt.results.aggregate import (
-    ALL,
-    Cell,
-    Grid,
-    GridRow,
-    average,
-    by_shots,
-    common_datasets,
-    make_grid,
-    shots_of,
-)
+from anprompt.results.aggregate import Grid, GridRow, average, common_datasets, make_grid
 from anprompt.results.assign import Placed
+from anprompt.results.cell import ALL, Cell, by_shots, shots_of
 from anprompt.results.measures import MEASURES, Measure
 from anprompt.results.method import shots_in_words
 from anprompt.results.run import HEADLINE, Run

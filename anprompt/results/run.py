@@ -177,6 +177,11 @@ class Run:
         """Return a digest of the backbone's file, of runs that recorded it."""
         return (self.results.get("identity") or {}).get("weights") or ""
 
+    @property
+    def depends_on(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return its settings and those of its training, for `comparable.differing_runs`."""
+        return self.settings, self.trained_with
+
     def value(self, key: str, rule: str = HEADLINE) -> Value | None:
         """Return a number of results.json, under an inference rule; None where it is not there."""
         place, start = self.results, ""

@@ -43,7 +43,7 @@ def check_same_settings(cfg: CfgNode, results: dict | None = None) -> None:
     """Refuse a folder that holds a run with other settings.
 
     Keys that only one side knows are left out, so a newer version's new keys do no harm; so is what
-    belongs to an optimiser where nothing is trained.
+    belongs to training where nothing is trained.
 
     Args:
         results: the run's, where they have been read already.

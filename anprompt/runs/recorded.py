@@ -84,12 +84,12 @@ def settings_in(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_no_effect(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return how settings begin that may differ: an optimiser's, where neither run trained."""
+    """Return how settings begin that may differ: those of training, where neither run trained."""
     is_untrained = all(
         settings.get("RUN.EVAL_ONLY") is True and settings.get("RUN.MODEL_DIR") == ""
         for settings in (first, other)
     )
-    return ("OPTIM.",) if is_untrained else ()
+    return ("OPTIM.", "DATALOADER.TRAIN_X.") if is_untrained else ()
 
 
 def training_of(folder: Path, settings: Mapping[str, Any]) -> Path | None:

@@ -224,6 +224,18 @@ def test_what_trainings_own_tests_were_is_nothing_to_others(protocol, tmp_path):
     assert table([tmp_path / "crossdata/test", "--protocol", protocol]) == 0
 
 
+@pytest.mark.parametrize("protocol", ["crossdata", "noise"])
+def test_a_tests_own_settings_of_training_are_nothing_to_others(protocol, tmp_path):
+    for seed in (1, 2):
+        write_source(tmp_path, "CoOp", "EuroSAT", 80, seed=seed)
+        tested = write_target(tmp_path, "CoOp", "EuroSAT", "UCF101", 20, seed=seed)
+        content = json.loads((tested / "results.json").read_text())
+        content["config"]["OPTIM"]["MAX_EPOCH"] = seed
+        (tested / "results.json").write_text(json.dumps(content))
+        measure(tested, 20.0)
+    assert table([tmp_path / "crossdata/test", "--protocol", protocol]) == 0
+
+
 def test_zero_shot_clip_measured_twice_is_one_row(tmp_path, capsys):
     for place, accuracy in (("mine", 20.0), ("unpacked", 20.0), ("other", 21.0)):
         run = write_few_shot(tmp_path / place, "ZeroshotCLIP", "EuroSAT", 1, 30)

@@ -9,8 +9,8 @@ from typing import Any
 from anprompt.results.comparable import (
     OF_A_HALF,
     OF_A_SEED,
+    differing_runs,
     differing_settings,
-    differing_trainings,
     not_seeds_of_one_row,
     unlike_data,
 )
@@ -118,8 +118,7 @@ class NoiseRow:
     def trained_with(self) -> list[dict[str, Any]]:
         """Return the settings of the trainings behind the runs; {} where they are not recorded."""
         of_runs = [e for e in self.evaluations if e.path.name == FILE_NAME]  # not in memory
-        pairs = map(_recorded, of_runs)
-        return [behind if own.get("RUN.MODEL_DIR") else own for own, behind in pairs]
+        return [behind for _, behind in map(_recorded, of_runs)]
 
     @property
     def count(self) -> Value:
@@ -301,11 +300,9 @@ def _check_alike(members: Sequence[Evaluation]) -> None:
         return
     first, *others = members
     expected = OF_A_SEED | OF_A_HALF
-    settings, trained_with = _recorded(first)
+    known = _recorded(first)
     for other in others:
-        own, own_training = _recorded(other)
-        differing = differing_settings(settings, own, expected)
-        differing += differing_trainings(trained_with, own_training, expected)
+        differing = differing_runs(known, _recorded(other), expected)
         differing += differing_settings(_how(first), _how(other), ())
         for key, one, two in differing[:1]:
             folders = first.path.parent, other.path.parent
@@ -313,11 +310,11 @@ def _check_alike(members: Sequence[Evaluation]) -> None:
 
 
 def _recorded(evaluation: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the settings of the run that was measured, and of its training where that is apart."""
+    """Return the settings of the run that was measured, and of the training behind it."""
     folder = evaluation.path.parent
     own = recorded_config(folder) or {}
     training = training_of(folder, own)
-    return own, (recorded_config(training) or {}) if training else {}
+    return own, (recorded_config(training) or {}) if training else own
 
 
 def _how(evaluation: Evaluation) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.results.assign import Placed, place
-from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, differing_settings
+from anprompt.results.comparable import OF_A_HALF, OF_A_SEED, OF_TRAININGS, differing_runs
 from anprompt.results.evidence import Evidence
 from anprompt.results.method import Method, shots_in_words
 from anprompt.results.noise.compare import Comparison, compare
@@ -311,7 +311,12 @@ def _ablations(runs: Iterable[Run]) -> list[Ablation]:
             like = next((other for other in whole if other.subset == run.subset), None)
             if run.config in ("", WHOLE) or like is None:
                 continue
-            differing = differing_settings(like.settings, run.settings, OF_A_SEED | OF_A_HALF)
+            differing = [
+                (key.removeprefix(OF_TRAININGS), old, new)
+                for key, old, new in differing_runs(
+                    like.depends_on, run.depends_on, OF_A_SEED | OF_A_HALF
+                )
+            ]
             if all(key.startswith("TRAINER.") for key, *_ in differing):
                 changes[run.config] = [f"{key} {old!r} → {new!r}" for key, old, new in differing]
         if changes:

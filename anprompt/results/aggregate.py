@@ -17,6 +17,8 @@ from anprompt.results.run import HEADLINE, Run
 from anprompt.results.value import Value, count, mean_of, over_seeds, seed_by_seed
 from common.errors import UsageError
 
+NO_SEED = "no seed in common"
+
 
 @dataclass(frozen=True)
 class GridRow:
@@ -91,6 +93,9 @@ def make_grid(
                 f"{run.folder} and {other.folder} are the same method, data set and seed; "
                 "name only the folder of one"
             )
+    rows = {
+        method: cells if method.learns else _of_one_seed(cells) for method, cells in rows.items()
+    }
     for cells in rows.values():
         for seeds in cells.values():
             check_alike(list(seeds.values()))
@@ -103,6 +108,15 @@ def make_grid(
         for row in _rows(named[method], rows[method], all_rules, metric)
     ]
     return Grid(found, notes + notes_on_rows(named, rows))
+
+
+def _of_one_seed(cells: Cells) -> Cells:
+    """Return runs that no seed changes under one seed, so that those of other seeds go together."""
+    first = min(seed for seeds in cells.values() for seed in seeds)
+    return {
+        cell: dict(zip([first], seeds.values(), strict=True)) if len(seeds) == 1 else seeds
+        for cell, seeds in cells.items()
+    }
 
 
 def _method(cell: Cell, run: Run) -> Method:
@@ -200,3 +214,29 @@ def common_datasets(
 def average(values: Iterable[Value | None]) -> Value | None:
     """Return the mean over cells, seed by seed, for seeds that all of them have; else None."""
     return seed_by_seed(mean_of, *values, common=True)
+
+
+def seeds_left_out(computed: Iterable[tuple[str, Iterable[Value | None]]], of: str) -> list[str]:
+    """Return a note on numbers that are over fewer seeds than some of what they are computed from.
+
+    Args:
+        computed: what numbers are called, and what they are computed from.
+        of: what the note begins with.
+    """
+    names: dict[str, list[str]] = {}
+    for name, values in computed:
+        found = [value and set(value.by_seed) for value in values]
+        known = [seeds for seeds in found if seeds]
+        if not known or len(known) < len(found):
+            continue  # nothing is computed, for want of runs
+        common, whole = set.intersection(*known), set.union(*known)
+        seeds = f"{_listed(common)} (not {_listed(whole - common)})"
+        if whole != common:
+            own = names.setdefault(seeds if common else f"{NO_SEED} (of {_listed(whole)})", [])
+            own += [name] if name not in own else []
+    told = [f"{', '.join(own)}: {seeds}" for seeds, own in names.items()]
+    return [f"{of}: {'; '.join(told)}."] if told else []
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(seeds)))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from anprompt.results.aggregate import seeds_left_out
 from anprompt.results.predictions import FILE_NAME, Answers, read_predictions
 from anprompt.results.run import Run
 from anprompt.results.table import IMAGENET_VARIANTS, Column, Row, Table
@@ -17,6 +18,7 @@ NOTE = (
     "Accuracy above (+) or below what standard ImageNet models of the same ImageNet accuracy have "
     "(docs/ROBUSTNESS.md): for comparing adapted CLIPs with each other and with zero-shot CLIP."
 )
+OF_BOTH = "Over the seeds that the tests on ImageNet and on the variant both have"
 OWN_NOTE = (
     "ImageNetA and ImageNetR compare with the accuracy on their own classes of ImageNet, which "
     "needs the kept predictions of the test there (TEST.SAVE_PREDICTIONS True)."
@@ -35,10 +37,13 @@ def effective_tables(tables: Sequence[Table]) -> list[Table]:
 
 def _of(table: Table) -> Table:
     rows = []
+    computed = []
     for row in table.rows:
         named = dict(zip([column.name for column in table.columns], row.values, strict=True))
-        values = tuple(_value(row, named, shift) for shift in IMAGENET_VARIANTS)
+        pairs = {name: (_clean(row, named, name), named.get(name)) for name in IMAGENET_VARIANTS}
+        values = tuple(_value(*pair, shift) for shift, pair in pairs.items())
         rows.append(replace(row, values=values))
+        computed += [(f"{row.name} ({shift})", pair) for shift, pair in pairs.items()]
     lacking = any(named is None for row in rows for named in row.values[2:])
     return replace(
         table,
@@ -47,17 +52,20 @@ def _of(table: Table) -> Table:
         rows=[row for row in rows if any(row.values)],
         averaged=[],
         measure="Effective robustness in percentage points",
-        notes=[NOTE, *([OWN_NOTE] if lacking else [])],
+        notes=[NOTE, *([OWN_NOTE] if lacking else []), *seeds_left_out(computed, OF_BOTH)],
         references=[],
         evidence=None,
     )
 
 
-def _value(row: Row, named: dict[str, Value | None], shift: str) -> Value | None:
-    shifted = named.get(shift)
-    clean = named.get(f"{IMAGENET} (source)")
+def _clean(row: Row, named: dict[str, Value | None], shift: str) -> Value | None:
+    """Return the accuracy on ImageNet that a variant's is compared with."""
     if shift in OWN_CLASSES:
-        clean = over_seeds(_on_own_classes(row.runs, shift))
+        return over_seeds(_on_own_classes(row.runs, shift))
+    return named.get(f"{IMAGENET} (source)")
+
+
+def _value(clean: Value | None, shifted: Value | None, shift: str) -> Value | None:
     if clean is None or shifted is None:
         return None
 

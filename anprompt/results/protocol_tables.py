@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from anprompt.results.aggregate import Grid, GridRow, average, common_datasets, make_grid
+from anprompt.results.aggregate import (
+    NO_SEED,
+    Grid,
+    GridRow,
+    average,
+    common_datasets,
+    make_grid,
+    seeds_left_out,
+)
 from anprompt.results.assign import Placed
 from anprompt.results.cell import ALL, Cell, by_shots, shots_of
 from anprompt.results.measures import MEASURES, Measure
@@ -17,6 +25,8 @@ from anprompt.results.value import Value, count, ends, harmonic, over_seeds, see
 from anprompt.runs.recorded import ALL_IMAGES
 
 HALVES = ("base", "new")
+OF_AVERAGES = "Averages are over the seeds that all of their data sets have"
+NO_HM = "no harmonic mean, as the halves have other seeds"
 BASE2NEW_COLUMNS = [Column(name) for name in ("base", "new", "HM of means", "mean of HMs")]
 
 
@@ -81,6 +91,8 @@ def make_tables(
         ]
     for table in tables if metric == "accuracy" else ():
         table.notes += _few_images(table)
+    for table in tables if MEASURES[metric].best == "highest" else ():
+        table.notes += _without_harmonic_mean(table)
     return [_of_measure(table, MEASURES[metric]) for table in tables]
 
 
@@ -101,6 +113,14 @@ def _few_images(table: Table) -> list[str]:
             told.append(f"{number:,} images of {subset} classes: {error:.1f} points")
     start = f"{table.subject}, standard error of one run's accuracy: "
     return [f"{start}{'; '.join(told)}."] if told else []
+
+
+def _without_harmonic_mean(table: Table) -> list[str]:
+    """Return whose halves on a data set have unlike seeds, which are no runs of one model."""
+    if table.protocol != "base2new" or not table.subject:
+        return []
+    names = [row.name for row in table.rows if all(row.values[:2]) and not row.values[2]]
+    return [f"{table.subject}, {', '.join(dict.fromkeys(names))}: {NO_HM}."] if names else []
 
 
 def _of_measure(table: Table, measure: Measure) -> Table:
@@ -202,7 +222,9 @@ def _base2new_average(grid: Grid, common: list[str]) -> Table:
             values = (base, new, _harmonic_means(base, new)[0], hms)
         rows.append(_row(row, cells, values, [row.count(cells[0], seeds)]))
     title = f"{PROTOCOLS['base2new']}: average of {len(common)} data sets"
-    return Table("base2new", title, BASE2NEW_COLUMNS, rows, "", common)
+    computed = [(row.method.name, map(row.values.get, cells)) for row in grid.rows]
+    notes = seeds_left_out(computed, OF_AVERAGES)
+    return Table("base2new", title, BASE2NEW_COLUMNS, rows, "", common, notes)
 
 
 def _of_seeds(value: Value, seeds: Iterable[int]) -> Value | None:
@@ -250,9 +272,14 @@ def _fewshot(grid: Grid) -> list[Table]:
 
 def _fewshot_average(grid: Grid, shots: list[str], common: list[str]) -> Table:
     rows = []
+    computed: list[tuple[str, list[Value | None]]] = []
+    columns = _shots_columns(shots)
     for row in grid.rows:
         cells = [(dataset, column) for column in shots for dataset in common]
-        values = [average(row.values.get((d, column)) for d in common) for column in shots]
+        own = [[row.values.get((dataset, column)) for dataset in common] for column in shots]
+        names = [f"{row.method.name} ({column.name})" for column in columns]
+        computed += zip(names, own, strict=True)
+        values = [average(of_column) for of_column in own]
         counts = [
             row.count((common[0], column), value.by_seed)
             for column, value in zip(shots, values, strict=True)
@@ -260,7 +287,7 @@ def _fewshot_average(grid: Grid, shots: list[str], common: list[str]) -> Table:
         ]
         rows.append(_row(row, cells, values, _ends(counts)))
     title = f"{PROTOCOLS['fewshot']}: average of {len(common)} data sets"
-    return Table("fewshot", title, _shots_columns(shots), rows, "", common)
+    return Table("fewshot", title, columns, rows, "", common, seeds_left_out(computed, OF_AVERAGES))
 
 
 def _by_source(protocol: str, placed: Placed) -> dict[str, list]:
@@ -285,12 +312,15 @@ def _transfer(protocol: str, source: str, grid: Grid) -> Table:
     names = [f"{source} (source)", *targets, f"average of {len(common)}" if common else "average"]
     cells = [(dataset, "") for dataset in (source, *targets)]
     rows = []
+    computed: list[tuple[str, list[Value | None]]] = []
     for row in grid.rows:
-        mean = average(row.values.get((dataset, "")) for dataset in common)
+        own = [row.values.get((dataset, "")) for dataset in common]
+        computed.append((row.method.name, own))
+        mean = average(own)
         counts = _ends(row.count(cell) for cell in cells if cell in row.values)
         rows.append(_row(row, cells, [*map(row.values.get, cells), mean], counts))
     title = f"{PROTOCOLS[protocol]}: trained on {source}"
-    notes = [*([note] if note else []), *grid.notes]
+    notes = [*([note] if note else []), *seeds_left_out(computed, OF_AVERAGES), *grid.notes]
     return Table(protocol, title, list(map(Column, names)), rows, source, common, notes)
 
 
@@ -308,7 +338,10 @@ def notes_on(tables: list[Table], placed: Placed, unfinished: list[Path]) -> lis
     if any(value and value.std is not None for value in values):
         notes.append("+- is the (population) standard deviation over seeds.")
     if None in values:
-        notes.append("- in a column of figures: no finished run, or nothing published.")
+        said = [note for table in tables for note in table.notes]
+        is_of_seeds = any(NO_SEED in note or NO_HM in note for note in said)
+        reasons = "nothing published, or other seeds" if is_of_seeds else "or nothing published"
+        notes.append(f"- in a column of figures: no finished run, {reasons}.")
     if any(table.protocol == "base2new" for table in tables):
         notes.append(
             "HM of means: harmonic mean of the base and new that stand in the row, as papers print "

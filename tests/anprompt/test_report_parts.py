@@ -7,8 +7,14 @@ import re
 import shutil
 
 import pytest
+from called import report
 from PIL import Image
+from test_report import explored
+from test_results_noise import measure
+from written_runs import write_few_shot
 
+from anprompt.results.protocol_tables import OF_AVERAGES
+from anprompt.results.report import page
 from anprompt.results.report.charts import Chart, to_csv, to_file, to_svg
 from anprompt.results.report.pictures import TestImages
 from anprompt.results.value import cell_patterns
@@ -79,3 +85,15 @@ def test_patterns_stand_for_exactly_their_cells():
         found += ["/".join(parts) for parts in itertools.product(group, *rest)]
     assert sorted(found) == sorted(keys)
     assert len(cell_patterns(keys)) < len(keys)
+
+
+def test_an_average_under_noise_says_over_which_seeds_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "to_svg", lambda chart: "")
+    for dataset in ("EuroSAT", "UCF101", "Food101", "DescribableTextures"):
+        for seed in (1,) if dataset == "EuroSAT" else (1, 2):
+            measure(write_few_shot(tmp_path, "CoOp", dataset, 4, 60, seed=seed), 40.0 + seed)
+    path = tmp_path / "report.html"
+    assert report([str(tmp_path), "-o", str(path)]) == 0
+    views = explored(path.read_text(encoding="utf-8"))
+    (view,) = [v for v in views if v["choice"][1:4] == ["accuracy", "image, all kinds", "all"]]
+    assert view["notes"] == [f"{OF_AVERAGES}: CoOp: 1 (not 2)."]

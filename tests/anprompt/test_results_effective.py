@@ -28,7 +28,13 @@ def test_beside_domain_generalisation_from_imagenet(tmp_path, capsys):
     row = next(line for line in part.splitlines() if line.startswith("CoOp"))
     assert f"{np.mean(own):+.2f} +- {np.std(own):.2f}" in row
     assert row.split()[-3:] == ["-", "-", "-"]
-    assert "on their own classes of ImageNet" in part
+    assert "on their own classes of ImageNet" in part and "Over the seeds" not in part
+    write_source(tmp_path, "CoOp", "ImageNet", 74, seed=3)
+    assert table([tmp_path, "--protocol", "domaingen"]) == 0
+    out = capsys.readouterr().out
+    assert f"{np.mean(own):+.2f} +- {np.std(own):.2f}" in out
+    told = "Over the seeds that the tests on ImageNet and on the variant both have"
+    assert f"{told}: CoOp (ImageNetV2): 1, 2 (not 3)." in out
     write_source(tmp_path / "other", "CoOp", "Caltech101", 90)
     write_target(tmp_path / "other", "CoOp", "Caltech101", "ImageNetV2", 60)
     assert table([tmp_path / "other", "--protocol", "domaingen"]) == 0

@@ -15,7 +15,7 @@ from written_runs import (
 )
 
 from anprompt.results.assign import place
-from anprompt.results.protocol_tables import make_tables, notes_on, protocols_with_runs
+from anprompt.results.protocol_tables import OF_AVERAGES, make_tables, notes_on, protocols_with_runs
 from anprompt.results.run import find_runs
 
 
@@ -194,6 +194,53 @@ def test_average_is_over_seeds_that_all_cells_have(tmp_path):
     average = tables(tmp_path, "base2new")[-1]
     assert average.rows[0].seeds == "1"
     assert means(average)["CoOp"]["base"] == 71
+    assert f"{OF_AVERAGES}: CoOp: 2 (not 1)." in average.notes
+
+
+def test_an_average_says_over_which_seeds_it_is(tmp_path, capsys):
+    for seed, accuracy in ((1, 40), (2, 60), (3, 80)):
+        write_target(tmp_path, "CoOp", "Caltech101", "DescribableTextures", accuracy, seed=seed)
+        write_source(tmp_path, "CoOp", "Caltech101", 90, seed=seed)
+        for dataset in ("EuroSAT", "UCF101")[: 1 + (seed < 3)]:
+            write_few_shot(tmp_path, "CoOp", dataset, 4, accuracy, seed=seed)
+            write_few_shot(tmp_path, "MaPLe", dataset, 4, accuracy, seed=seed)
+    write_target(tmp_path, "CoOp", "Caltech101", "EuroSAT", 40, seed=1)
+    (transfer,) = tables(tmp_path, "crossdata")
+    assert means(transfer)["CoOp"]["average of 2"] == 40
+    assert transfer.notes == [f"{OF_AVERAGES}: CoOp: 1 (not 2, 3)."]
+    average = tables(tmp_path, "fewshot")[-1]
+    assert means(average)["CoOp"]["4 shots"] == 50
+    told = f"{OF_AVERAGES}: CoOp (4 shots), MaPLe (4 shots): 1, 2 (not 3)."
+    assert told in average.notes
+    for options in ([], ["--grid", "--columns", "4 shots"]):
+        assert table([str(tmp_path), "--protocol", "fewshot", *options]) == 0
+        assert told in capsys.readouterr().out
+
+
+def test_without_a_common_seed_there_is_no_average_and_it_is_said(tmp_path, capsys):
+    for dataset, seed in (("EuroSAT", 1), ("Shapes", 2)):
+        write_base_new(tmp_path, "CoOp", dataset, 80, 40, seed=seed)
+        write_base_new(tmp_path, "ZeroshotCLIP", dataset, 60, 50, seed=seed)
+    average = tables(tmp_path, "base2new")[-1]
+    assert means(average)["CoOp"]["base"] is None
+    assert means(average)["ZeroshotCLIP"]["base"] == 60  # which no seed changes
+    assert average.notes == [f"{OF_AVERAGES}: CoOp: no seed in common (of 1, 2)."]
+    assert table([str(tmp_path)]) == 0
+    told = "- in a column of figures: no finished run, nothing published, or other seeds."
+    assert told in capsys.readouterr().out
+
+
+def test_halves_of_other_seeds_have_no_harmonic_mean_and_it_is_said(tmp_path, capsys):
+    for seed in (1, 2):
+        write_base_new(tmp_path, "CoOp", "EuroSAT", 80, 40, seed=seed)
+        write_base_new(tmp_path, "MaPLe", "EuroSAT", 80, 40, seed=seed)
+    shutil.rmtree(next(tmp_path.glob("base2new/test_new/**/MaPLe/*/seed2")))
+    told = "EuroSAT, MaPLe: no harmonic mean, as the halves have other seeds."
+    assert table([str(tmp_path), "--grid"]) == 0
+    assert told in capsys.readouterr().out
+    assert table([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert told in printed and "no finished run, nothing published, or other seeds" in printed
 
 
 def test_no_average_of_one_data_set(tmp_path, capsys):

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from anprompt.results.aggregate import average
+from anprompt.results.aggregate import average, seeds_left_out
 from anprompt.results.marks import marks
 from anprompt.results.matrix import AVERAGE, make_matrices
 from anprompt.results.measures import MEASURES
 from anprompt.results.method import shots_in_words
 from anprompt.results.noise.cells import Measured
 from anprompt.results.noise.compare import Comparison
+from anprompt.results.protocol_tables import OF_AVERAGES
 from anprompt.results.render import escape_latex, escape_markdown, number_text
 from anprompt.results.report.context import Context
 from anprompt.results.statistics import standard_error
@@ -155,12 +156,15 @@ class Explorer:
                 own = by_row.setdefault(row.method.name, {})
                 own[member.dataset] = Row(row.method, (), row.rule, (row.count,)), value
         rows = []
-        for own in by_row.values():
+        computed = []
+        for row_name, own in by_row.items():
             values = [own[name][1] if name in own else None for name in names]
+            computed.append((row_name, values))
             rows.append(replace(next(iter(own.values()))[0], values=(average(values), *values)))
         rows.sort(key=lambda row: self._page.names.index(row.name))
         named = [f"{AVERAGE} of {len(names)}", *(SHORT.get(name, name) for name in names)]
-        return _noise_table(named, rows, measure)
+        notes = seeds_left_out(computed, OF_AVERAGES)
+        return replace(_noise_table(named, rows, measure), notes=notes)
 
     def _by_kind(self, comparison: Comparison, measure: str, severity: int | None) -> Table:
         named: dict[str, tuple[str, str | None]] = {} if measure in ("drop", "consistency") else {

@@ -32,6 +32,7 @@ class _Answered:
 
     images: str
     is_correct: np.ndarray
+    learns: bool
 
 
 class Evidence:
@@ -59,16 +60,19 @@ class Evidence:
         return float(low), float(high)
 
     def p_value(self, first: Value, second: Value) -> float | None:
-        """Return McNemar's exact p over all pairs of answers; None unless both are accuracies.
+        """Return McNemar's exact p over the pairs of answers of each seed.
 
-        What learns nothing has one answer to an image, which is paired with that of every seed.
+        None unless both are accuracies of the same seeds. What learns nothing has one answer to an
+        image, which is paired with that of every seed.
         """
-        one, two = (self._answers(value.source) for value in (first, second))
-        if not one or not two or (len(one) != len(two) and 1 not in (len(one), len(two))):
+        one, two = self._answers(first), self._answers(second)
+        one = _of_seeds(one, two)
+        two = _of_seeds(two, one)
+        if not one or one.keys() != two.keys():
             return None
         only_first = only_second = 0
-        for i in range(max(len(one), len(two))):
-            a, b = one[i % len(one)], two[i % len(two)]
+        for seed, a in one.items():
+            b = two[seed]
             if a.images != b.images:
                 return None
             only_first += int((a.is_correct & ~b.is_correct).sum())
@@ -102,7 +106,7 @@ class Evidence:
                             f"{run.folder / FILE_NAME} gives an accuracy of {own.accuracy:.2f}, "
                             f"results.json one of {said:.2f}; test again"
                         )
-                    found[f"{run.file}#{place}"] = _Answered(images, own.is_correct)
+                    found[f"{run.file}#{place}"] = _Answered(images, own.is_correct, run.learns)
         return found
 
     @cached_property
@@ -167,12 +171,20 @@ class Evidence:
         drawn = generator.integers(len(seeds), size=(self._samples, len(seeds)))
         return {seed: (drawn == i).sum(axis=1) for i, seed in enumerate(seeds)}
 
-    def _answers(self, source: Source) -> list[_Answered]:
-        """Return the answers behind an accuracy or a mean of accuracies over seeds, by seed."""
-        parts = [source] if isinstance(source, str) else source[1:]
-        if not isinstance(source, str) and source[0] != "mean":
-            return []
-        entries = [part for part in parts if isinstance(part, str)]
-        found = [self._answered[entry] for entry in entries if entry in self._answered]
-        is_whole = len(found) == len(parts) and len({own.images for own in found}) == 1
-        return found if is_whole else []
+    def _answers(self, value: Value) -> dict[int, _Answered]:
+        """Return the answers behind a mean of accuracies by seed; {} where it is none."""
+        found = {
+            seed: self._answered[own.source]
+            for seed, own in (value.of_seeds() if value.by_seed else {}).items()
+            if isinstance(own.source, str) and own.source in self._answered
+        }
+        is_whole = len(found) == len(value.by_seed)
+        return found if is_whole and len({own.images for own in found.values()}) == 1 else {}
+
+
+def _of_seeds(own: dict[int, _Answered], others: dict[int, _Answered]) -> dict[int, _Answered]:
+    """Return answers by the seeds of others, which those of what learns nothing go with."""
+    (only, *more) = own.values() if own else (None,)
+    if only is None or more or only.learns:
+        return own
+    return dict.fromkeys(others, only)

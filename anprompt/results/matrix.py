@@ -14,6 +14,7 @@ from common.errors import UsageError
 from common.names import nearest
 
 AVERAGE = "average"
+UNLIKE_SEEDS = "No difference where the methods have other seeds: those are not paired."
 SHORT_COLUMNS = {"HM of means": "HM"}  # what a panel of that column is called
 
 
@@ -125,13 +126,26 @@ def with_difference(table: Table, against: str) -> Table:
     other = find_row(rows, against, rows[-1])
     if other is rows[-1]:
         raise UsageError(f"{against!r} is the last row itself; --methods says the order of rows")
-    pairs = zip(rows[-1].values, other.values, strict=True)
+    pairs = list(zip(rows[-1].values, other.values, strict=True))
+    is_like = [have_like_seeds(rows[-1], other, *pair) for pair in pairs]
     row = Row(
         Method(rows[-1].method.trainer, name=f"{rows[-1].name} less {other.name}"),
-        tuple(minus(a, b) for a, b in pairs),
+        tuple(minus(*pair) if like else None for pair, like in zip(pairs, is_like, strict=True)),
         is_difference=True,
     )
-    return replace(table, rows=[*table.rows, row])
+    notes = [*table.notes, *([] if all(is_like) else [UNLIKE_SEEDS])]
+    return replace(table, rows=[*table.rows, row], notes=notes)
+
+
+def have_like_seeds(first: Row, other: Row, value: Value | None, theirs: Value | None) -> bool:
+    """Return whether the numbers of two rows can be subtracted: over the same seeds, or one of what
+    learns nothing. Missing ones can, as their difference is missing as well."""
+    both_learn = first.method.learns and other.method.learns
+    return not (both_learn and value and theirs and _seeds(value) != _seeds(theirs))
+
+
+def _seeds(value: Value) -> set[int]:
+    return set(value.by_seed or value.seeds)
 
 
 def find_row(rows: Sequence[Row], name: str, like: Row) -> Row:

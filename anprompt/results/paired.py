@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from anprompt.results.evidence import Evidence
-from anprompt.results.matrix import find_row, value_in
+from anprompt.results.matrix import UNLIKE_SEEDS, find_row, have_like_seeds, value_in
 from anprompt.results.table import Column, Table
 from anprompt.results.value import Value, minus
 from common.errors import UsageError
@@ -45,14 +45,10 @@ def _paired(table: Table, evidence: Evidence, against: str) -> Table:
             continue
         compared.add(other.name)
         theirs = [value_in(table, other, column.name) for column in table.columns]
-        both_learn = row.method.learns and other.method.learns
-        pairs = [
-            (None, None) if both_learn and _seeds(a) != _seeds(b) else (a, b)
-            for a, b in zip(row.values, theirs, strict=True)
-        ]
-        unlike |= both_learn and any(
-            a and b and _seeds(a) != _seeds(b) for a, b in zip(row.values, theirs, strict=True)
-        )
+        known = list(zip(row.values, theirs, strict=True))
+        is_like = [have_like_seeds(row, other, *pair) for pair in known]
+        unlike |= not all(is_like)
+        pairs = [pair if like else (None, None) for pair, like in zip(known, is_like, strict=True)]
         differences = [_difference(*pair, evidence) for pair in pairs]
         p_values = [_p_value(*pair, evidence) for pair in pairs]
         values = [value for pair in zip(differences, p_values, strict=True) for value in pair]
@@ -70,7 +66,7 @@ def _paired(table: Table, evidence: Evidence, against: str) -> Table:
     if any(value and not value.interval for row in rows for value in row.values[::2]):
         notes.append("No interval where a run kept no predictions, or was tested on other images.")
     if unlike:
-        notes.append("No difference where the methods have other seeds: those are not paired.")
+        notes.append(UNLIKE_SEEDS)
     return replace(
         table,
         title=f"{table.title}, less {' or '.join(sorted(compared)) or against}",
@@ -79,10 +75,6 @@ def _paired(table: Table, evidence: Evidence, against: str) -> Table:
         measure=f"{table.measure}: differences in points",
         notes=notes,
     )
-
-
-def _seeds(value: Value | None) -> set[int]:
-    return set(value.by_seed or value.seeds) if value else set()
 
 
 def _difference(first: Value | None, second: Value | None, evidence: Evidence) -> Value | None:

@@ -159,6 +159,41 @@ def test_seeds_that_are_not_the_same_are_not_paired(tmp_path, capsys):
     assert "other seeds" in capsys.readouterr().out
 
 
+def test_a_grids_difference_needs_like_seeds(tmp_path):
+    for dataset in ("EuroSAT", "DescribableTextures"):
+        write_base_new(tmp_path, "ZeroshotCLIP", dataset, 55, 40)
+        for seed in (1, 2):
+            write_base_new(tmp_path, "MaPLe", dataset, 60 + seed, 40, seed=seed)
+            if (dataset, seed) != ("EuroSAT", 2):
+                write_base_new(tmp_path, "CoOp", dataset, 50 + seed, 40, seed=seed)
+    options = ["--grid", "--columns", "base", "--methods", "coop,maple", "--against"]
+    rows = csv.DictReader(io.StringIO(written(tmp_path, tmp_path, *options, "CoOp")))
+    found = {row["column"]: row["mean"] for row in rows if "less" in row["method"]}
+    assert found == {"DTD": "10.0", "EuroSAT": "", "average of 2": ""}
+    assert "No difference where the methods have other seeds" in written(
+        tmp_path, tmp_path, *options, "CoOp", suffix="md"
+    )
+    options[-2] = "zsclip,maple"
+    document = written(tmp_path, tmp_path, *options, "ZeroshotCLIP", suffix="md")
+    assert "+6.50" in document and "other seeds" not in document
+
+
+def test_answers_are_paired_by_seed_wherever_runs_lie(tmp_path):
+    """The second method has right what the first has and three more: p is 2 / 2 ** 9."""
+    for seed in (1, 2, 3):
+        hard = np.random.default_rng(seed).random(100) < 0.5
+        first = write_few_shot(tmp_path / "one", "CoOp", "EuroSAT", 4, 0, seed=seed)
+        second = write_few_shot(
+            tmp_path / ("one" if seed > 1 else "two"), "MaPLe", "EuroSAT", 4, 0, seed=seed
+        )
+        keep(first, ~hard)
+        hard[np.flatnonzero(hard)[:3]] = False
+        keep(second, ~hard)
+    content = written(tmp_path, tmp_path, "--paired", "--against", "CoOp")
+    (row,) = [r for r in csv.DictReader(io.StringIO(content)) if r["column"] == "p, 4 shots"]
+    assert float(row["mean"]) == pytest.approx(2 / 2**9)
+
+
 def test_few_test_images_are_said(tmp_path, capsys):
     for number, trainer in enumerate(("ZeroshotCLIP", "CoOp"), start=1):
         for folder in write_base_new(tmp_path, trainer, "EuroSAT", 0, 0):

@@ -86,7 +86,7 @@ class AnomalyResult:
     @property
     def method(self) -> Method:
         """Return what tells methods apart."""
-        return Method(self.trainer, self.config, self.backbone)
+        return Method(self.trainer, self.config, self.backbone, self.shots)
 
     @property
     def data(self) -> dict[str, str]:
@@ -189,7 +189,9 @@ def _by_shots(tables: Mapping[int, Table]) -> Table:
     for own in rows.values():
         counts = ends(count for row in own.values() for count in row.counts)
         values = tuple(own[shots].values[-1] if shots in own else None for shots in tables)
-        joined.append(replace(next(iter(own.values())), values=values, counts=counts))
+        row = next(iter(own.values()))
+        method = replace(row.method, shots=None)
+        joined.append(replace(row, method=method, values=values, counts=counts))
     title, _, metric = first.title.rsplit(", ", 2)
     mean = ", mean over categories" if len(first.averaged) > 1 else ""
     return replace(

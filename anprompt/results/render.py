@@ -17,6 +17,7 @@ from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 from anprompt.results.marks import marks
 from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value
+from anprompt.runs.recorded import ALL_IMAGES
 from common.text import plain
 
 MISSING = "-"
@@ -147,19 +148,24 @@ def escape_cell(words: object) -> str:
 
 
 def to_csv(tables: list[Table], notes: list[str]) -> str:
-    """Return CSV: one line a number, unrounded, empty where missing; without notes."""
+    """Return CSV: one line a number, unrounded, empty where missing; without notes.
+
+    What the lines are of, up to the column, with measure and shots, is in no other line.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     values = [value for table in tables for row in table.rows for value in row.values]
     has_intervals = any(value and value.interval for value in values)
     writer.writerow(
         ["protocol", "table", "method", "rule", "backbone", "column", "mean", "std", "seeds"]
-        + ["source", *(["low", "high"] if has_intervals else [])]
+        + ["source", *(["low", "high"] if has_intervals else []), "measure", "shots"]
     )
     for table in tables:
         subject = (not table.panel and table.subject) or table.title.partition(": ")[2]
         for row in table.rows:
             start = [table.protocol, subject, row.name, row.rule, row.method.backbone]
+            shots = row.method.shots
+            end = [escape_cell(table.measure), "all" if shots == ALL_IMAGES else shots]
             for column, value in zip(table.columns, row.values, strict=True):
                 figures: list[object] = ["", "", 0]
                 if value:
@@ -169,7 +175,7 @@ def to_csv(tables: list[Table], notes: list[str]) -> str:
                 bounds: list[object] = []
                 if has_intervals:
                     bounds = list((value and value.interval) or ("", ""))
-                writer.writerow([*names, *figures, escape_cell(row.published), *bounds])
+                writer.writerow([*names, *figures, escape_cell(row.published), *bounds, *end])
     return out.getvalue()
 
 

@@ -5,9 +5,20 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from called import table
-from written_runs import write_base_new, write_few_shot, write_source, write_target
+from kept_runs import keep
+from test_results_noise import measure
+from written_runs import (
+    write_base_new,
+    write_few_shot,
+    write_results,
+    write_source,
+    write_target,
+)
+
+from anprompt.results.anomaly import MEASURES as METRICS
 
 
 def latex(root: Path, *options: str) -> str:
@@ -104,3 +115,70 @@ def test_an_output_that_cannot_be_written_is_said(runs, capsys):
     assert table([str(runs), "-o", str(runs / "table.md")]) == 2
     error = capsys.readouterr().err
     assert "table.md" in error and len(error.splitlines()) == 1
+
+
+def keys(content: str) -> list[tuple[str, ...]]:
+    """What the lines of a CSV file are of."""
+    names = "protocol", "table", "measure", "shots", "method", "rule", "backbone", "column"
+    rows = list(csv.DictReader(io.StringIO(content)))
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+OPTIONS = {
+    "base2new": [[], ["--all-rules"], ["--grid"], ["--paired"]],
+    "fewshot": [[], ["--grid"]],
+    "crossdata": [[], ["--grid"]],
+    "domaingen": [[]],
+    "anomaly": [[], ["--metric", "pixel_ap"]],
+    "noise": [[]],
+}
+
+
+@pytest.fixture(scope="module")
+def every_protocol(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("every")
+    rules = {"mix": {"accuracy": 70.0}, "class": {"accuracy": 60.0}}
+    for trainer in ("ZeroshotCLIP", "CoOp", "ANPrompt"):
+        for dataset in ("Shapes", "EuroSAT"):
+            own = {"rules": rules, "headline_rule": "mix"} if trainer == "ANPrompt" else {}
+            for shots in (4, 16):
+                tree = root / f"shots_{shots}"
+                for folder in write_base_new(tree, trainer, dataset, 70, 60, shots=shots, **own):
+                    keep(folder, np.arange(30) % 3 < (2 if trainer == "CoOp" else 1))
+                run = write_few_shot(root, trainer, dataset, shots, 50)
+                cells = ["imagenet-c/fog/1/-", "imagenet-c-disk/fog/1/-"]
+                measure(run, 40.0, cells, images=50 if trainer == "CoOp" else 20)
+        for source in ("ImageNet", "Caltech101"):
+            write_source(root, trainer, source, 70)
+            for target in ("ImageNetV2", "ImageNetSketch", "EuroSAT"):
+                write_target(root, trainer, source, target, 60)
+    figures = {name: 90.0 for name in METRICS}
+    for category in ("bottle", "cable"):
+        for shots in (1, 4, 0):
+            folder = root / f"anomaly/{category}/shots_{shots}/AnomalyMemory/c/seed1"
+            write_results(folder, "AnomalyMemory", "MVTecAD", 0, shots=shots, task="anomaly",
+                          category=category, **figures)  # fmt: skip
+    return root
+
+
+@pytest.mark.parametrize("protocol", OPTIONS)
+def test_no_two_lines_of_csv_are_of_the_same(every_protocol, protocol, capsys):
+    for options in OPTIONS[protocol]:
+        arguments = [str(every_protocol), "--protocol", protocol, "--format", "csv", *options]
+        assert table(arguments) == 0
+        found = keys(capsys.readouterr().out)
+        assert len(found) > 10 and len(set(found)) == len(found)
+
+
+def test_csv_names_measure_and_shots(every_protocol, capsys):
+    def lines(protocol: str) -> list[dict[str, str]]:
+        assert table([str(every_protocol), "--protocol", protocol, "--format", "csv"]) == 0
+        return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+    measures = {row["measure"] for row in lines("domaingen") if row["method"] == "CoOp"}
+    assert measures == {"Accuracy in %", "Effective robustness in percentage points"}
+    found = lines("anomaly")
+    assert {row["measure"][:11] for row in found} == {"Image AUROC", "Pixel AUROC", "AUPRO in %,"}
+    assert {row["shots"] for row in found} == {"1", "4", "all", ""}
+    shots = {row["method"]: row["shots"] for row in lines("base2new")}
+    assert shots["CoOp (4 shots)"] == "4" and shots["ZeroshotCLIP"] == ""

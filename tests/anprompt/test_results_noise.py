@@ -16,7 +16,9 @@ from anprompt.commands import pack
 from anprompt.results.noise.files import read_below
 
 
-def measure(folder: Path, accuracy: float, cells: Iterable[str] = (), **header) -> None:
+def measure(
+    folder: Path, accuracy: float, cells: Iterable[str] = (), images: int = 50, **header
+) -> None:
     """A robustness.json as `anprompt robustness` writes it; its cells have ``accuracy``."""
     results = json.loads((folder / "results.json").read_text())
     figures = {"accuracy": accuracy, "ece": 1.0}
@@ -35,7 +37,7 @@ def measure(folder: Path, accuracy: float, cells: Iterable[str] = (), **header) 
             "all": {
                 "headline_rule": "class",
                 "classnames": ["a"],
-                "images": {"used": 50, "sha256": "0"},
+                "images": {"used": images, "sha256": str(images)},
                 "clean": {"class": figures},
                 "cells": {
                     key: {"class": {**figures, "consistency": 50.0}}

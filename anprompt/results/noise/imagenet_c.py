@@ -43,7 +43,7 @@ def _imagenet_c_table(comparison: Comparison, group: str) -> Table:
             for row in rows
         ],
         subject=f"{comparison.dataset}, {comparison.subset} classes",
-        measure="Mean accuracy in %; corruption errors in % of AlexNet's",
+        measure=f"Mean accuracy in %, {MADE[group]}; corruption errors in % of AlexNet's",
         counted="runs",
         has_rules=True,
     )

@@ -27,11 +27,17 @@ BEST = {
 
 def all_tables(comparisons: Iterable[Comparison], all_kinds: bool = False) -> list[Table]:
     """Return every comparison's tables, ImageNet-C's last."""
-    return [
-        table
-        for comparison in comparisons
-        for table in (*noise_tables(comparison, all_kinds), *imagenet_c_tables(comparison))
-    ]
+    found: dict[tuple, list[list[Table]]] = {}
+    tables = []
+    for comparison in comparisons:
+        own = [*noise_tables(comparison, all_kinds), *imagenet_c_tables(comparison)]
+        place = comparison.dataset, comparison.subset, comparison.backbone
+        others = found.setdefault(place, [])
+        others.append(own)
+        for table in own if len(others) > 1 else ():
+            table.subject += f", test {len(others)}"  # on other images or classes
+        tables += own
+    return tables
 
 
 def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]:

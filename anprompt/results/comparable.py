@@ -1,5 +1,6 @@
 """What makes two results comparable: the same settings, on the same data."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,26 @@ def resumed_of(results: Mapping[str, Any]) -> tuple[str, ...]:
 def resumed_note(whose: str, resumed: Iterable[str]) -> str:
     """Return the note of tables on a training that went on from another run's."""
     return f"{whose}: its training went on from another run's; {'; '.join(resumed)}."
+
+
+def precision_notes(whose: str, runs: Iterable[tuple[Settings, str]]) -> list[str]:
+    """Return a note where runs of one row were computed in unlike precisions under one setting.
+
+    Args:
+        runs: settings and device of each; "" where that is not known.
+    """
+    devices: dict[tuple[str, str], Counter[str]] = {}
+    for settings, device in runs:
+        for key, value in settings.items():
+            is_of_gpu = value in ("fp16", "amp") and (key, value) != ("TRAINER.VPT.PREC", "fp16")
+            if key.endswith(".PREC") and is_of_gpu and device:  # VPT has no fp16 on a GPU either
+                devices.setdefault((key, value), Counter())[plain(device)] += 1
+    notes = []
+    for (key, value), counts in devices.items():
+        if "cpu" in counts and len(counts) > 1:
+            listed = " and ".join(f"{n} on {device}" for device, n in sorted(counts.items()))
+            notes.append(f"{whose}: {key} {value} means fp32 on a CPU; runs are {listed}.")
+    return notes
 
 
 def unlike_data(

@@ -3,7 +3,13 @@
 from collections.abc import Iterable, Mapping
 
 from anprompt.results.cell import Cell, Cells, is_shots, places
-from anprompt.results.comparable import OF_TRAININGS, TEST_DATA, differing_runs, resumed_note
+from anprompt.results.comparable import (
+    OF_TRAININGS,
+    TEST_DATA,
+    differing_runs,
+    precision_notes,
+    resumed_note,
+)
 from anprompt.results.method import Method
 from anprompt.results.run import Run
 
@@ -24,6 +30,7 @@ def notes_on_rows(named: Mapping[Method, Method], rows: Mapping[Method, Cells]) 
         + _resumed(by_name)
         + _same_images(rows)
         + _unlike_settings(rows)
+        + _unlike_precisions(by_name)
         + _unlike_tests(by_name)
     )
 
@@ -67,6 +74,18 @@ def _differences(first: Run, run: Run) -> list[tuple[str, object, object]]:
 
 def _runs(cells: Cells) -> Iterable[Run]:
     return (run for seeds in cells.values() for run in seeds.values())
+
+
+def _unlike_precisions(rows: Mapping[Method, Cells]) -> list[str]:
+    """Return notes on rows with devices on which a setting of precision means different things."""
+    return [
+        note
+        for method, cells in rows.items()
+        for note in precision_notes(
+            method.name,
+            ((run.settings, run.results.get("device") or "") for run in _runs(cells)),
+        )
+    ]
 
 
 def _shortages(rows: Mapping[Method, Cells]) -> list[str]:

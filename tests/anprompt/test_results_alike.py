@@ -286,3 +286,24 @@ def test_settings_of_training_are_nothing_to_what_is_not_trained(tmp_path):
     for folder, size in zip(folders, (32, 4), strict=True):
         changed(folder, settings={"DATALOADER.TRAIN_X.BATCH_SIZE": size})
     assert table([str(tmp_path)]) == 0
+
+
+def test_a_row_of_unlike_precisions_under_one_setting_is_pointed_out(tmp_path):
+    """fp16 and amp mean fp32 on a CPU."""
+    for trainer, node, precision in (
+        ("CoOp", "COOP", "fp16"),
+        ("ANPrompt", "ANPROMPT", "amp"),
+        ("CLIPAdapter", "CLIPADAPTER", "fp32"),
+        ("VPT", "VPT", "fp16"),  # which is fp32 everywhere, as upstream's
+    ):
+        for seed, device in ((1, "cpu"), (2, "NVIDIA H200"), (3, "NVIDIA H200")):
+            options = {"TRAINER": {node: {"PREC": precision}}}
+            more = {"seed": seed, "device": device, "options": options}
+            write_few_shot(tmp_path, trainer, "EuroSAT", 4, 60, **more)
+            if (trainer, device) == ("CoOp", "NVIDIA H200"):
+                write_few_shot(tmp_path, "KgCoOp", "EuroSAT", 4, 60, **more)
+    runs = "means fp32 on a CPU; runs are 2 on NVIDIA H200 and 1 on cpu."
+    assert notes_of(tmp_path, "fewshot") == [
+        f"ANPrompt: TRAINER.ANPROMPT.PREC amp {runs}",
+        f"CoOp: TRAINER.COOP.PREC fp16 {runs}",
+    ]

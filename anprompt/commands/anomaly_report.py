@@ -34,16 +34,16 @@ def main(argv: list[str]) -> int:
     args = make_parser().parse_args(argv)
     if args.output.suffix not in (".html", ".htm"):
         raise UsageError(f"{args.output}: name a .html file")
-    from anprompt.results.anomaly import find_anomaly_runs
+    from anprompt.results.anomaly import find_anomaly_runs, left_out_notes
     from anprompt.results.report.anomaly import render_anomaly
     from common.files import atomic_write
 
-    runs = find_anomaly_runs(args.folders)
+    runs, left_out = find_anomaly_runs(args.folders)
     if not runs:
         where = ", ".join(map(str, args.folders))
         raise UsageError(f"{where}: no finished run of anomaly detection there or below")
     command = shlex.join(["python", "-m", "anprompt", "anomaly-report", *map(str, args.folders)])
-    document = render_anomaly(runs, args.title, command)
+    document = render_anomaly(runs, args.title, command, left_out_notes(left_out))
     with atomic_write(str(args.output)) as file:
         file.write(document)
     print(f"{args.output}: {len(runs)} runs")

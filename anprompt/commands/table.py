@@ -27,7 +27,7 @@ from pathlib import Path
 
 from anprompt.protocols.methods import method_of
 from anprompt.results.anomaly import MEASURES as ANOMALY_MEASURES
-from anprompt.results.anomaly import anomaly_tables, find_anomaly_runs
+from anprompt.results.anomaly import anomaly_tables, find_anomaly_runs, left_out_notes
 from anprompt.results.assign import Placed, place
 from anprompt.results.effective import effective_tables
 from anprompt.results.evidence import Evidence
@@ -252,7 +252,7 @@ def _anomaly_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     Raises:
         UsageError: there are none.
     """
-    runs = find_anomaly_runs(args.folders)
+    runs, left_out = find_anomaly_runs(args.folders)
     methods = _trainers(args.methods, {run.trainer for run in runs})
     if methods:
         runs = [run for run in runs if run.trainer in methods]
@@ -261,7 +261,9 @@ def _anomaly_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:
     if not tables:
         where = ", ".join(map(str, args.folders))
         raise UsageError(f"{where}: no finished run of anomaly detection there or below")
-    return tables, []
+    values = [value for table in tables for row in table.rows for value in row.values]
+    missing = ["- in a column of figures: no finished run, or other seeds."] * (None in values)
+    return tables, missing + left_out_notes(left_out)
 
 
 def _noise_tables(args: argparse.Namespace) -> tuple[list[Table], list[str]]:

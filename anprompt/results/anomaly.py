@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from anprompt.protocols.layout import data_name, read_path
+from anprompt.results.aggregate import average, seeds_left_out
 from anprompt.results.comparable import (
     data_of,
+    differing_runs,
     not_seeds_of_one_row,
+    precision_notes,
     resumed_note,
     resumed_of,
     unlike_data,
 )
 from anprompt.results.method import Method, with_names
-from anprompt.results.run import without_backbone
+from anprompt.results.run import is_of_anomaly, without_backbone
 from anprompt.results.table import Column, Row, Table
-from anprompt.results.value import Value, count, ends, mean_of, over_seeds, seed_by_seed
-from anprompt.runs.identity import NEUTRAL
+from anprompt.results.value import Value, count, ends, over_seeds
 from anprompt.runs.recorded import (
+    CONFIG,
     RESULTS,
     is_anomaly,
     known_shots,
     read_results,
+    recorded_config,
     settings_in,
+    training_of,
 )
 from common.errors import UsageError
 from common.schema import WHOLE, Number, mismatch
@@ -53,11 +57,13 @@ _DESCRIPTION = {
     "seed": WHOLE,
     "headline_rule?": str,
     "num_trainable?": Number(0),
+    "epochs?": WHOLE,
+    "device?": str,
     "scores?": {"file": str, "sha256": str},
     "seconds_per_image?": Number(0),
-    "config?": {"RUN?": {"MODEL_DIR?": str}},
+    "config?": {"RUN?": {"MODEL_DIR?": str, "LOAD_EPOCH?": Number(-1)}},
 }
-# Beside what NEUTRAL has: what the seeds and categories of one row must differ in.
+# What the seeds and categories of one row must differ in.
 _OF_A_RUN = {"SEED", "RUN.MODEL_DIR", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH", "DATASET.CATEGORY"}
 _OF_A_RUN |= {"DATASET.SHOTS_FROM", "TRAINER.ANOMALY.FUSE"}
 
@@ -70,6 +76,8 @@ class AnomalyResult:
         dataset: what tables call it.
         category: "" where the data set's folder is one itself.
         file: results.json.
+        settings: the configuration, as dotted names.
+        trained_with: that of the training behind it, its own where it trained itself.
     """
 
     folder: Path
@@ -82,11 +90,18 @@ class AnomalyResult:
     seed: int
     file: str
     results: dict[str, Any] = field(repr=False)
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    trained_with: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def method(self) -> Method:
         """Return what tells methods apart."""
-        return Method(self.trainer, self.config, self.backbone, self.shots)
+        return Method(self.trainer, self.config, self.backbone)
+
+    @property
+    def depends_on(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return its settings and those of its training, for `comparable.differing_runs`."""
+        return self.settings, self.trained_with
 
     @property
     def data(self) -> dict[str, str]:
@@ -105,10 +120,13 @@ class AnomalyResult:
         return Value(float(place[metric]), f"{self.file}#{key}") if metric in place else None
 
 
-def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
-    """Return the finished runs of anomaly detection below some folders.
+def find_anomaly_runs(
+    paths: Iterable[Path],
+) -> tuple[list[AnomalyResult], list[tuple[Path, str]]]:
+    """Return the finished runs of anomaly detection below some folders, and the folders of those
+    that no table shows, with the reason.
 
-    An evaluation of a training that is there as well is left out: it says the same again.
+    An evaluation is passed over where it says again what its training's own test says.
 
     Raises:
         UsageError: a path does not exist, or a file is not what it should be.
@@ -117,18 +135,23 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
     for path in paths:
         if not path.is_dir():
             raise UsageError(f"{path}: no such folder")
-        folders.update(folders_with(path, [RESULTS]))
-    runs = []
+        folders.update(folders_with(path, [RESULTS, CONFIG]))
+    runs, left_out = [], []
     for folder in sorted(folders):
         results = read_results(folder)
+        if results is None and is_of_anomaly(folder):
+            left_out.append((folder, "not finished"))
         if results is None or not is_anomaly(results):
             continue
         file = folder / RESULTS
         problem = mismatch(results, _DESCRIPTION)
         if problem:
             raise UsageError(f"{file}: not the results of a run ({problem}); remove it")
-        training = (results.get("config") or {}).get("RUN", {}).get("MODEL_DIR")
-        if training and (folder / training / RESULTS).is_file():
+        settings = settings_in(results.get("config") or {})
+        training = training_of(folder, settings)
+        reason = _reason_to_leave_out(results, settings, training) if training else None
+        if reason is not None:
+            left_out += [(folder, reason)] if reason else []
             continue
         backbone = plain(results["backbone"])
         runs.append(
@@ -137,15 +160,50 @@ def find_anomaly_runs(paths: Iterable[Path]) -> list[AnomalyResult]:
                 trainer=plain(results["trainer"]),
                 config=without_backbone(read_path(folder, results["trainer"]).config, backbone),
                 backbone=backbone,
-                dataset=plain(data_name(results["dataset"], results.get("dataset_title"))),
+                dataset=_dataset(results),
                 category=plain(results["category"]),
                 shots=known_shots(results["shots"]),
                 seed=results["seed"],
                 file=file.as_posix(),
                 results=results,
+                settings=settings,
+                trained_with=(recorded_config(training) or {}) if training else settings,
             )
         )
-    return runs
+    return runs, left_out
+
+
+def _dataset(results: Mapping[str, Any]) -> str:
+    return plain(data_name(results["dataset"], results.get("dataset_title")))
+
+
+def _reason_to_leave_out(
+    results: Mapping[str, Any], settings: Mapping[str, Any], training: Path
+) -> str | None:
+    """Return why tables leave out an evaluation; "" where the training's test says the same, None
+    where it stands for its training."""
+    theirs = recorded_config(training) or {}
+    trained_on, tested_on = (
+        [own.get(f"DATASET.{key}") for key in ("NAME", "CATEGORY")] for own in (theirs, settings)
+    )
+    pairs = list(zip(trained_on, tested_on, strict=True))
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return " ".join(map(str, ("trained on", *trained_on, "and tested on", *tested_on)))
+    tested = read_results(training)
+    if tested is None:
+        return None
+    for key, _, now in differing_runs((theirs, theirs), (settings, theirs), _OF_A_RUN):
+        return f"tests {training} once more, with {key} {now!r:.40}"
+    asked = settings.get("RUN.LOAD_EPOCH", -1)
+    epochs = results.get("epochs")
+    if asked < 0 or (epochs is not None and epochs == tested.get("epochs")):
+        return ""
+    return f"reads epoch {asked} of {training}, which has a test of its own"
+
+
+def left_out_notes(left_out: Iterable[tuple[Path, str]]) -> list[str]:
+    """Return notes on folders that no table shows."""
+    return [f"in no table: {folder} ({reason})" for folder, reason in left_out]
 
 
 def anomaly_tables(
@@ -218,7 +276,7 @@ def _table(
                 )
     names = with_names(method for method, _ in rows)
     several = len(categories) > 1
-    found = []
+    found, computed = [], []
     for method, rule in sorted(
         rows, key=lambda key: (order.get(key[0].trainer, len(order)), names[key[0]].name, key[1])
     ):
@@ -231,10 +289,11 @@ def _table(
             for c in categories
         ]
         if several:
-            values.append(seed_by_seed(mean_of, *values))
-        seeds = {seed: run for own in cells.values() for seed, run in own.items()}
-        counted = count([f"{run.file}#seed" for run in seeds.values()])
-        found.append(Row(replace(names[method]), tuple(values), rule=rule, counts=(counted,)))
+            computed.append((" ".join(filter(None, (names[method].name, rule))), list(values)))
+            values.append(average(values))
+        counts = ends(count([f"{run.file}#seed" for run in own.values()]) for own in cells.values())
+        named = replace(names[method], shots=shots)
+        found.append(Row(named, tuple(values), rule=rule, counts=counts))
     columns = [Column(category or "all") for category in categories]
     return Table(
         protocol="anomaly",
@@ -247,10 +306,23 @@ def _table(
             resumed_note(f"{run.trainer}, {run.category or 'all'}, seed {run.seed}", resumed)
             for run in runs
             if (resumed := resumed_of(run.results))
-        ],
+        ]
+        + seeds_left_out(computed, "Means are over the seeds that all categories have")
+        + _unlike_precisions(names, runs),
         measure=MEASURES[metric],
         has_rules=True,
     )
+
+
+def _unlike_precisions(names: Mapping[Method, Method], runs: Sequence[AnomalyResult]) -> list[str]:
+    return [
+        note
+        for method, named in names.items()
+        for note in precision_notes(
+            named.name,
+            [(r.settings, r.results.get("device") or "") for r in runs if r.method == method],
+        )
+    ]
 
 
 def _shots(shots: int) -> str:
@@ -266,15 +338,16 @@ def _check_alike(runs: Sequence[AnomalyResult]) -> None:
         UsageError: names the setting and both folders.
     """
     first, *others = runs
-    settings = _settings(first)
     for run in others:
-        own = _settings(run)
-        for name in sorted(settings.keys() & own.keys()):
-            if settings[name] != own[name]:
-                raise UsageError(
-                    f"{first.folder} and {run.folder} would share a row, but differ in {name} "
-                    f"({settings[name]!r:.40}, {own[name]!r:.40}); name only the folder of one"
-                )
+        differing = differing_runs(first.depends_on, run.depends_on, _OF_A_RUN)
+        epochs, theirs = first.results.get("epochs"), run.results.get("epochs")
+        if None not in (epochs, theirs) and epochs != theirs:
+            differing.append(("the number of epochs", epochs, theirs))
+        for name, one, other in differing[:1]:
+            raise UsageError(
+                f"{first.folder} and {run.folder} would share a row, but differ in {name} "
+                f"({one!r:.40}, {other!r:.40}); name only the folder of one"
+            )
 
 
 def _check_same_test(runs: Sequence[AnomalyResult]) -> None:
@@ -288,12 +361,3 @@ def _check_same_test(runs: Sequence[AnomalyResult]) -> None:
         what, ours, theirs = unlike_data(first.data, run.data)
         if what:
             raise not_seeds_of_one_row(first.folder, run.folder, what, ours, theirs)
-
-
-def _settings(run: AnomalyResult) -> dict[str, Any]:
-    leaves = settings_in(run.results.get("config") or {})
-    return {
-        name: value
-        for name, value in leaves.items()
-        if name not in NEUTRAL and name not in _OF_A_RUN and not re.match(r"OUTPUT|RESUME", name)
-    }

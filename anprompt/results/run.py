@@ -219,7 +219,7 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
         has_results = (folder / RESULTS).is_file()
         if has_results or (folder / CONFIG).is_file():
             results = read_results(folder)
-            if is_anomaly(results) or (results is None and _is_of_anomaly(folder)):
+            if is_anomaly(results) or (results is None and is_of_anomaly(folder)):
                 continue  # it has tables of its own
             if results is not None:
                 runs.append(_run(folder, results, digests))
@@ -232,7 +232,7 @@ def find_runs(paths: Iterable[Path], logs: bool = False) -> tuple[list[Run], lis
     return runs, unfinished
 
 
-def _is_of_anomaly(folder: Path) -> bool:
+def is_of_anomaly(folder: Path) -> bool:
     """Return whether an unfinished run is one of anomaly detection."""
     trainer = (recorded_config(folder) or {}).get("TRAINER.NAME")
     return isinstance(trainer, str) and method_of(trainer).task == ANOMALY

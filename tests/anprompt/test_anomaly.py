@@ -107,7 +107,7 @@ def test_means_by_shots_stand_behind_the_tables(copied, capsys):
 
 def test_tables_of_classification_pass_them_over(output):
     assert find_runs([output]) == ([], [])
-    assert len(find_anomaly_runs([output])) == 4
+    assert len(find_anomaly_runs([output])[0]) == 4
     with pytest.raises(UsageError, match="no finished run"):
         table.main([str(output)])
     with pytest.raises(UsageError, match="--protocol anomaly"):

@@ -253,7 +253,7 @@ def test_own_images_for_anomalies_are_no_known_data_set_either(tmp_path):
     }
     for dataset in ("AnomalyFolder", "MVTecAD"):
         write_results(tmp_path / dataset, "AnomalyMemory", dataset, 0, **found)
-    runs = find_anomaly_runs([tmp_path])
+    runs, _ = find_anomaly_runs([tmp_path])
     assert [run.dataset for run in runs] == ["MVTecAD (own images)", "MVTecAD"]
 
 

@@ -182,7 +182,9 @@ def curve_charts(title: str, name: str, runs: dict[str, Kept]) -> list[Chart]:
     return charts
 
 
-def render_anomaly(runs: Sequence[AnomalyResult], title: str, command: str) -> str:
+def render_anomaly(
+    runs: Sequence[AnomalyResult], title: str, command: str, notes: Sequence[str] = ()
+) -> str:
     """Return the page as one HTML document without outside references.
 
     Of each method and category the run with the lowest seed is shown in pictures.
@@ -219,5 +221,10 @@ def render_anomaly(runs: Sequence[AnomalyResult], title: str, command: str) -> s
     )  # fmt: skip
     environment.globals.update(svg=lambda chart: Markup(to_svg(chart)), value_text=value_text)
     return environment.get_template("anomaly.html.j2").render(
-        title=title, command=command, tables=anomaly_tables(runs), parts=parts, side=SIDE
+        title=title,
+        command=command,
+        tables=anomaly_tables(runs),
+        parts=parts,
+        side=SIDE,
+        notes=notes,
     )

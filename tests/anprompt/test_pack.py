@@ -8,12 +8,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from called import table
 from runs_of_tests import ROOT
+from test_results_noise import measure
 from written_runs import write_base_new, write_results, write_source, write_target
 
 from anprompt.commands import pack
 from anprompt.results.noise.files import read_below
+from anprompt.results.run import read_training
 from common.errors import UsageError
 
 RUNS = ROOT / "docs/runs.tar.xz"
@@ -67,6 +70,63 @@ def test_tables_of_a_part_are_the_same(tmp_path, capsys, part):
     expected = printed(capsys, packed)
     assert "trained on ImageNet" in expected and "Few-shot" not in expected
     assert printed(capsys, theirs) == expected
+
+
+def test_of_trainings_without_a_test_settings_go_along(tmp_path, capsys):
+    """As with TEST.NO_TEST: tests in folders of any name know what was trained there."""
+    data = {"NAME": "ImageFolder", "IMAGE_DIR": "/home/me/pets", "TITLE": "mine", "NUM_SHOTS": 4}
+    data |= {"ROOT": "/home/me/data", "SUBSAMPLE_CLASSES": "all"}
+    config = {"TRAINER": {"NAME": "CoOp"}, "DATASET": data, "OPTIM": {"LR": 1e-05}}
+    trained = tmp_path / "runs/trained"
+    trained.mkdir(parents=True)
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    (trained / "log.txt").write_text("")
+    write_results(tmp_path / "runs/tested", "CoOp", "EuroSAT", 50, training=trained)
+    assert pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")]) == 0
+    theirs = unpacked(tmp_path / "runs.tar.xz", tmp_path / "theirs")
+    expected = printed(capsys, tmp_path / "runs").replace(str(tmp_path / "runs"), "FOLDER")
+    assert "trained on mine" in expected
+    assert printed(capsys, theirs).replace(str(theirs), "FOLDER") == expected
+    assert "/home" not in (theirs / "trained/config.yaml").read_text()
+    settings = read_training(theirs / "trained", 0).settings
+    assert settings["OPTIM.LR"] == 1e-05
+
+    assert pack.main([str(tmp_path / "runs/tested"), str(tmp_path / "part.tar.xz")]) == 0
+    assert "not packed: 1 trainings that tests name" in capsys.readouterr().out
+
+
+def test_noise_of_a_training_without_a_test_goes_along(tmp_path, capsys):
+    write_results(tmp_path / "runs/other", "CoOp", "UCF101", 50)
+    run = write_results(tmp_path / "runs/mine", "CoOp", "EuroSAT", 50)
+    measure(run, 40.0, config="mine")
+    config = json.loads((run / "results.json").read_text())["config"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "results.json").unlink()
+    assert pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")]) == 0
+    theirs = unpacked(tmp_path / "runs.tar.xz", tmp_path / "theirs")
+    noise = ("--protocol", "noise")
+    assert printed(capsys, theirs, *noise) == printed(capsys, tmp_path / "runs", *noise)
+    assert (theirs / "mine/config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"trainer": None}, "trainer"),
+        ({"seed": True}, "seed"),
+        ({"date": 5}, "date"),
+        ({"task": "anomaly", "image_auroc": 50, "image_ap": 50}, "category"),
+    ],
+)
+def test_what_tables_refuse_is_not_packed(tmp_path, changes, named):
+    path = write_results(tmp_path / "run", "CoOp", "EuroSAT", 80) / "results.json"
+    content = json.loads(path.read_text()) | changes
+    for name in [name for name, value in changes.items() if value is None]:
+        del content[name]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=f"not the results of a run .*{named}"):
+        pack.main([str(tmp_path), str(tmp_path / "runs.tar.xz")])
+    assert not (tmp_path / "runs.tar.xz").exists()
 
 
 def test_figures_of_noise_go_along(evaluated_output, tmp_path, capsys):

@@ -23,6 +23,8 @@ from common import cli
 from common.errors import UsageError
 from common.schema import PERCENT, mismatch
 
+MEASURES = ("accuracy", "error", "macro_f1", "average")  # average: over classes, in logs alone
+
 __all__ = ["parse_log", "read_run", "spread", "summarise"]
 
 
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> int:
     add("--ci95", action="store_true", help="95%% interval instead of deviation")
     add("--test-log", action="store_true", help="logs are of evaluations")
     add("--multi-exp", action="store_true", help="folders of runs, however deep below")
-    add("--keyword", default="accuracy", help="accuracy, error or macro_f1")
+    add("--keyword", default="accuracy", choices=MEASURES, help="measure that is summed up")
     args = parser.parse_args(argv)
     hint = "" if args.test_log else "; logs of evaluations need --test-log"
     if not args.multi_exp:

@@ -62,6 +62,23 @@ def test_other_figures_by_keyword(tmp_path, capsys):
     write(tmp_path / "seed1/log.txt", training_log(84.0))
     assert called([str(tmp_path), "--keyword", "macro_f1"]) == 0
     assert summary(capsys) == "* macro_f1: 83.50% +- 0.00% (1 runs)"
+    log = training_log(84.0) + "=> per-class result\n* class: 0 (a)\tacc: 81.5%\n* average: 81.5%\n"
+    write(tmp_path / "seed1/log.txt", log)
+    assert called([str(tmp_path), "--keyword", "average"]) == 0
+    assert summary(capsys) == "* average: 81.50% +- 0.00% (1 runs)"
+
+
+@pytest.mark.parametrize("keyword", ["num_test", "shots", "seed", "trainer", "Accuracy", ""])
+def test_what_is_no_measure_is_refused_and_nothing_is_to_be_removed(tmp_path, capsys, keyword):
+    results = {"finished": True, "accuracy": 84.0, "num_test": 8100, "shots": 4, "seed": 1}
+    write(tmp_path / "seed1/results.json", json.dumps(results | {"trainer": "CoOp"}))
+    with pytest.raises(SystemExit) as end:
+        called([str(tmp_path), "--keyword", keyword])
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert not printed.out and "remove" not in printed.err
+    assert f"--keyword: invalid choice: {keyword!r}" in printed.err
+    assert all(name in printed.err for name in ("accuracy", "error", "macro_f1"))
 
 
 def test_logs_of_evaluations_need_the_flag(tmp_path, capsys):

@@ -109,6 +109,9 @@ def main(argv: list[str]) -> int:
         return status
     _say("")
     if status:
+        if not folders_with(output, [RESULTS]):
+            _say("All runs failed, see above: there is nothing to show.")
+            return status
         _say(f"Some runs failed, see above; what follows shows all finished runs in {output}.")
     for name in TABLE_FILES:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -188,14 +188,33 @@ def runs_for(args: argparse.Namespace) -> list[RunSpec]:
     check_datasets(read)
     environment.check_data(read)
     configs = {method.trainer: [environment.config] for method in methods if environment.config}
-    for name, names in args.cfg:
-        configs[plugin_method(name, environment.plugins).trainer] = names
+    configs |= _configs(args.cfg, methods, environment)
     runs = plan(args.protocol, methods, datasets, seeds, shots, environment.source, configs=configs)
     runs = environment.with_backbone(runs)
     if args.shard:
+        if not environment.backbone:
+            raise UsageError(
+                "--shard: name the backbone, BACKBONE=ViT-B/16 (or small): without it a machine "
+                "takes what its own cache has, and the parts would not be of one division"
+            )
         # The same division on every machine: what is finished, or a CPU, does not matter.
         runs = shard(runs, args.shard, Costs("gpu").seconds)
     return runs
+
+
+def _configs(
+    given: Sequence[tuple[str, list[str]]], methods: Sequence[Method], environment: Environment
+) -> dict[str, list[str]]:
+    """Return the configurations that --cfg names, by trainer."""
+    trainers = {method.trainer for method in methods}
+    found: dict[str, list[str]] = {}
+    for name, names in given:
+        trainer = plugin_method(name, environment.plugins).trainer
+        if trainer not in trainers:
+            raise UsageError(f"--cfg {name}={','.join(names)}: {name} is not among --methods")
+        known = found.setdefault(trainer, [])
+        known += [config for config in names if config not in known]
+    return found
 
 
 def _methods(names: Sequence[str], environment: Environment) -> list[Method]:

@@ -20,6 +20,7 @@ from common.settings import shorten
 from .checkpoints import checkpoint_files, epochs_behind, model_dir
 from .identity import (
     NEUTRAL,
+    OWN_CODE,
     changed_data,
     checkpoint_digests,
     identity_of,
@@ -238,7 +239,7 @@ def _refuse_changes(cfg: CfgNode, recorded: dict, now: dict, what: str) -> None:
         changes.append("the file that MODEL.INIT_WEIGHTS names")
     files = now.get("files", {})
     changes += [
-        f"the file that {name} names"
+        "the code of --plugin" if name == OWN_CODE else f"the file that {name} names"
         for name, digest in (recorded.get("files") or {}).items()
         if files.get(name, digest) != digest
     ]

@@ -14,6 +14,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from anprompt.runs.declared import declare_datasets
+from anprompt.runs.plugins import plugin_digest
 from common.errors import UsageError
 from common.files import file_digest, write_json
 from common.reading import MissingFile, read_json
@@ -22,6 +23,7 @@ from common.settings import described, leaves
 from dassl.config import get_cfg_default
 
 IDENTITY = "identity.json"
+OWN_CODE = "--plugin"  # among the files of an identity: the code of a trainer or data set
 
 # Settings that never have an effect on results: where things are and what is shown.
 declare_datasets(get_cfg_default())  # which describes them
@@ -60,7 +62,8 @@ def identity_of(
     Keys: ``settings`` (those that results depend on), ``data`` (see `datasets.identity`),
     ``weights`` (of a backbone from a file; "" for a registered name), ``initial`` (the file that
     MODEL.INIT_WEIGHTS names; "" without one), ``checkpoint`` (of an evaluation: digest by file),
-    ``files`` (of a training: those that the method's settings name, such as descriptions). train.py
+    ``files`` (of a training: those that the method's settings name, such as descriptions; and under
+    ``--plugin`` the code of a trainer or data set of one's own). train.py
     adds ``resumed`` where a training went on from another folder's: what differs from that one's.
 
     Args:
@@ -79,8 +82,13 @@ def identity_of(
         "weights": cfg.RUN.WEIGHTS,
         "initial": file_digest(initial) if initial else "",
         "checkpoint": dict(checkpoint or {}),
-        "files": {} if cfg.RUN.EVAL_ONLY else _named_files(cfg),
+        "files": {**({} if cfg.RUN.EVAL_ONLY else _named_files(cfg)), **_own_code(cfg)},
     }
+
+
+def _own_code(cfg: CfgNode) -> dict[str, str]:
+    digest = plugin_digest(cfg)
+    return {OWN_CODE: digest} if digest else {}
 
 
 def _named_files(cfg: CfgNode) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anprompt.protocols.environment import Environment
+from anprompt.protocols.environment import BUNDLED, Environment
 from anprompt.protocols.plan import RunSpec
 from anprompt.runs.recorded import RESULTS, read_results
 from anprompt.sweeps.costs import Costs, side_by_side
@@ -254,7 +254,8 @@ def epoch_in(printed: str) -> str:
 
 def log_file(run: RunSpec, environment: Environment) -> Path:
     """Return the file that a run of a sweep prints to."""
-    name = re.sub(r"[^\w.+-]+", "_", f"{run.protocol} {run}.log")
+    backbone = "" if run.backbone == BUNDLED else f" {run.backbone}"
+    name = re.sub(r"[^\w.+-]+", "_", f"{run.protocol} {run}{backbone}.log")
     return Path(environment.output) / "logs" / name
 
 

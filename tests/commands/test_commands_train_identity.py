@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import train
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -426,6 +427,35 @@ def test_descriptions_are_part_of_a_run(name, run, tmp_path):
     assert status == 2 and "the file that TRAINER.COPROMPT.DESCRIPTIONS names" in err
     file.unlink()  # nothing to compare with: it is as it was
     assert run("first", **how)[0] == 0
+
+
+def test_own_code_is_part_of_a_run(run, tmp_path, monkeypatch):
+    """The plugin's file and what it imports from beside itself; nothing else that lies there."""
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
+    plugin, helper = tmp_path / "mine_of_test.py", tmp_path / "helper_of_test.py"
+    plugin.write_text(
+        "from dassl.engine import TRAINER_REGISTRY\nfrom trainers.coop import CoOp\n"
+        "from helper_of_test import WORD\n\n"
+        "@TRAINER_REGISTRY.register()\nclass MineOfTest(CoOp):\n    word = WORD\n"
+    )
+    helper.write_text("WORD = 'one'\n")
+    (tmp_path / "beside.py").write_text("")
+    how = {"trainer": "MineOfTest", "options": ("OPTIM.MAX_EPOCH", "1")}
+    more = ("--plugin", str(plugin))
+    assert run("own", *more, **how)[0] == 0
+    assert run("stock", *more)[0] == 0
+    (tmp_path / "beside.py").write_text("EDITED = True\n")
+    assert "Finished already" in run("own", *more, **how)[1]
+    helper.write_text("WORD = 'two'\n")
+    status, _, err = run("own", *more, **how)
+    assert status == 2 and "what has changed: the code of --plugin" in err
+    how["options"] = ("OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "2")
+    test = ("--eval-only", "--model-dir", str(tmp_path / "own"))
+    assert run("test", *more, *test, **how)[0] == 0
+    plugin.write_text(plugin.read_text() + "\n# another word\n")
+    status, _, err = run("test", *more, *test, **how)
+    assert status == 2 and "the code of --plugin" in err
+    assert "Finished already" in run("stock", *more)[1]
 
 
 def test_what_is_wrong_with_descriptions_names_setting_and_file(run, tmp_path):

@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
-from sweeping import ROOT, TWELVE, methods
+from sweeping import ROOT, TWELVE, coop_on_shapes, methods
 
 from anprompt.commands import sweep
 from anprompt.protocols.environment import Environment
@@ -80,6 +81,16 @@ def test_other_configurations_are_named_and_have_logs_of_their_own(tree):
     ]
     assert len({scheduler.log_file(run, Environment.read()) for run in runs}) == 4
     assert [run.needs for run in runs] == [None, runs[0], None, runs[2]]
+    arguments[-1:] = ["ANPrompt=vit_b16", "--cfg", "anprompt=ablations/no_noise,vit_b16"]
+    assert sweep.runs_for(sweep.parse(arguments, sweep.make_parser())[0]) == runs
+
+
+def test_logs_which_are_locks_are_of_one_backbone(tree):
+    (run, _) = coop_on_shapes()
+    other = replace(run, backbone="ViT-B/16")
+    logs = [scheduler.log_file(item, Environment.read()).name for item in (run, other)]
+    assert logs[0] == "base2new_coop_shapes_seed_3_train.log"
+    assert logs[1] == "base2new_coop_shapes_seed_3_train_ViT-B_16.log"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,7 @@ def test_other_configurations_are_named_and_have_logs_of_their_own(tree):
         (["--jobs", "0"], ["--jobs 0"]),
         (["--cfg", "coop="], ["'coop='", "METHOD=CONFIG"]),
         (["--methods", "coop", "--cfg", "coop=no_such"], ["'no_such'"]),
+        (["--methods", "coop", "--cfg", "maple=vit_b16"], ["maple is not among --methods"]),
         (["OPTIM.MAX_EPOCH", "1"], ["OPTIM.MAX_EPOCH 1", "after --"]),
     ],
 )

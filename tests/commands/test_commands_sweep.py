@@ -233,7 +233,9 @@ def test_no_run_goes_on_where_the_sweep_cannot(stand_in, monkeypatch, tree):
 # Parts and schedulers --------------------------------------------------------------------------
 
 
-def test_shards_are_all_runs_in_parts_of_equal_length(tree):
+def test_shards_are_all_runs_in_parts_of_equal_length(tree, monkeypatch):
+    monkeypatch.setenv("BACKBONE", "small")
+
     def part(which: str) -> list[RunSpec]:
         arguments = ["base2new", "--shard", which]
         return sweep.runs_for(sweep.parse(arguments, sweep.make_parser())[0])
@@ -249,6 +251,9 @@ def test_shards_are_all_runs_in_parts_of_equal_length(tree):
     for wrong in ("0/4", "5/4", "1", "a/b", "1/0"):
         with pytest.raises(ValueError, match=f"--shard {wrong}: expected"):
             part(wrong)
+    monkeypatch.delenv("BACKBONE")  # what a machine has in its cache would decide
+    with pytest.raises(ValueError, match="--shard: name the backbone, BACKBONE="):
+        part("1/4")
 
 
 def test_printed_commands_may_run_in_any_order(stand_in, capsys, tmp_path, monkeypatch):
@@ -375,8 +380,18 @@ def test_reproduce_runs_what_is_missing_then_makes_the_table(stand_in, tables, t
     monkeypatch.setenv("FAIL", "seed3")
     status, _ = stand_in(*command, "--seeds", "3", command=reproduce)
     assert status == 1 and len(tables) == 2  # failed runs leave gaps
+    for flag in ("--status", "--print-commands"):
+        assert stand_in(*command, flag, command=reproduce) == (0, []) and len(tables) == 2
     monkeypatch.setenv("DRY_RUN", "1")
     assert stand_in(*command, command=reproduce)[0] == 0 and len(tables) == 2
+
+
+def test_reproduce_where_all_runs_failed(stand_in, capsys, monkeypatch):
+    monkeypatch.setenv("FAIL", "dtd")
+    command = ["fewshot", "--methods", "coop", "--datasets", "dtd", "--shots", "1"]
+    assert stand_in(*command, "--seeds", "1", command=reproduce)[0] == 1
+    printed = capsys.readouterr()
+    assert "1 of 1 runs failed" in printed.out and "no table: " in printed.err
 
 
 def test_ablations_run_the_whole_method_first(stand_in, tables, tree):

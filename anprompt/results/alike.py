@@ -57,6 +57,8 @@ def _unlike_training(
     """Return the first setting that differs, but for ``expected`` ones, and its two values."""
     for key, ours, theirs in differing_runs(first.depends_on, other.depends_on, expected):
         return key, repr(ours), repr(theirs)
+    if first.own_code and other.own_code and first.own_code != other.own_code:
+        return "the plugin's code", first.own_code, other.own_code
     if None not in (first.epochs, other.epochs) and first.epochs != other.epochs:
         return "the number of epochs", first.epochs, other.epochs
     return "", None, None

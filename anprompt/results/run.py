@@ -15,6 +15,7 @@ from anprompt.results.comparable import data_of, resumed_of
 from anprompt.results.logs import final_result, log_files, read_header
 from anprompt.results.method import Method
 from anprompt.results.value import Value
+from anprompt.runs.identity import OWN_CODE
 from anprompt.runs.recorded import (
     CONFIG,
     RESULTS,
@@ -176,6 +177,11 @@ class Run:
     def weights(self) -> str:
         """Return a digest of the backbone's file, of runs that recorded it."""
         return (self.results.get("identity") or {}).get("weights") or ""
+
+    @property
+    def own_code(self) -> str:
+        """Return a digest of the plugin's code that it ran, of runs that recorded it."""
+        return ((self.results.get("identity") or {}).get("files") or {}).get(OWN_CODE) or ""
 
     @property
     def depends_on(self) -> tuple[dict[str, Any], dict[str, Any]]:

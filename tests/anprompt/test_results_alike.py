@@ -23,10 +23,15 @@ from common.files import file_digest
         ({"classnames": ["cat", "cow"]}, "class 1 is 'dog' in the first and 'cow'"),
         ({"classnames": ["cat"]}, "the number of classes is 2 in the first and 1"),
         ({"num_test": 90}, "the number of test images is 100 in the first and 90"),
+        (
+            {"identity": {"files": {"--plugin": "b2"}}},
+            "the plugin's code is a1 in the first and b2",
+        ),
     ],
 )
 def test_seeds_that_differ_in_more_than_the_seed_are_refused(tmp_path, capsys, changes, named):
     alike = {"classnames": ["cat", "dog"], "num_test": 100}
+    alike["identity"] = {"files": {"--plugin": "a1"}}
     first = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=1, **alike)
     second = write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 60, seed=2, **{**alike, **changes})
     assert table([str(tmp_path), "-o", str(tmp_path / "table.md")]) == 2

@@ -27,6 +27,7 @@ from yacs.config import CfgNode
 
 from anprompt.runs.calibration import Scaling, scaling_of
 from anprompt.runs.export import is_export, read_export, write_export
+from anprompt.runs.identity import refuse_changed_data
 from anprompt.runs.recorded import read_results
 from anprompt.runs.trained import (
     TrainedModel,
@@ -40,6 +41,7 @@ from anprompt.runs.trained import (
 from common.errors import UsageError, one_line
 from common.images import convert, read_image
 from dassl.data.datasets import build_dataset, reading_of
+from datasets import identity
 from datasets.classnames import same_names
 from datasets.splits import name_problem
 from trainers.base import trained_classnames
@@ -309,10 +311,16 @@ def _portable(cfg: CfgNode) -> CfgNode:
 
 
 def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:
-    """Return the classes that a run was tested on: from its results, else from its data set."""
+    """Return the classes that a run was tested on: from its results, else from its data set.
+
+    Raises:
+        UsageError: there are no results, and the data set has changed since the run.
+    """
     results = read_results(folder) or {}
     if results.get("classnames"):
         return results["classnames"]
+    now = {"train": identity(cfg)["train"]}
+    refuse_changed_data(folder, now, "it was not tested, so its classes are those of its images")
     with quiet():
         return list(build_dataset(cfg).classnames)
 

@@ -16,10 +16,17 @@ from PIL import Image
 from torch import Tensor
 
 from anprompt.runs.identity import refuse_changed_data
-from anprompt.runs.trained import TrainedModel, build_trained, load_backbone, quiet, read_cfg
+from anprompt.runs.trained import (
+    TrainedModel,
+    build_trained,
+    check_dataset,
+    load_backbone,
+    quiet,
+    read_cfg,
+)
 from common.errors import UsageError
 from common.images import read_image
-from dassl.data.datasets import build_dataset, reading_of
+from dassl.data.datasets import build_dataset
 from datasets.anomaly import CLASSNAMES
 
 MEMORY = ("few_shot", "train_files")  # digests of what it is made of
@@ -36,7 +43,7 @@ class AnomalyPredictor:
         self.trained = trained
         self.model: Any = trained.model
         self._transform: Any = trained.method.image_transform(trained.cfg)
-        self.reading = reading_of(trained.cfg.DATASET.NAME)
+        self.reading = trained.reading
 
     @staticmethod
     def load(folder: str | Path, root: str = "", epoch: int | None = None) -> AnomalyPredictor:
@@ -53,6 +60,7 @@ class AnomalyPredictor:
                 had.
         """
         cfg = read_cfg(folder, root)
+        check_dataset(cfg, folder)
         trained = build_trained(cfg, CLASSNAMES, load_backbone(cfg), epoch)
         model: Any = trained.model
         if model.needs_memory:

@@ -32,6 +32,7 @@ from anprompt.runs.recorded import read_results
 from anprompt.runs.trained import (
     TrainedModel,
     build_trained,
+    check_dataset,
     load_backbone,
     quiet,
     read_cfg,
@@ -40,7 +41,7 @@ from anprompt.runs.trained import (
 )
 from common.errors import UsageError, one_line
 from common.images import convert, read_image
-from dassl.data.datasets import build_dataset, reading_of
+from dassl.data.datasets import build_dataset
 from datasets import identity
 from datasets.classnames import same_names
 from datasets.splits import name_problem
@@ -79,7 +80,6 @@ class Predictor:
         self._take(trained, classnames)
         with quiet():
             self._transform: Any = trained.method.image_transform(trained.cfg)
-        self._reading = reading_of(trained.cfg.DATASET.NAME)
 
     @staticmethod
     def load(
@@ -104,9 +104,13 @@ class Predictor:
         if is_export(folder):
             export = read_export(folder)
             own, rule = export.classnames, export.rule
+            if not export.reading:
+                check_dataset(export.cfg, folder)
             chosen = _chosen(classnames, own)
             cfg = _portable(export.cfg) if portable else export.cfg
-            trained = trained_from(cfg, chosen, load_backbone(cfg), export.checkpoint, export.path)
+            trained = trained_from(
+                cfg, chosen, load_backbone(cfg), export.checkpoint, export.path, export.reading
+            )
             if not export.has_trained_rows and trained.model.prompt_learner.per_class:
                 raise UsageError(
                     f"{folder}: an earlier version wrote it for other classes than those of its "
@@ -121,6 +125,7 @@ class Predictor:
                     f"{folder}: a model of anomaly detection names no classes; python -m anprompt "
                     "predict answers with it"
                 )
+            check_dataset(cfg, folder)
             own = _classnames_of(folder, cfg)
             chosen = _chosen(classnames, own)
             cfg = _portable(cfg) if portable else cfg
@@ -143,7 +148,7 @@ class Predictor:
         """
         chosen = _chosen(classnames, self._own)
         old = self.trained
-        new = trained_from(old.cfg, chosen, old.model.clip, old.checkpoint, old.path)
+        new = trained_from(old.cfg, chosen, old.model.clip, old.checkpoint, old.path, old.reading)
         self._take(new, chosen)
 
     def _take(self, trained: TrainedModel, classnames: Sequence[str]) -> None:
@@ -290,8 +295,8 @@ class Predictor:
         if isinstance(image, Tensor):
             return image
         if isinstance(image, Image.Image):
-            return self._transform(convert(image, self._reading))
-        return self._transform(read_image(image, self._reading))
+            return self._transform(convert(image, self.trained.reading))
+        return self._transform(read_image(image, self.trained.reading))
 
     def _inputs(self, images: Iterable[AnImage]) -> Tensor:
         prepared = [self.prepare(image) for image in images]

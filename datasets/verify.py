@@ -154,7 +154,7 @@ def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[
     if leaks:
         lines.append(
             f"{len(leaks):,} test images are copies of training images, such as {leaks[0][0]} of "
-            f"{leaks[0][1]}: an accuracy on them says little"
+            f"{leaks[0][1]}: figures on them say little"
         )
     if doubles:
         lines.append(

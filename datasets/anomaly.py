@@ -204,13 +204,21 @@ class AnomalyDataset(Reader, DatasetBase):
         return copies(Files(self.image_dir, [path for path, _, _ in normal + test]), normal, test)
 
     def look_into(
-        self, train: Iterable[str], samples: Iterable[Sample], decode: bool = True
+        self,
+        train: Iterable[str],
+        samples: Iterable[Sample],
+        decode: bool = True,
+        anew: bool = False,
     ) -> list[str]:
-        """Return a line for each image or mask that does not decode, or does not fit."""
+        """Return a line for each image or mask that does not decode, or does not fit.
+
+        Args:
+            anew: decode also what is remembered to decode.
+        """
         samples = list(samples)
         paths = [*train, *(sample.path for sample in samples)]
         if decode:
-            found = undecodable(Files(self.image_dir, paths), self.reading)
+            found = undecodable(Files(self.image_dir, paths), self.reading, anew)
         else:
             places = (os.path.join(self.image_dir, path) for path in paths)
             found = [f"{place} is not there" for place in places if not os.path.isfile(place)]
@@ -259,7 +267,7 @@ class AnomalyDataset(Reader, DatasetBase):
             figures["train"] += len(found.train)
             figures["test"] += len(found.test)
             figures["anomalous"] += sum(bool(sample.defect) for sample in found.test)
-            lines = found.problems or self.look_into(found.train, found.test, decode)
+            lines = found.problems or self.look_into(found.train, found.test, decode, anew=True)
             if self.is_own:
                 lines = lines + self.copies(found.train, found.test)
             start = f"{name}: " if name else ""

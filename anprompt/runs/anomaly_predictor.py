@@ -53,7 +53,7 @@ class AnomalyPredictor:
 
         Args:
             root: folder of the data sets, where it is another than the run's.
-            epoch: checkpoint to read (default: the last).
+            epoch: checkpoint to read (default: as train.py --eval-only chooses).
 
         Raises:
             UsageError: no run, no checkpoint or no data there, or other normal images than the run

@@ -94,7 +94,7 @@ class Predictor:
         Args:
             classnames: answer with these instead of the model's own.
             root: folder of the data sets; needed only for a run that was never tested.
-            epoch: checkpoint to read from a run (default: the last).
+            epoch: checkpoint to read from a run (default: as train.py --eval-only chooses).
             portable: on the CPU in fp32, whatever the run's precision.
 
         Raises:
@@ -102,6 +102,11 @@ class Predictor:
         """
         folder = Path(folder)
         if is_export(folder):
+            if epoch is not None:
+                raise UsageError(
+                    f"--load-epoch {epoch}: {folder} is an export, of one epoch; leave it out, or "
+                    "name the run"
+                )
             export = read_export(folder)
             own, rule = export.classnames, export.rule
             if not export.reading:

@@ -191,12 +191,14 @@ class _Run:
     def _load_model(self, trainer: "SimpleTrainer") -> None:
         """Load the checkpoint and note its digest, or test an untrained model."""
         from anprompt.runs.checkpoints import checkpoint_files, model_dir
+        from anprompt.runs.folder import check_division
         from anprompt.runs.identity import checkpoint_digests
         from common.checkpoints import checkpoint_epoch
 
         epoch = self.args.load_epoch
         names = trainer.get_model_names()
         if self.args.model_dir and names:
+            check_division(self.cfg, trainer.dm.dataset, self.known)
             folder = model_dir(self.cfg)
             files = checkpoint_files(self.cfg, names)
             self.checkpoint = checkpoint_digests(folder, files)

@@ -25,6 +25,7 @@ Found = TypeVar("Found")
 
 __all__ = ["READINGS", "UPSTREAM", "AS_SEEN", "as_seen", "read_image", "read_mask"]
 
+FROM_WHITE = "its greys of 16 bits count from white; save it with 8 bits a channel"
 UPSTREAM, AS_SEEN = READINGS = ("upstream", "as_seen")
 
 
@@ -49,7 +50,8 @@ def read_mask(path: str | os.PathLike) -> "np.ndarray":
     brighter than 127. Transparency says nothing.
 
     Raises:
-        UsageError: no such file, or one that Pillow cannot decode; names the path.
+        UsageError: no such file, or one that Pillow cannot decode, or whose black is not 0; names
+            the path.
     """
     return _read(path, _marked)
 
@@ -58,6 +60,8 @@ def _marked(image: "Image.Image") -> "np.ndarray":
     import numpy as np
 
     least = 127 if image.format == "JPEG" else 0
+    if image.mode.startswith("I") and _counts_from_white(image):
+        raise UsageError(FROM_WHITE)
     image = _upright(image)
     if image.mode in ("P", "LA", "La", "RGBA", "RGBa", "PA", "CMYK", "YCbCr", "HSV", "LAB"):
         image = image.convert("RGB")
@@ -107,13 +111,16 @@ def as_seen(image: "Image.Image") -> "Image.Image":
     """Return an RGB image as viewers show it.
 
     Raises:
-        UsageError: its greys have no agreed range (floating point, more than 16 bits).
+        UsageError: its greys have no agreed range (floating point, more than 16 bits), or Pillow
+            gives them otherwise than from 0 to 65,535 (12 bits, counted from white).
     """
     from PIL import Image
 
-    bits = _bits_of_tiff(image)
+    bits, is_inverted = _bits_of_tiff(image), _counts_from_white(image)
     image = _upright(image)
     if image.mode.startswith(("I", "F")):
+        if is_inverted:
+            raise UsageError(FROM_WHITE)
         image = _eight_bits(image, bits)
     if image.has_transparency_data:
         if image.mode == "La":
@@ -140,11 +147,19 @@ def _bits_of_tiff(image: "Image.Image") -> int:
     return max(bits, default=0) if isinstance(bits, tuple) else bits or 0
 
 
+def _counts_from_white(image: "Image.Image") -> bool:
+    """Return whether 0 is white in a TIFF file; of greys of 8 bits Pillow turns this round."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(262) == 0  # PhotometricInterpretation
+
+
 def _eight_bits(image: "Image.Image", bits: int) -> "Image.Image":
     """Return greys of 16 bits, 0 to 65,535, as 8 bits. Transparent ones become white."""
     import numpy as np
     from PIL import Image
 
+    if 8 < bits < 16:
+        raise UsageError(f"its greys have {bits} bits; save it with 8 or 16 bits a channel")
     grey = np.asarray(image)
     no_range = image.mode == "F" or bits > 16 or grey.min() < 0 or grey.max() > 0xFFFF
     if no_range:

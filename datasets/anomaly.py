@@ -15,7 +15,6 @@ import logging
 import os
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ from common.reading import MissingFile, read_text
 from common.settings import Setting, declare
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from datasets.base import DataProblems, Reader
+from datasets.categories import Category, Sample, categories_in, left_out, read_mvtec
+from datasets.folders import list_tree
 from datasets.splits import Entry, list_folder, split_digest
-from datasets.verify import Files, undecodable
+from datasets.verify import Files, copies, undecodable
 
 log = logging.getLogger(__name__)
 
 NORMAL, ANOMALOUS = CLASSNAMES = ("normal", "anomalous")
-GOOD = "good"
 
 SETTINGS = {
     "CATEGORY": Setting(
@@ -53,121 +53,13 @@ SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Sample:
-    """An image to test on.
-
-    Attributes:
-        path: below the data set's image folder, as ``mask``.
-        defect: its kind; "" for a normal image.
-        mask: "" where there is none.
-    """
-
-    path: str
-    defect: str = ""
-    mask: str = ""
-
-
-@dataclass
-class Category:
-    """What one category has.
-
-    Attributes:
-        train: normal images to learn from, sorted.
-        problems: why it cannot be used, one line each.
-    """
-
-    train: list[str] = field(default_factory=list)
-    test: list[Sample] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def check(self) -> None:
-        """Add what no training or test can do without to the problems."""
-        kinds = {bool(sample.defect) for sample in self.test}
-        if not self.train:
-            self.problems.append("no normal images to learn from (train/good)")
-        if kinds != {True, False}:
-            missing = "anomalous" if kinds == {False} else "normal" if kinds else "any"
-            self.problems.append(
-                f"the test set has no {missing} images, and no AUROC is defined on it; it takes "
-                f"test/{GOOD} and a folder of test/ for each kind of defect"
-            )
-        overlap = set(self.train) & {sample.path for sample in self.test}
-        if overlap:
-            self.problems.append(f"{min(overlap)} is to be learned from and tested on")
-        anomalous = [sample for sample in self.test if sample.defect]
-        bare = [sample.path for sample in anomalous if not sample.mask]
-        if bare and len(bare) < len(anomalous):
-            self.problems.append(
-                f"{len(bare)} of {len(anomalous)} anomalous images have no mask, such as "
-                f"{bare[0]}; give all of them one (an empty one for no anomalous pixel) or none"
-            )
-
-
-def read_mvtec(image_dir: str, folder: str) -> Category:
-    """Read a category in MVTec's layout.
-
-    ``train/good/*``, ``test/good/*``, ``test/DEFECT/*`` and, optional, masks
-    ``ground_truth/DEFECT/NAME_mask.png`` (or ``NAME.png``).
-
-    Args:
-        folder: of the category, below ``image_dir``; "" for itself.
-    """
-    found = Category()
-    found.train = _images(image_dir, folder, "train", GOOD)
-    base = os.path.join(image_dir, folder)
-    for defect in _folders(base, "test"):
-        images = _images(image_dir, folder, "test", defect)
-        if defect == GOOD:
-            found.test += [Sample(path) for path in images]
-            continue
-        masks = {
-            _stem(path).removesuffix("_mask"): path
-            for path in _images(image_dir, folder, "ground_truth", defect)
-        }
-        found.test += [Sample(path, defect, masks.get(_stem(path), "")) for path in images]
-        for name in sorted(masks.keys() - set(map(_stem, images))):
-            found.problems.append(f"mask {masks[name]} has no image in test/{defect}")
-    for defect in sorted(set(_folders(base, "ground_truth")) - set(_folders(base, "test"))):
-        if _images(image_dir, folder, "ground_truth", defect):
-            found.problems.append(f"ground_truth/{defect} has masks, test/{defect} is not there")
-    found.check()
-    return found
-
-
-def _stem(path: str) -> str:
-    return path.rpartition("/")[2].rpartition(".")[0]
-
-
-def _folders(*parts: str) -> list[str]:
-    place = os.path.join(*parts)
-    return list_folder(place, folders=True) if os.path.isdir(place) else []
-
-
-def _images(image_dir: str, *parts: str) -> list[str]:
-    below = "/".join(filter(None, parts))
-    place = os.path.join(image_dir, below)
-    return [f"{below}/{name}" for name in list_folder(place)] if os.path.isdir(place) else []
-
-
-def is_category(folder: str | os.PathLike) -> bool:
-    """Return whether a folder looks like a category in MVTec's layout."""
-    return all(os.path.isdir(os.path.join(folder, part, GOOD)) for part in ("train", "test"))
-
-
-def categories_in(folder: str) -> list[str]:
-    """Return the categories in a folder: sub-folders in MVTec's layout; [""] for itself."""
-    if is_category(folder) or os.path.isdir(os.path.join(folder, "train", GOOD)):
-        return [""]
-    return [name for name in _folders(folder) if os.path.isdir(os.path.join(folder, name, "train"))]
-
-
 class AnomalyDataset(Reader, DatasetBase):
     """One category, with K normal images to learn from.
 
     Reads ``cfg.DATASET.{ROOT, CATEGORY, NUM_SHOTS, SHOTS_FROM}`` and ``cfg.SEED``. With NUM_SHOTS
     K >= 1 the sorted normal images are shuffled by a generator seeded with SEED and the first K
-    taken, so that fewer shots of a seed are among its more. NUM_SHOTS < 1 takes all.
+    taken, so that fewer shots of a seed are among its more. NUM_SHOTS < 1 takes all. Whoever uses
+    the model draws them again for its memory, so a draw needs a seed.
 
     Attributes:
         samples: what is tested, in the order of ``test``.
@@ -198,9 +90,11 @@ class AnomalyDataset(Reader, DatasetBase):
         found = self.read_category(self.category)
         if found.problems:
             raise DataProblems(self._name_in_messages(), found.problems)
+        self.notes += found.notes
+        for note in self.notes:
+            log.warning("%s: %s", self._name_in_messages(), note)
         self._normal, self.samples = found.train, found.test
         self.masks = any(sample.mask for sample in self.samples)
-        self.seed = cfg.SEED
         self._drawn = self.draw(cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.SHOTS_FROM, cfg)
         how = {"reading": self.reading}
         test = [
@@ -263,7 +157,8 @@ class AnomalyDataset(Reader, DatasetBase):
         """Return the normal images to learn from.
 
         Raises:
-            UsageError: SHOTS_FROM cannot be read or has no such line or image.
+            UsageError: SHOTS_FROM cannot be read or has no such line or image; or there is neither
+                it nor a seed, and some of the images are to be drawn.
         """
         if shots < 1:
             if shots_from:
@@ -278,7 +173,13 @@ class AnomalyDataset(Reader, DatasetBase):
                 self._name_in_messages(), len(self._normal), shots,
             )  # fmt: skip
         order = list(self._normal)
-        random.Random(seed if seed >= 0 else None).shuffle(order)
+        if seed >= 0:
+            random.Random(seed).shuffle(order)
+        elif shots < len(order):
+            raise UsageError(
+                f"{self._name_in_messages()}: without a seed (SEED {seed}) other normal images are "
+                "drawn each time, by whoever uses the model as well; give a seed, as --seed 1"
+            )
         return order[:shots]
 
     # Checks
@@ -292,15 +193,32 @@ class AnomalyDataset(Reader, DatasetBase):
         problems = self.look_into(self._drawn, self.samples, self._looks_into_images)
         if problems:
             raise DataProblems(self._name_in_messages(), problems)
+        if self._looks_into_images:
+            for line in self.copies(self._drawn, self.samples):
+                log.warning("%s: %s", self._name_in_messages(), line)
+
+    def copies(self, train: Iterable[str], samples: Iterable[Sample]) -> list[str]:
+        """Return lines on images that are there twice by content."""
+        normal = [(path, 0, NORMAL) for path in train]
+        test = [(s.path, label, CLASSNAMES[label]) for s in samples for label in (bool(s.defect),)]
+        return copies(Files(self.image_dir, [path for path, _, _ in normal + test]), normal, test)
 
     def look_into(
-        self, train: Iterable[str], samples: Iterable[Sample], decode: bool = True
+        self,
+        train: Iterable[str],
+        samples: Iterable[Sample],
+        decode: bool = True,
+        anew: bool = False,
     ) -> list[str]:
-        """Return a line for each image or mask that does not decode, or does not fit."""
+        """Return a line for each image or mask that does not decode, or does not fit.
+
+        Args:
+            anew: decode also what is remembered to decode.
+        """
         samples = list(samples)
         paths = [*train, *(sample.path for sample in samples)]
         if decode:
-            found = undecodable(Files(self.image_dir, paths), self.reading)
+            found = undecodable(Files(self.image_dir, paths), self.reading, anew)
         else:
             places = (os.path.join(self.image_dir, path) for path in paths)
             found = [f"{place} is not there" for place in places if not os.path.isfile(place)]
@@ -321,24 +239,21 @@ class AnomalyDataset(Reader, DatasetBase):
 
     def digests(self) -> dict[str, str]:
         """Return digests of the data, with the keys of `datasets.identity`."""
-        normal: list[Entry] = [(path, 0, NORMAL) for path in self._normal]
+        normal, drawn = ([(p, 0, NORMAL) for p in paths] for paths in (self._normal, self._drawn))
         test: list[Entry] = [(s.path, int(bool(s.defect)), f"{s.defect} {s.mask}")
                              for s in self.samples]  # fmt: skip
         masks = [sample.mask for sample in self.samples if sample.mask]
-        found = {
+        return {
             "train": split_digest([normal]),
             "val": split_digest([[]]),
             "test": split_digest([test]),
             "test_files": Files(self.image_dir, [*(s.path for s in self.samples), *masks]).digest(),
+            "few_shot": split_digest([drawn]),
+            "train_files": Files(self.image_dir, self._drawn).digest(),
         }
-        if self.seed >= 0 or self._drawn == self._normal:
-            drawn: list[Entry] = [(path, 0, NORMAL) for path in self._drawn]
-            found["few_shot"] = split_digest([drawn])
-            found["train_files"] = Files(self.image_dir, self._drawn).digest()
-        return found
 
     def examine(self, decode: bool = True) -> tuple[dict[str, int], list[str]]:
-        """Look at all categories.
+        """Look at all categories; ``self.notes`` says what was passed over.
 
         Returns:
             numbers of categories and images, and a line for everything that is wrong.
@@ -352,8 +267,12 @@ class AnomalyDataset(Reader, DatasetBase):
             figures["train"] += len(found.train)
             figures["test"] += len(found.test)
             figures["anomalous"] += sum(bool(sample.defect) for sample in found.test)
-            lines = found.problems or self.look_into(found.train, found.test, decode)
-            problems += [f"{name}: {line}" if name else line for line in lines]
+            lines = found.problems or self.look_into(found.train, found.test, decode, anew=True)
+            if self.is_own:
+                lines = lines + self.copies(found.train, found.test)
+            start = f"{name}: " if name else ""
+            problems += [f"{start}{line}" for line in lines]
+            self.notes += [f"{start}{note}" for note in found.notes]
         if not names:
             problems.append(f"{self.image_dir}: no category (a folder with train/good and test/)")
         return figures, problems
@@ -381,9 +300,10 @@ def read_indices(path: str | Path, shots: int, count: int) -> list[int]:
     line = next((line for line in lines if line.startswith(start)), None)
     if line is None:
         raise UsageError(f"{path}: no line {start!r} for {shots} shots")
-    words = line[len(start) :].split()
-    wrong = [word for word in words if not (word.isdecimal() and int(word[:12]) < count)]
-    if wrong or len(set(map(int, words))) != shots:
+    words = [word.lstrip("0") or "0" for word in line[len(start) :].split()]
+    known = {str(position) for position in range(count)}
+    wrong = [word for word in words if word not in known]
+    if wrong or not len(words) == len(set(words)) == shots:
         what = f"{wrong[0]!r:.40}" if wrong else f"{len(words)} positions"
         raise UsageError(
             f"{path}: {start} {what}; it takes {shots} different positions from 0 to {count - 1}"
@@ -420,6 +340,18 @@ class AnomalyFolder(AnomalyDataset):
         self.dataset_dir = self.image_dir = os.path.join(root, os.path.expanduser(folder))
         if not os.path.isdir(self.image_dir):
             raise MissingFile(f"{self.name}: no folder {self.image_dir} (DATASET.IMAGE_DIR)")
+
+    def read_category(self, name: str) -> Category:
+        found = super().read_category(name)
+        found.notes += left_out(self.image_dir, name)
+        return found
+
+    def examine(self, decode: bool = True) -> tuple[dict[str, int], list[str]]:
+        known = self.categories()
+        for name in list_folder(self.image_dir, folders=True) if known != [""] else ():
+            if name not in known and list_tree(self.image_dir, name).images:
+                self.notes.append(f"{name} holds images but no folder train: left out")
+        return super().examine(decode)
 
     @classmethod
     def help_line(cls) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets._drawing import draw_once
-from datasets.anomaly import GOOD, AnomalyDataset
+from datasets.anomaly import AnomalyDataset
+from datasets.categories import GOOD
 from datasets.shapes import default_root
 
 TRAIN, TEST_GOOD, TEST_DEFECT = 24, 24, 8  # images a category; of the last for each defect

@@ -66,7 +66,7 @@ def is_image(name: str) -> bool:
 
 
 @dataclass
-class _Listing:
+class Listing:
     """The files below a folder: images in order, and the others."""
 
     images: list[str] = field(default_factory=list)
@@ -91,19 +91,25 @@ def read_tree(image_dir: str) -> Found:
             others += odd + [name for name in files if not is_image(name)]
             if loose:
                 found.notes.append(
-                    f"{_count(loose, 'image')} in {image_dir} itself: in no split, left out"
+                    f"{counted(loose, 'image')} in {image_dir} itself: in no split, left out"
                 )
         if not found.problems:
             for split, folder in (splits or {"": ""}).items():
                 found.splits[split] = _classes(image_dir, folder, others, found)
     except OSError as error:
         found.problems.append(one_line(error))
-    if others:
-        found.notes.append(
-            f"{_count(others, 'file')} left out, no images by their names: {_suffixes(others)}, "
-            f"such as {others[0]}"
-        )
+    found.notes += note_on_others(others)
     return found
+
+
+def note_on_others(others: list[str]) -> list[str]:
+    """Return a line on files that are no images by their names, if there are any."""
+    if not others:
+        return []
+    return [
+        f"{counted(others, 'file')} left out, no images by their names: {suffixes(others)}, such "
+        f"as {others[0]}"
+    ]
 
 
 def _splits(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
@@ -114,7 +120,7 @@ def _splits(image_dir: str, folders: list[str], found: Found) -> dict[str, str]:
     splits: dict[str, str] = {}
     for folder, split in role.items():
         if not split:
-            listing = _list(image_dir, folder)
+            listing = list_tree(image_dir, folder)
             if not listing.images and not listing.problems:
                 found.notes.append(f"{folder}: no image in it, left out")
                 continue
@@ -145,7 +151,7 @@ def _classes(image_dir: str, split: str, others: list[str], found: Found) -> lis
     loose = [name for name in files if is_image(name)]
     others += odd + [name for name in files if not is_image(name)]
     listings = {
-        folder: _list(image_dir, f"{split}/{folder}" if split else folder) for folder in folders
+        folder: list_tree(image_dir, f"{split}/{folder}" if split else folder) for folder in folders
     }
     items: list[Item] = []
     for folder, listing in listings.items():
@@ -153,24 +159,24 @@ def _classes(image_dir: str, split: str, others: list[str], found: Found) -> lis
         others.extend(listing.others)
         items.extend((path, folder) for path in listing.images)
         if not listing.images and not listing.problems:
-            there = f" ({_suffixes(listing.others)})" if listing.others else ""
+            there = f" ({suffixes(listing.others)})" if listing.others else ""
             found.problems.append(
                 f"class folder {os.path.join(where, folder)} holds no image{there}; fill or remove "
                 "it"
             )
     if not folders and loose:
         found.problems.append(
-            f"{where} has no class folders: {_count(loose, 'image')} in it directly; make a folder "
-            "a class, or list them in a table (DATASET.CSV)"
+            f"{where} has no class folders: {counted(loose, 'image')} in it directly; make a "
+            "folder a class, or list them in a table (DATASET.CSV)"
         )
     elif not folders:
-        there = f" but {_suffixes(others)}" if others else ""
+        there = f" but {suffixes(others)}" if others else ""
         found.problems.append(
             f"no images under {where}{there}; names that count end in {', '.join(IMAGE_SUFFIXES)}"
         )
     elif loose:
         found.notes.append(
-            f"{_count(loose, 'image')} in {where} itself: in no class folder, left out"
+            f"{counted(loose, 'image')} in {where} itself: in no class folder, left out"
         )
     inner = sorted({path.split("/")[1] for path, _ in items if path.count("/") > 1})
     if not split and len(folders) == 1 and inner:
@@ -186,7 +192,7 @@ def _classes(image_dir: str, split: str, others: list[str], found: Found) -> lis
     return items
 
 
-def _alike(listings: dict[str, _Listing], prefix: str) -> list[str]:
+def _alike(listings: dict[str, Listing], prefix: str) -> list[str]:
     """Return the names, two or more, of the folders that hold all images of each class folder."""
     common: set[str] | None = None
     for folder, listing in listings.items():
@@ -221,13 +227,14 @@ def _names(folder: str) -> tuple[list[str], list[str], list[str]]:
     return sorted(folders), sorted(files), sorted(odd)
 
 
-def _list(image_dir: str, folder: str) -> _Listing:
-    """Return the files in ``folder`` and below, by paths relative to ``image_dir``.
+def list_tree(image_dir: str, folder: str) -> Listing:
+    """Return the files in ``folder`` ("" for ``image_dir``) and below, by paths relative to
+    ``image_dir``.
 
     A folder's own files come before those of its folders. Links to folders are followed, but not
     back into a folder that they stand in.
     """
-    listing = _Listing()
+    listing = Listing()
     waiting: list[tuple[str, tuple[str, ...]]] = [(folder, ())]
     while waiting:
         path, above = waiting.pop()
@@ -241,14 +248,15 @@ def _list(image_dir: str, folder: str) -> _Listing:
         except OSError as error:
             listing.problems.append(one_line(error))
             continue
+        start = f"{path}/" if path else ""
         for name in files:
-            (listing.images if is_image(name) else listing.others).append(f"{path}/{name}")
-        listing.others.extend(f"{path}/{name}" for name in odd)
-        waiting.extend((f"{path}/{name}", (*above, real)) for name in reversed(folders))
+            (listing.images if is_image(name) else listing.others).append(f"{start}{name}")
+        listing.others.extend(f"{start}{name}" for name in odd)
+        waiting.extend((f"{start}{name}", (*above, real)) for name in reversed(folders))
     return listing
 
 
-def _suffixes(names: Iterable[str]) -> str:
+def suffixes(names: Iterable[str]) -> str:
     """Return how many files of which suffix, the most frequent first, and what can be done."""
     counts = Counter(os.path.splitext(name)[1].lower() or "without a suffix" for name in names)
     words = [f"{count:,} {suffix}" for suffix, count in counts.most_common(6)]
@@ -262,5 +270,6 @@ def _suffixes(names: Iterable[str]) -> str:
     return text
 
 
-def _count(items: list, noun: str) -> str:
+def counted(items: list, noun: str) -> str:
+    """Return how many there are of something, in words."""
     return f"{len(items):,} {noun}{'' if len(items) == 1 else 's'}"

@@ -10,11 +10,12 @@ from common.errors import UsageError
 from common.reading import MissingFile
 from common.settings import Setting, declare
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.base import DataProblems, FewShotDataset
+from datasets.base import DataProblems, FewShotDataset, Reader
 from datasets.classnames import read_classnames, same_names
 from datasets.fewshot import FewShotCache
 from datasets.folders import Found, read_tree, shown
 from datasets.splits import (
+    MAX_NAME,
     SPLITS,
     Entry,
     Lists,
@@ -74,7 +75,12 @@ class ImageFolder(FewShotDataset):
 
     What is not given is drawn, always the same way: all three splits by TRAIN_PER_CLASS; val as 20%
     of train. Given train and val alone, val is the test set too. Nothing is written to the folder.
+
+    Attributes:
+        entries: what was read, before anything is drawn of it.
     """
+
+    entries: list[Entry] = []
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
@@ -142,6 +148,7 @@ class ImageFolder(FewShotDataset):
             split: [(path, label[key], names[key]) for path, key in items]
             for split, items in found.splits.items()
         }
+        self.entries = [entry for entries in splits.values() for entry in entries]
         return self._complete(splits, list(names.values()))
 
     def _names_by_key(self, keys: set[str], found: Found) -> dict[str, str]:
@@ -157,8 +164,10 @@ class ImageFolder(FewShotDataset):
                 if key not in keys
             ]
         else:
-            numbers = all(key.isdecimal() for key in keys)
-            names = {key: key for key in sorted(keys, key=int if numbers else str)}
+            # Longer ones are refused as names, and Python makes no number of the longest.
+            numbers = all(key.isdecimal() and len(key) <= MAX_NAME for key in keys)
+            order = (lambda key: (int(key), key)) if numbers else str
+            names = {key: key for key in sorted(keys, key=order)}
             if digits := [key for key in names if key.isdecimal()]:
                 which = (
                     "class names are numbers"
@@ -166,8 +175,8 @@ class ImageFolder(FewShotDataset):
                     else f"numbers as class names ({shown(digits)})"
                 )
                 found.notes.append(
-                    f"{which}, so prompts say 'a photo of a {digits[0]}.'; give them words with "
-                    "DATASET.CLASSNAMES_FILE"
+                    f"{which}, so prompts say 'a photo of a {digits[0]:.40}.'; give them words "
+                    "with DATASET.CLASSNAMES_FILE"
                 )
             found.notes += [
                 f"class {key!r}: is that a missing label?"
@@ -261,7 +270,7 @@ def examine(
     is_table = not os.path.isdir(path)
     options: dict[str, Any] = {"csv": path, "image_dir": image_dir} if is_table else {}
     options |= {"train_per_class": train_per_class} | ({} if is_table else {"image_dir": path})
-    reader = ImageFolder.reader(os.getcwd(), classnames_file=classnames_file, **options)
+    reader: Any = ImageFolder.reader(os.getcwd(), classnames_file=classnames_file, **options)
     found = Examination(notes=reader.notes)
     try:
         lists = reader.read_data()
@@ -274,6 +283,9 @@ def examine(
             found.problems = [line for line in found.problems if line != found.no_split]
         found.no_split = str(error)
         found.problems.insert(0, found.no_split)
+        if not train_per_class:
+            found.notes = reader.notes
+            found.problems += _look_into(reader, [path for path, _, _ in reader.entries])[1]
         return found
     found.notes, found.is_drawn = reader.notes, reader.is_drawn
     if found.problems:
@@ -283,9 +295,19 @@ def examine(
     if len(found.classnames) < 2:
         found.problems.append("one class; a classifier needs two or more")
     paths = [path for entries in lists for path, _, _ in entries]
-    missing = set(missing_images(reader.image_dir, paths))
-    found.problems += [f"{path} is not there" for path in paths if path in missing]
-    files = Files(reader.image_dir, [path for path in paths if path not in missing])
-    found.problems += undecodable(files, reader.reading)
+    files, problems = _look_into(reader, paths)
+    found.problems += problems
     found.problems += copies(files, lists[0], lists[2])
     return found
+
+
+def _look_into(reader: Reader, paths: list[str]) -> tuple[Files, list[str]]:
+    """Decode images, whatever is remembered of them.
+
+    Returns:
+        The files that are there, and a line for each image that is not or does not decode.
+    """
+    missing = set(missing_images(reader.image_dir, paths))
+    problems = [f"{path} is not there" for path in paths if path in missing]
+    files = Files(reader.image_dir, [path for path in paths if path not in missing])
+    return files, problems + undecodable(files, reader.reading, anew=True)

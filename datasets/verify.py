@@ -7,7 +7,8 @@ are new or changed.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from datasets.fewshot import user_cache
 from datasets.splits import Entry
 
 FORMAT = 1
-# Contents of all files are compared where that is cheap, else of those that are of one size.
+# Digests of data have the contents of all files where that is cheap.
 CONTENT_FILES = 5_000
 CONTENT_BYTES = 32 << 20
-COPY_BYTES = 256 << 20
+SAMPLE = 4096  # bytes at the start, in the middle and at the end that tell most files apart
 SHOWN_FROM = 200  # images from which on progress is shown
 
 
@@ -39,16 +40,33 @@ class Files:
 
     def __init__(self, image_dir: str, paths: Iterable[str]):
         self.image_dir = image_dir
-        self.sizes = {path: _size(os.path.join(image_dir, path)) for path in paths}
+        found = {path: _size_and_time(os.path.join(image_dir, path)) for path in paths}
+        self.sizes = {path: size for path, (size, _) in found.items()}
+        self._times = {path: time for path, (_, time) in found.items()}
         self.contents: dict[str, str] = {}
         if len(self.sizes) <= CONTENT_FILES and sum(self.sizes.values()) <= CONTENT_BYTES:
-            self._read(self.sizes)
+            regular = [path for path, size in self.sizes.items() if size >= 0]
+            self.contents = {path: self._content(path) for path in regular}
 
-    def _read(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            if self.sizes[path] >= 0 and path not in self.contents:
-                with open(os.path.join(self.image_dir, path), "rb") as file:
-                    self.contents[path] = hashlib.sha256(file.read()).hexdigest()
+    def _content(self, path: str) -> str:
+        """Return a digest of a file's content."""
+        if path in self.contents:
+            return self.contents[path]
+        digest = hashlib.sha256()
+        with open(os.path.join(self.image_dir, path), "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def _sample(self, path: str) -> bytes:
+        """Return the beginning, middle and end of a file; equal files have equal ones."""
+        size = self.sizes[path]
+        parts = []
+        with open(os.path.join(self.image_dir, path), "rb") as file:
+            for start in (0, size // 2, max(0, size - SAMPLE)):
+                file.seek(start)
+                parts.append(file.read(SAMPLE))
+        return hashlib.sha256(b"".join(parts)).digest()
 
     def digest(self) -> str:
         """Return sha256 over the files in order."""
@@ -58,38 +76,47 @@ class Files:
         return whole.hexdigest()
 
     def key(self, path: str) -> str:
-        """Return what tells a file from another under its name."""
-        return f"{self.sizes[path]} {self.contents.get(path, '')[:32]}"
+        """Return what tells a file from another under its name: its content, or size and time."""
+        return f"{self.sizes[path]} {self.contents.get(path, '')[:32] or self._times[path]}"
 
     def groups(self) -> list[list[str]]:
-        """Return the groups of files of one content, as far as that is cheap to say."""
-        by_size: dict[int, list[str]] = {}
-        for path, size in self.sizes.items():
-            by_size.setdefault(size, []).append(path)
-        alike = {size: paths for size, paths in by_size.items() if len(paths) > 1 and size > 0}
-        if sum(size * len(paths) for size, paths in alike.items()) <= COPY_BYTES:
-            for paths in alike.values():
-                self._read(paths)
-        by_content: dict[str, list[str]] = {}
-        for paths in alike.values():
-            for path in paths:
-                if path in self.contents:
-                    by_content.setdefault(self.contents[path], []).append(path)
-        return [paths for paths in by_content.values() if len(paths) > 1]
+        """Return the groups of files of one content.
+
+        Only files that agree in size and in parts are read as a whole.
+        """
+        groups = [[path for path, size in self.sizes.items() if size > 0]]
+        marks: tuple[Callable[[str], object], ...]
+        marks = (self.sizes.__getitem__, self._sample, self._content)
+        for mark in marks:
+            groups = [alike for group in groups for alike in _alike(group, mark)]
+        return groups
 
 
-def _size(place: str) -> int:
+def _alike(paths: list[str], mark: Callable[[str], object]) -> list[list[str]]:
+    """Return the groups, of two or more, of paths with equal marks."""
+    found: dict[object, list[str]] = {}
+    for path in paths:
+        found.setdefault(mark(path), []).append(path)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _size_and_time(place: str) -> tuple[int, int]:
     try:
-        return os.stat(place).st_size if os.path.isfile(place) else -1
-    except OSError:
-        return -1
+        status = os.stat(place)
+        return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (-1, 0)
+    except (OSError, ValueError):
+        return -1, 0
 
 
-def undecodable(files: Files, reading: str) -> list[str]:
-    """Return a line for each image that does not decode; what decodes is remembered."""
+def undecodable(files: Files, reading: str, anew: bool = False) -> list[str]:
+    """Return a line for each image that does not decode; what decodes is remembered.
+
+    Args:
+        anew: decode those that are remembered as well.
+    """
     memory = _memory_of(files.image_dir)
     known = _recall(memory, reading)
-    waiting = [path for path in files.sizes if known.get(path) != files.key(path)]
+    waiting = [path for path in files.sizes if anew or known.get(path) != files.key(path)]
     if not waiting:
         return []
     problems = []
@@ -154,7 +181,7 @@ def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[
     if leaks:
         lines.append(
             f"{len(leaks):,} test images are copies of training images, such as {leaks[0][0]} of "
-            f"{leaks[0][1]}: an accuracy on them says little"
+            f"{leaks[0][1]}: figures on them say little"
         )
     if doubles:
         lines.append(

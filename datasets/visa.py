@@ -12,7 +12,8 @@ from functools import cached_property
 from common.errors import UsageError
 from common.reading import read_text
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.anomaly import AnomalyDataset, Category, Sample
+from datasets.anomaly import AnomalyDataset
+from datasets.categories import Category, Sample
 from datasets.splits import is_confined
 
 SPLIT = "split_csv/1cls.csv"

@@ -28,6 +28,7 @@ from common.cli import CommandParser
 from common.errors import UsageError
 from common.paths import image_key
 
+FITTED = ("train", "val", "few_shot", "train_files")  # digests of what may be fitted on
 HEADERS = ("", "accuracy", "ECE", "adaptive ECE", "MCE", "Brier", "NLL")
 
 
@@ -116,19 +117,27 @@ def fit(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the temperature of a run's training under each inference rule of its method, and what
     they were fitted on.
+
+    Raises:
+        UsageError: there are no images to fit on, or its data have changed since: images that it
+            was trained on may be for validation now.
     """
     import numpy as np
     from tqdm import tqdm
 
     from anprompt.runs.calibration import checkpoint_of, fit_temperature
+    from anprompt.runs.identity import refuse_changed_data
     from anprompt.runs.predictor import Predictor
     from anprompt.runs.trained import quiet, read_cfg, training_folder
     from dassl.data.datasets import build_dataset
+    from datasets import identity
 
     asked = read_cfg(run, root)
     folder = training_folder(asked)
     epoch = asked.RUN.LOAD_EPOCH if asked.RUN.LOAD_EPOCH >= 0 else None
     cfg = read_cfg(folder, root)
+    now = {key: digest for key, digest in identity(cfg).items() if key in FITTED}
+    refuse_changed_data(folder, now, "a temperature is fitted on images kept from its training")
     with quiet():
         dataset = build_dataset(cfg)
     items, name = images_for(dataset, split, tested, cfg.DATASET.ROOT)

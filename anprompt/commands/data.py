@@ -94,7 +94,8 @@ def check_own(
     Returns:
         The exit status, and whether the images for training and testing are drawn here.
     """
-    from datasets.anomaly import AnomalyFolder, is_category
+    from datasets.anomaly import AnomalyFolder
+    from datasets.categories import is_category
     from datasets.imagefolder import examine
 
     place = Path(os.path.expanduser(path)).absolute()
@@ -102,7 +103,9 @@ def check_own(
         what = "no regular file" if place.exists() else "no such folder or table"
         raise UsageError(f"{path}: {what}")
     if place.is_dir() and (is_category(place) or any(map(is_category, place.iterdir()))):
-        return say_examined(path, *AnomalyFolder.reader("", image_dir=str(place)).examine()), False
+        reader = AnomalyFolder.reader("", image_dir=str(place))
+        figures, problems = reader.examine()
+        return say_examined(path, figures, problems, reader.notes), False
     found = examine(str(place), images, classnames, train_per_class)
     say_problems(path, found.problems)
     for note in found.notes:
@@ -124,9 +127,11 @@ def say_problems(path: str, problems: list[str]) -> None:
         print(f"{path}: and {len(problems) - MOST:,} more")
 
 
-def say_examined(path: str, figures: dict[str, int], problems: list[str]) -> int:
+def say_examined(path: str, figures: dict[str, int], problems: list[str], notes: list[str]) -> int:
     """Print what was found in images for anomaly detection; returns the exit status."""
     say_problems(path, problems)
+    for note in notes:
+        print(f"{path}: note: {note}")
     sizes = ", ".join(f"{count:,} {name}" for name, count in figures.items())
     print(f"{path}: {f'{len(problems):,} problem(s)' if problems else 'complete'}; {sizes}")
     return 2 if problems else 0

@@ -78,6 +78,12 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"--{name} {getattr(args, name)}: give 1 or more")
     if not args.images and args.export is None and args.export_upstream is None:
         raise UsageError("name an image or a folder, or --export DIR")
+    for option in ("export", "export_upstream"):
+        if args.calibrate and getattr(args, option) is not None:
+            raise UsageError(
+                f"--calibrate is for answers, not for --{option.replace('_', '-')}; python -m "
+                "anprompt export takes it with --format onnx and torch"
+            )
     files, others = find_images(args.images)
     from anprompt.runs.config import load_plugin
     from anprompt.runs.predictor import Predictor
@@ -164,7 +170,7 @@ def detect(args: argparse.Namespace, files: list[Path], others: list[Path]) -> i
             rows.append({"image": str(path), "score": round(score, 6)})
             if args.maps is None:
                 continue
-            place = args.maps / path.absolute().relative_to(common)
+            place = args.maps / _absolute(path).relative_to(common)
             place = place.with_name(f"{place.name}_map.png")
             size = read_image(path, detector.reading).size
             with atomic_write(str(place), "wb") as file:
@@ -193,9 +199,14 @@ def _folder_of(files: list[Path]) -> Path:
         UsageError: there is none, as on several drives.
     """
     try:
-        return Path(os.path.commonpath([file.absolute().parent for file in files]))
+        return Path(os.path.commonpath([_absolute(file).parent for file in files]))
     except ValueError:
         raise UsageError("--maps: give images of one drive at a time") from None
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path without ``..``, with which a map would leave its folder."""
+    return Path(os.path.abspath(path))
 
 
 def find_images(paths: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -119,6 +119,7 @@ def _anomaly_runs(words: list[str], environment: Environment) -> tuple[list[RunS
     settings = read_settings(dataset_file(dataset))
     options = dict(zip(words[::2], words[1::2], strict=False))
     image_dir = options.get("DATASET.IMAGE_DIR") or settings.get("DATASET.IMAGE_DIR", ("",))[0]
+    place = _own_place(str(image_dir), environment.data) if image_dir else Path(dataset).stem
     categories = list(filter(None, named.split(",")))
     if named == "all":
         registered = str(settings["DATASET.NAME"][0])
@@ -136,13 +137,29 @@ def _anomaly_runs(words: list[str], environment: Environment) -> tuple[list[RunS
             shots=shot,
             seed=seed,
             category="" if category == NO_CATEGORY else category,
-            place=Path(str(image_dir) or dataset).stem,
+            place=place,
         )
         for category in categories
         for shot in numbers("SHOTS", shots, least=1)
         for seed in seeds
     ]
     return environment.with_backbone(runs), words
+
+
+def _own_place(image_dir: str, root: str) -> str:
+    """Return what folders of results on images of one's own are called after.
+
+    Raises:
+        UsageError: the images' folder has no name.
+    """
+    folder = os.path.join(os.path.expanduser(root), os.path.expanduser(image_dir))
+    name = Path(os.path.abspath(folder)).stem
+    if not name:
+        raise UsageError(
+            f"DATASET.IMAGE_DIR {image_dir}: results are called after this folder, and it has no "
+            "name; put the images into one"
+        )
+    return name
 
 
 def _stage(words: list[str]) -> str:

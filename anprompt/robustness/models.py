@@ -166,7 +166,7 @@ def zero_shot(of: TrainedClassifier) -> TrainedClassifier:
     cfg = of.trained.cfg
     prompts = ClassPrompts(prompt_template(cfg), of.classnames)
     model = FixedCLIP(of.model.clip, prompts, [prompts]).to(of.device).eval()
-    trained = TrainedModel(cfg, of.trained.method, model, {}, None)
+    trained = TrainedModel(cfg, of.trained.method, model, {}, None, of.trained.reading)
     return TrainedClassifier(trained, of.transform, of.folder, of.classnames)
 
 

@@ -38,6 +38,7 @@ from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
+from anprompt.runs.folder import refuse_redrawn
 from anprompt.runs.trained import (
     build_trained,
     device_of,
@@ -125,7 +126,8 @@ class Subset:
 @dataclass(frozen=True)
 class _TestSet:
     """The test images of one subset: ``keys`` of all of them, ``images`` those that are used,
-    ``data`` what `datasets.identity` says of them.
+    ``data`` what `datasets.identity` says of them, ``is_drawn`` whether they were divided here from
+    those that are trained on.
     """
 
     folder: Path
@@ -135,6 +137,7 @@ class _TestSet:
     images: TestImages
     transform: Callable
     data: dict[str, str]
+    is_drawn: bool
 
 
 class Preparation:
@@ -186,6 +189,8 @@ class Preparation:
                 trainer_class(cfg).settings_of(cfg).PREC = ATTACKED_IN
                 cfg.INEXACT.TF32 = False
             tests = self._test_set(tests, folder, cfg)
+            if tests.is_drawn:
+                refuse_redrawn(folder, self._data_of(cfg))
             trained = build_trained(
                 cfg, tests.classnames, self._backbone(cfg), self.args.load_epoch
             )
@@ -252,7 +257,9 @@ class Preparation:
             imagenet_c=self.imagenet_c,
         )
         data = {key: digest for key, digest in self._data_of(cfg).items() if key in TEST_DATA}
-        return _TestSet(folder, cfg, list(dataset.classnames), keys, images, transform, data)
+        is_drawn = getattr(dataset, "is_drawn", False)
+        names = list(dataset.classnames)
+        return _TestSet(folder, cfg, names, keys, images, transform, data, is_drawn)
 
     def _data_of(self, cfg: CfgNode) -> dict[str, str]:
         """Return digests of the data; none where only training's, not needed here, are gone."""

@@ -15,11 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anprompt.runs.identity import changed_data, recorded_identity
-from anprompt.runs.trained import TrainedModel, build_trained, load_backbone, quiet, read_cfg
+from anprompt.runs.identity import refuse_changed_data
+from anprompt.runs.trained import (
+    TrainedModel,
+    build_trained,
+    check_dataset,
+    load_backbone,
+    quiet,
+    read_cfg,
+)
 from common.errors import UsageError
 from common.images import read_image
-from dassl.data.datasets import build_dataset, reading_of
+from dassl.data.datasets import build_dataset
 from datasets.anomaly import CLASSNAMES
 
 MEMORY = ("few_shot", "train_files")  # digests of what it is made of
@@ -36,7 +43,7 @@ class AnomalyPredictor:
         self.trained = trained
         self.model: Any = trained.model
         self._transform: Any = trained.method.image_transform(trained.cfg)
-        self.reading = reading_of(trained.cfg.DATASET.NAME)
+        self.reading = trained.reading
 
     @staticmethod
     def load(folder: str | Path, root: str = "", epoch: int | None = None) -> AnomalyPredictor:
@@ -46,19 +53,21 @@ class AnomalyPredictor:
 
         Args:
             root: folder of the data sets, where it is another than the run's.
-            epoch: checkpoint to read (default: the last).
+            epoch: checkpoint to read (default: as train.py --eval-only chooses).
 
         Raises:
             UsageError: no run, no checkpoint or no data there, or other normal images than the run
                 had.
         """
         cfg = read_cfg(folder, root)
+        check_dataset(cfg, folder)
         trained = build_trained(cfg, CLASSNAMES, load_backbone(cfg), epoch)
         model: Any = trained.model
         if model.needs_memory:
             with quiet():
                 dataset: Any = build_dataset(cfg)
-            _check_memory(folder, dataset)
+            now = {key: value for key, value in dataset.digests().items() if key in MEMORY}
+            refuse_changed_data(folder, now, "its memory is made of normal images")
             method: Any = trained.method
             model.remember(method.support_of(cfg, dataset)[0].to(trained.device))
         return AnomalyPredictor(trained)
@@ -92,21 +101,6 @@ class AnomalyPredictor:
             name = self.trained.cfg.TRAINER.NAME
             raise UsageError(f"{name}: this model gives values that are not finite; train anew")
         return answer.image.float().cpu().numpy(), maps.float().cpu().numpy()
-
-
-def _check_memory(folder: str | Path, dataset: Any) -> None:
-    """Refuse normal images that are not those that a run recorded: its memory would be another.
-
-    Raises:
-        UsageError: so.
-    """
-    now = {key: value for key, value in dataset.digests().items() if key in MEMORY}
-    changes = changed_data(recorded_identity(folder) or {}, {"data": now})
-    if changes:
-        raise UsageError(
-            f"{folder}: its memory is made of normal images, and they have changed since the run "
-            f"({', '.join(changes)}); put them back, or run it anew"
-        )
 
 
 def map_picture(scores: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -135,7 +135,11 @@ def make_parser() -> argparse.ArgumentParser:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what all commands ask that rebuild a run's model: checkpoint, data sets, plugins."""
     parser.add_argument(
-        "--load-epoch", type=int, metavar="N", help="checkpoint to read (default: the last)"
+        "--load-epoch",
+        type=int,
+        metavar="N",
+        help="a run's checkpoint to read (default: the one that was tested; of a training, the "
+        "best where one was kept, else the last epoch)",
     )
     parser.add_argument(
         "--root", default="", metavar="DIR", help="folder of the data sets, if it has moved"

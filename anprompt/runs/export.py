@@ -24,9 +24,9 @@ from anprompt.runs.config import recorded_cfg
 from anprompt.runs.recorded import CONFIG
 from anprompt.runs.trained import TrainedModel, versions
 from common.errors import UsageError
+from common.images import READINGS
 from common.reading import read_bytes, read_json
 from common.schema import Number, mismatch
-from dassl.data.datasets import reading_of
 from dassl.utils import atomic_write, save_checkpoint, write_json
 from trainers.base import PromptedCLIP, trained_classnames
 
@@ -44,6 +44,7 @@ CONTENT = {
     "rule": str,
     "trained_on": {},
     "config": {},
+    "input?": {"reading?": str},
     "rows?": str,
     "digest?": str,
 }
@@ -64,6 +65,7 @@ class Export:
         path: of the tensors.
         has_trained_rows: whether tensors of each class's own are those of the classes trained on;
             in files of earlier versions they are those of ``classnames``.
+        reading: how image files become RGB; "" in files of earlier versions that do not say.
     """
 
     cfg: CfgNode
@@ -72,6 +74,7 @@ class Export:
     checkpoint: dict[str, Any]
     path: Path
     has_trained_rows: bool = True
+    reading: str = ""
 
 
 def is_export(folder: Path) -> bool:
@@ -83,12 +86,14 @@ def describe(trained: TrainedModel, classnames: Sequence[str]) -> dict[str, Any]
     """Return what whoever uses a model has to know of it, as JSON holds it.
 
     ``input`` says how an image is prepared: its shorter side resized to ``size``, the middle cut
-    out, values 0 to 1, less ``mean``, over ``std``; ``reading`` is how its file becomes RGB
-    (`common.images`). ``image_tower`` is "backbone" where an image
-    meets nothing but the backbone and ``class_features``, so that any implementation of it answers
-    alike; "merged" where that holds once it has the tensors ``merged.<name>``; else "changed".
+    out, values 0 to 1, less ``mean``, over ``std`` (0 and 1 without normalisation); ``reading`` is
+    how its file becomes RGB (`common.images`). ``image_tower`` is "backbone" where an image meets
+    nothing but the backbone and ``class_features``, so that any implementation of it answers alike
+    to an image prepared so; "merged" where that holds once it has the tensors ``merged.<name>``;
+    else "changed".
     """
     cfg = trained.cfg
+    is_normalised = "normalize" in cfg.INPUT.TRANSFORMS
     return {
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
@@ -99,9 +104,9 @@ def describe(trained: TrainedModel, classnames: Sequence[str]) -> dict[str, Any]
         "input": {
             "size": list(cfg.INPUT.SIZE),
             "interpolation": cfg.INPUT.INTERPOLATION,
-            "mean": list(cfg.INPUT.PIXEL_MEAN),
-            "std": list(cfg.INPUT.PIXEL_STD),
-            "reading": reading_of(cfg.DATASET.NAME),
+            "mean": list(cfg.INPUT.PIXEL_MEAN) if is_normalised else [0.0] * 3,
+            "std": list(cfg.INPUT.PIXEL_STD) if is_normalised else [1.0] * 3,
+            "reading": trained.reading,
         },
         "versions": versions(),
     }
@@ -197,7 +202,10 @@ def read_export(folder: Path) -> Export:
     as_trained = description.get("rows") == TRAINED_ROWS or trained_on == [
         name.replace("_", " ") for name in names
     ]
-    return Export(cfg, names, description["rule"], checkpoint, path, as_trained)
+    reading = (description.get("input") or {}).get("reading") or ""
+    if reading not in ("", *READINGS):
+        raise UsageError(f"{folder / DESCRIPTION}: no reading {reading!r:.40} of images")
+    return Export(cfg, names, description["rule"], checkpoint, path, as_trained, reading)
 
 
 def learned_tensors(trained: TrainedModel) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ is decided by the settings and the content they record, never by times. Reading 
 PyTorch, so that tables appear at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .identity import (
     checkpoint_digests,
     identity_of,
     recorded_identity,
+    refuse_changed_data,
 )
 from .recorded import (
     headline,
@@ -37,6 +39,7 @@ from .recorded import (
 
 # A resumed training has the old one's optimiser and schedule, whatever these are set to.
 _RESUMED = ("OPTIM.", "TRAINER.", "MODEL.BACKBONE.", "RUN.WEIGHTS")
+_IMAGES = ("NAME", "IMAGE_DIR", "CSV", "CLASSNAMES_FILE")  # settings that say which images
 _MAY_DIFFER = ("OPTIM.MAX_EPOCH", "MODEL.INIT_WEIGHTS", "TEST.", "RUN.", "TRAIN.")
 
 
@@ -284,6 +287,38 @@ def check_backbone(cfg: CfgNode) -> None:
             f"--model-dir {model_dir(cfg)} was trained with other weights of backbone {trained!r} "
             "than are there now. Train anew, or put the old file back."
         )
+
+
+def check_division(cfg: CfgNode, dataset: Any, known: dict | None = None) -> None:
+    """Refuse to test a training on its own images where these were divided anew since.
+
+    Args:
+        dataset: that is tested.
+        known: as `datasets.identity`.
+
+    Raises:
+        UsageError: so; `refuse_redrawn` says why.
+    """
+    recorded = recorded_config(model_dir(cfg)) or {}
+    is_own = all(recorded.get(f"DATASET.{key}") == cfg.DATASET.get(key) for key in _IMAGES)
+    if is_own and getattr(dataset, "is_drawn", False):
+        refuse_redrawn(model_dir(cfg), identity_of(cfg, known=known)["data"])
+
+
+def refuse_redrawn(folder: str | Path, data: Mapping[str, str]) -> None:
+    """Refuse images that were divided into those of training and testing anew since a training.
+
+    Among those to test on there would be some that it was trained on.
+
+    Args:
+        folder: of the training.
+        data: digests, see `datasets.identity`.
+
+    Raises:
+        UsageError: says what has changed.
+    """
+    now = {key: data[key] for key in ("train", "val", "test") if key in data}
+    refuse_changed_data(folder, now, "its test images were drawn from all that there were")
 
 
 def _plain(value: Any) -> Any:

@@ -139,6 +139,24 @@ def changed_data(recorded: Mapping, now: Mapping, split: str = "") -> list[str]:
     ]
 
 
+def refuse_changed_data(folder: str | Path, now: Mapping[str, str], why: str) -> None:
+    """Refuse data that are not those that a run recorded.
+
+    Args:
+        now: digests of what is read of them, see `datasets.identity`.
+        why: what they are read for, for the message.
+
+    Raises:
+        UsageError: says what has changed.
+    """
+    changes = changed_data(recorded_identity(folder) or {}, {"data": now})
+    if changes:
+        raise UsageError(
+            f"{folder}: {why}, and they have changed since the run ({', '.join(changes)}); put "
+            "them back, or run it anew"
+        )
+
+
 def record_identity(folder: str | Path, identity: Mapping[str, Any]) -> None:
     """Write ``identity.json`` into a run's folder."""
     write_json(dict(identity), str(Path(folder) / IDENTITY))

@@ -27,10 +27,12 @@ from yacs.config import CfgNode
 
 from anprompt.runs.calibration import Scaling, scaling_of
 from anprompt.runs.export import is_export, read_export, write_export
+from anprompt.runs.identity import refuse_changed_data
 from anprompt.runs.recorded import read_results
 from anprompt.runs.trained import (
     TrainedModel,
     build_trained,
+    check_dataset,
     load_backbone,
     quiet,
     read_cfg,
@@ -39,7 +41,8 @@ from anprompt.runs.trained import (
 )
 from common.errors import UsageError, one_line
 from common.images import convert, read_image
-from dassl.data.datasets import build_dataset, reading_of
+from dassl.data.datasets import build_dataset
+from datasets import identity
 from datasets.classnames import same_names
 from datasets.splits import name_problem
 from trainers.base import trained_classnames
@@ -77,7 +80,6 @@ class Predictor:
         self._take(trained, classnames)
         with quiet():
             self._transform: Any = trained.method.image_transform(trained.cfg)
-        self._reading = reading_of(trained.cfg.DATASET.NAME)
 
     @staticmethod
     def load(
@@ -92,7 +94,7 @@ class Predictor:
         Args:
             classnames: answer with these instead of the model's own.
             root: folder of the data sets; needed only for a run that was never tested.
-            epoch: checkpoint to read from a run (default: the last).
+            epoch: checkpoint to read from a run (default: as train.py --eval-only chooses).
             portable: on the CPU in fp32, whatever the run's precision.
 
         Raises:
@@ -100,11 +102,20 @@ class Predictor:
         """
         folder = Path(folder)
         if is_export(folder):
+            if epoch is not None:
+                raise UsageError(
+                    f"--load-epoch {epoch}: {folder} is an export, of one epoch; leave it out, or "
+                    "name the run"
+                )
             export = read_export(folder)
             own, rule = export.classnames, export.rule
+            if not export.reading:
+                check_dataset(export.cfg, folder)
             chosen = _chosen(classnames, own)
             cfg = _portable(export.cfg) if portable else export.cfg
-            trained = trained_from(cfg, chosen, load_backbone(cfg), export.checkpoint, export.path)
+            trained = trained_from(
+                cfg, chosen, load_backbone(cfg), export.checkpoint, export.path, export.reading
+            )
             if not export.has_trained_rows and trained.model.prompt_learner.per_class:
                 raise UsageError(
                     f"{folder}: an earlier version wrote it for other classes than those of its "
@@ -119,6 +130,7 @@ class Predictor:
                     f"{folder}: a model of anomaly detection names no classes; python -m anprompt "
                     "predict answers with it"
                 )
+            check_dataset(cfg, folder)
             own = _classnames_of(folder, cfg)
             chosen = _chosen(classnames, own)
             cfg = _portable(cfg) if portable else cfg
@@ -141,7 +153,7 @@ class Predictor:
         """
         chosen = _chosen(classnames, self._own)
         old = self.trained
-        new = trained_from(old.cfg, chosen, old.model.clip, old.checkpoint, old.path)
+        new = trained_from(old.cfg, chosen, old.model.clip, old.checkpoint, old.path, old.reading)
         self._take(new, chosen)
 
     def _take(self, trained: TrainedModel, classnames: Sequence[str]) -> None:
@@ -288,8 +300,8 @@ class Predictor:
         if isinstance(image, Tensor):
             return image
         if isinstance(image, Image.Image):
-            return self._transform(convert(image, self._reading))
-        return self._transform(read_image(image, self._reading))
+            return self._transform(convert(image, self.trained.reading))
+        return self._transform(read_image(image, self.trained.reading))
 
     def _inputs(self, images: Iterable[AnImage]) -> Tensor:
         prepared = [self.prepare(image) for image in images]
@@ -309,10 +321,16 @@ def _portable(cfg: CfgNode) -> CfgNode:
 
 
 def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:
-    """Return the classes that a run was tested on: from its results, else from its data set."""
+    """Return the classes that a run was tested on: from its results, else from its data set.
+
+    Raises:
+        UsageError: there are no results, and the data set has changed since the run.
+    """
     results = read_results(folder) or {}
     if results.get("classnames"):
         return results["classnames"]
+    now = {"train": identity(cfg)["train"]}
+    refuse_changed_data(folder, now, "it was not tested, so its classes are those of its images")
     with quiet():
         return list(build_dataset(cfg).classnames)
 

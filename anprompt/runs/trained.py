@@ -20,6 +20,7 @@ from anprompt.runs.recorded import CONFIG
 from common.checkpoints import checkpoint_name
 from common.paths import seen_from
 from common.reading import read_yaml
+from dassl.data.datasets import DATASET_REGISTRY, reading_of
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UsageError, check_availability
 from trainers.base import (
@@ -85,6 +86,19 @@ def trainer_class(cfg: CfgNode) -> type[PromptTrainer]:
     return found
 
 
+def check_dataset(cfg: CfgNode, folder: str | Path) -> None:
+    """Refuse a model whose data set is not known, and so neither is how its images are read.
+
+    Raises:
+        UsageError: so.
+    """
+    if cfg.DATASET.NAME not in DATASET_REGISTRY:
+        raise UsageError(
+            f"{folder}: no data set {cfg.DATASET.NAME!r} is known here, nor how its images are "
+            "read; name its file with --plugin"
+        )
+
+
 def device_of(cfg: CfgNode) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
 
@@ -115,6 +129,7 @@ class TrainedModel:
         checkpoint: what the model's learned tensors were read from; empty for a method that learns
             nothing.
         path: its file; None where there is none.
+        reading: how image files become RGB, one of ``common.images.READINGS``.
     """
 
     cfg: CfgNode
@@ -122,6 +137,7 @@ class TrainedModel:
     model: PromptedCLIP
     checkpoint: dict[str, Any]
     path: Path | None
+    reading: str
 
     @property
     def device(self) -> torch.device:
@@ -164,8 +180,12 @@ def trained_from(
     clip_model: Any,
     checkpoint: dict[str, Any],
     path: Path | None = None,
+    reading: str = "",
 ) -> TrainedModel:
     """Build a run's model from a checkpoint that was read already; {} leaves it untrained.
+
+    Args:
+        reading: how image files become RGB; "": as the run's data set says.
 
     Raises:
         UsageError: the checkpoint does not fit.
@@ -174,7 +194,8 @@ def trained_from(
     method.check_cfg(cfg)
     prompts = ClassPrompts(method.fixed_template(cfg), list(classnames))
     model = _build(cfg, clip_model, prompts, checkpoint, str(path))
-    return TrainedModel(cfg, method, model, checkpoint, path)
+    reading = reading or reading_of(cfg.DATASET.NAME)
+    return TrainedModel(cfg, method, model, checkpoint, path, reading)
 
 
 def _build(

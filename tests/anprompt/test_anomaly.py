@@ -223,6 +223,21 @@ def test_predict_gives_the_scores_of_the_test(output, tmp_path, capsys):
         predict.main(["--model-dir", str(folder), str(images), "--classes", str(ROOT / "LICENSE")])
 
 
+def test_maps_stay_in_their_folder(output, tmp_path, monkeypatch, capsys):
+    folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
+    for name in ("here/in", "there"):
+        (tmp_path / name).mkdir(parents=True)
+        image = output.parent / "data/defect_tiles/wood/test/good/000.png"
+        shutil.copy(image, tmp_path / name / "a.png")
+    monkeypatch.chdir(tmp_path / "here/in")
+    command = ["--model-dir", str(folder), "a.png", "../../there/a.png", "--maps", "maps", "--csv"]
+    before = set(tmp_path.rglob("*"))
+    assert predict.main(command) == 0
+    made = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    maps = tmp_path / "here/in/maps"
+    assert made == {maps / "here/in/a.png_map.png", maps / "there/a.png_map.png"}
+
+
 def test_a_memory_of_other_images_than_the_runs_is_refused(output):
     folder = output / "wood/shots_1/AnomalyFusion/vit_b16/seed1"
     normal = sorted((output.parent / "data/defect_tiles/wood/train/good").iterdir())
@@ -267,6 +282,12 @@ def test_run_command(monkeypatch, tmp_path, capsys):
     assert run.main([*own, "--", "DATASET.IMAGE_DIR", str(folder)]) == 0
     line = capsys.readouterr().out
     assert "/anomaly/test/bolts/-/shots_1/PromptAD/" in line and "--model-dir" in line
+    monkeypatch.setenv("DATA", str(folder))
+    for image_dir, name in (("..", tmp_path.name), (".", "bolts"), ("", "anomaly_folder")):
+        assert run.main([*own, "--", "DATASET.IMAGE_DIR", image_dir]) == 0
+        assert f"/anomaly/test/{name}/-/shots_1/" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="DATASET.IMAGE_DIR /: results are called after this"):
+        run.main([*own, "--", "DATASET.IMAGE_DIR", "/"])
     for words, said in (
         (["anomaly", "coop", "train", "defect_tiles", "wood"], "method of classification"),
         (["fewshot", "promptad", "shapes"], "method of anomaly"),

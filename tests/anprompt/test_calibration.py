@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs_of_tests import CONFIGS, QUICK, ROOT, run_folder
 from torch.nn.functional import cross_entropy
 
 import train
 from anprompt import Predictor
-from anprompt.commands import calibrate, interpret, predict
+from anprompt.commands import calibrate, interpret, predict, robustness
 from anprompt.runs.calibration import Scaling, distance_factors, factors_of, fit_temperature
 from anprompt.runs.trained import quiet, read_cfg
 from common import cli
@@ -189,6 +190,67 @@ def test_an_evaluation_of_one_epoch_answers_with_it(new_run):
     assert Predictor.load(new).trained.path == first
     assert Predictor.load(new, epoch=2).trained.path != first
     assert Predictor.load(base).trained.path != first
+
+
+@pytest.fixture
+def train_on(fake_eurosat, tiny_clip_path, tmp_path, monkeypatch):
+    """Trains CoOp on a folder of one's own, filled with images of three classes for each part."""
+    monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path / "cache"))
+
+    def train_on(folder, parts, *more):
+        for start, part in enumerate(parts):
+            for source in ("Forest", "River", "SeaLake"):
+                (folder / part / source).mkdir(parents=True)
+                for file in sorted((fake_eurosat / "eurosat/2750" / source).iterdir())[start::2]:
+                    shutil.copy(file, folder / part / source / file.name)
+        flags = ["--seed", "1", "--trainer", "CoOp", "--backbone", str(tiny_clip_path)]
+        flags += ["--config-file", str(ROOT / f"configs/trainers/{CONFIGS['CoOp']}.yaml")]
+        flags += ["--dataset-config-file", str(ROOT / "configs/datasets/imagefolder.yaml")]
+        options = [*QUICK, "DATASET.NUM_SHOTS", "16", "DATASET.IMAGE_DIR", str(folder)]
+        return train.main([*flags, *more, *options])
+
+    return train_on
+
+
+def add_images(folder):
+    """Put an image into each class folder, so that validation images are drawn anew."""
+    for number, place in enumerate(sorted(path for path in folder.iterdir())):
+        Image.new("RGB", (64, 64), (number, 9, 9)).save(place / "aaa.png")
+
+
+def test_a_temperature_is_fitted_on_the_images_that_the_training_kept_for_it(
+    train_on, tmp_path, capsys
+):
+    run, images = tmp_path / "run", tmp_path / "own"
+    assert train_on(images, ("train", "test"), "--output-dir", str(run)) == 0
+    assert calibrate.main([str(run)]) == 0
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    add_images(images / "train")
+    capsys.readouterr()
+    assert cli.run(calibrate.main, "anprompt calibrate", [str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "have changed since the run (the list of training images or classes, the list" in said
+    assert len(said.strip().splitlines()) == 1
+    assert kept == {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+
+
+def test_images_that_were_divided_anew_are_not_tested_on(train_on, tmp_path):
+    run, images = tmp_path / "run", tmp_path / "own"
+    assert train_on(images, ("",), "--output-dir", str(run)) == 0
+    again = ["--eval-only", "--model-dir", str(run), "--output-dir"]
+    assert train_on(images, (), *again, str(tmp_path / "tested")) == 0
+    (run / "results.json").unlink()
+    assert len(Predictor.load(run).classnames) == 3
+    add_images(images)
+    assert train_on(images, (), *again, str(tmp_path / "other")) == 2
+    assert not (tmp_path / "other/results.json").exists()
+    for refused in (
+        lambda: calibrate.main([str(tmp_path / "tested")]),
+        lambda: robustness.main(["--model-dir", str(run), "--noise", "jpeg"]),
+        lambda: Predictor.load(run),
+    ):
+        with pytest.raises(UsageError, match="have changed since the run .the list of training"):
+            refused()
 
 
 def test_no_image_is_fitted_on_and_tested():

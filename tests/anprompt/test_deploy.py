@@ -141,17 +141,34 @@ def in_stock_open_clip(weights: Path) -> dict:
 def untrained(tiny_clip_state_dict, tiny_clip_path):
     """Make a method's model on the tests' small CLIP."""
 
-    def make(trainer):
+    def make(trainer, transforms=("normalize",)):
         cfg = default_cfg()
         cfg.TRAINER.NAME, cfg.DATASET.NAME = trainer, "EuroSAT"
         cfg.MODEL.BACKBONE.NAME = str(tiny_clip_path)
         cfg.INPUT.SIZE, cfg.INPUT.INTERPOLATION = (64, 64), "bicubic"
-        cfg.INPUT.TRANSFORMS = ("normalize",)
+        cfg.INPUT.TRANSFORMS = transforms
         cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
         clip_model = build_model(tiny_clip_state_dict).requires_grad_(False).eval()
         return trained_from(cfg, CLASSNAMES, clip_model, {})
 
     return make
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_an_export_says_whether_images_are_normalised(photo, untrained, tiny_clip_path, normalised):
+    transforms = ("random_flip", "normalize") if normalised else ("random_flip",)
+    trained = untrained("CoOp", transforms)
+    write_export(trained, CLASSNAMES, "my_model")
+    predictor = Predictor(trained, CLASSNAMES, CLASSNAMES, "class")
+    pixels = predictor.prepare(photo)
+    assert (pixels.min() >= 0) != normalised
+    found = in_stock_open_clip(tiny_clip_path)
+    mean, std = (torch.tensor(found["how"][key]).view(3, 1, 1) for key in ("mean", "std"))
+    unscaled = pixels * std + mean
+    assert 0 <= unscaled.min() < 0.2 and 0.8 < unscaled.max() <= 1 + 1e-6
+    torch.testing.assert_close(found["preprocess"](Image.open(photo)), pixels)
+    expected = predictor.probabilities([photo])
+    torch.testing.assert_close(found["probabilities"].detach(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("trainer", ["CoOp", "DePTCoOp", "DePTMaPLe"])

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import torch
 from called import robustness
+from PIL import Image
 from runs_of_tests import BASE, QUICK, ROOT, run_folder
 from safetensors.torch import load_file
 
 import train
-from anprompt.commands import predict
+from anprompt.commands import export, predict
 from anprompt.protocols.methods import all_methods
 from anprompt.runs.export import read_export
 from anprompt.runs.predictor import Predictor
+from common.images import read_image
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UsageError
 
 pytestmark = pytest.mark.slow
@@ -41,6 +44,57 @@ def test_export_answers_alike_without_run_or_data(trained_output, trainer, image
     description = json.loads((tmp_path / "export/model.json").read_text())
     assert description["classnames"] == BASE
     assert description["input"]["size"] == [64, 64]
+
+
+def test_a_model_reads_images_as_the_data_set_of_its_plugin(
+    trained_output, images, tmp_path, call, monkeypatch
+):
+    plugin = tmp_path / "birds.py"
+    plugin.write_text(
+        "from dassl.data.datasets import DATASET_REGISTRY\n"
+        "from datasets.eurosat import EuroSAT\n"
+        "@DATASET_REGISTRY.register()\nclass Birds(EuroSAT):\n    reading = 'upstream'\n"
+    )
+    run = tmp_path / "run"
+    shutil.copytree(run_folder(trained_output, "CoOp"), run)
+    config = run / "config.yaml"
+    assert "NAME: EuroSAT" in config.read_text()
+    config.write_text(config.read_text().replace("NAME: EuroSAT", "NAME: Birds"))
+    with monkeypatch.context() as known:
+        known.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
+        for command in (predict, export):
+            name = ["--model-dir"] if command is predict else []
+            where = ["--export" if command is predict else "--output", tmp_path / "no"]
+            with pytest.raises(UsageError, match="no data set 'Birds' .*name its file with --plu"):
+                command.main([*map(str, [*name, run, *where])])
+        assert not (tmp_path / "no").exists()
+        status, _, _ = call("--model-dir", run, "--plugin", plugin, "--export", tmp_path / "one")
+        assert status == 0
+    photo = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(images / "a.png").convert("RGB").save(photo, exif=exif)
+    again = Predictor.load(tmp_path / "one")
+    again.set_classes(BASE[:3])
+    assert torch.equal(again.prepare(photo), again.prepare(read_image(photo, "upstream")))
+    assert not torch.equal(again.prepare(photo), again.prepare(read_image(photo, "as_seen")))
+    again.export(tmp_path / "two")
+    for name in ("one", "two"):
+        assert json.loads((tmp_path / name / "model.json").read_text())["input"]["reading"] == (
+            "upstream"
+        )
+
+
+@pytest.mark.parametrize("reading", ["sideways", 3])
+def test_an_unknown_reading_is_refused(trained_output, tmp_path, reading):
+    Predictor.load(run_folder(trained_output, "CoOp")).export(tmp_path / "export")
+    path = tmp_path / "export/model.json"
+    description = json.loads(path.read_text())
+    del description["digest"]
+    description["input"]["reading"] = reading
+    path.write_text(json.dumps(description))
+    with pytest.raises(UsageError, match="reading"):
+        Predictor.load(tmp_path / "export")
 
 
 @pytest.fixture(scope="module", params=["LinearProbe", "DePTCoOp"])

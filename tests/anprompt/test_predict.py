@@ -247,7 +247,8 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
     (tmp_path / "twice.txt").write_text("cat\ncat\n")
     (tmp_path / "bad.json").write_text('["a", 3]')
     (tmp_path / "none").mkdir()
-    Predictor.load(run).export(tmp_path / "export")
+    for name in ("export", "whole"):
+        Predictor.load(run).export(tmp_path / name)
     (tmp_path / "export/model.safetensors").write_bytes(b"12345678")
     for arguments, message in [
         (["--model-dir", tmp_path / "none", images], "no config.yaml"),
@@ -264,10 +265,28 @@ def test_bad_input_is_one_line(trained_output, images, tmp_path, call):
         (["--model-dir", run, images, "--json", "--csv"], "not allowed"),
         (["--model-dir", tmp_path / "export", images], "damaged or were changed"),
         (["--model-dir", run, "--export", tmp_path / "one.txt"], "one.txt"),
+        (["--model-dir", tmp_path / "whole", images, "--load-epoch", 2], "an export, of one epoch"),
+        (
+            ["--model-dir", run, "--calibrate", "dac", "--export", tmp_path / "new"],
+            "--calibrate is for answers, not for --export; python -m anprompt export",
+        ),
+        (
+            [
+                "--model-dir",
+                run,
+                images,
+                "--calibrate",
+                "dac",
+                "--export-upstream",
+                tmp_path / "new",
+            ],
+            "not for --export-upstream",
+        ),
     ]:
         status, _, err = call(*arguments)
         assert status == 2, arguments
         assert message in err and len(err.strip().splitlines()) == 1, err
+    assert not (tmp_path / "new").exists()
 
 
 def test_maps_of_images_on_several_drives_are_refused(monkeypatch, tmp_path):

@@ -1,13 +1,14 @@
 """The two readings of an image file."""
 
 import os
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import UsageError
-from common.images import AS_SEEN, READINGS, UPSTREAM
+from common.images import AS_SEEN, READINGS, UPSTREAM, read_mask
 from dassl.utils import read_image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -86,6 +87,34 @@ def test_values_without_an_agreed_range(tmp_path, values):
     Image.fromarray(values.astype(dtype)).save(tmp_path / "x.tiff")
     with pytest.raises(UsageError, match=r"x.tiff \(its greys have no agreed range.*\); replace"):
         read_image(tmp_path / "x.tiff", AS_SEEN)
+
+
+def write_tiff(path, bits, white_is_zero):
+    """Write the plain TIFF file of two rows of four greys that Pillow does not write."""
+    greys = [0, 1, 2, 3, 4, 5, 6, 4095]
+    packed = "".join(f"{grey:0{bits}b}" for grey in greys)
+    data = np.array(greys, "<u2").tobytes() if bits == 16 else int(packed, 2).to_bytes(12, "big")
+    tags = {256: 4, 257: 2, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 0, 277: 1, 278: 2}
+    tags[279] = len(data)
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, x, 0) for tag, x in tags.items())
+    start = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.write_bytes(start + entries + bytes(4) + data)
+
+
+def test_greys_of_12_bits_and_those_that_count_from_white_are_refused(tmp_path):
+    """Pillow gives them as if they were of 16 bits from black: nearly black, or as a negative."""
+    path = tmp_path / "x.tif"
+    write_tiff(path, 12, white_is_zero=False)
+    with pytest.raises(UsageError, match="x.tif .its greys have 12 bits; save it with 8 or 16"):
+        read_image(path, AS_SEEN)
+    assert read_mask(path).sum() == 7
+    write_tiff(path, 16, white_is_zero=True)
+    for read in (lambda: read_image(path, AS_SEEN), lambda: read_mask(path)):
+        with pytest.raises(UsageError, match="x.tif .its greys of 16 bits count from white; save"):
+            read()
+    write_tiff(path, 16, white_is_zero=False)
+    assert pixels(path).max() == 16 and read_mask(path).sum() == 7
 
 
 @pytest.mark.parametrize("reading", READINGS)

@@ -78,13 +78,71 @@ def test_draws_are_seeded_and_nested(tmp_path):
     assert sorted(drawn(folder, shots=99)) == [f"{i:03d}" for i in range(6)]  # it says how many
 
 
+def test_a_draw_without_a_seed_is_refused(tmp_path):
+    """Its memory would be another each time that it is made."""
+    folder = write_category(tmp_path / "tile")
+    file = tmp_path / "shots.txt"
+    file.write_text("#2: 4 3\n")
+    with pytest.raises(UsageError, match=r"without a seed .SEED -1. .*give a seed, as --seed 1"):
+        drawn(folder, shots=2, seed=-1)
+    assert drawn(folder, shots=2, seed=-1, SHOTS_FROM=file) == ["004", "003"]
+    for shots, named in ((2, {"SHOTS_FROM": file}), (6, {}), (-1, {})):
+        cfg = cfg_of(IMAGE_DIR=folder, shots=shots, seed=-1, **named)
+        assert {"few_shot", "train_files"} <= identity(cfg).keys()
+        assert drawn(folder, shots=shots, seed=-1, **named) == drawn(
+            folder, shots=shots, seed=-1, **named
+        )
+
+
+def test_nothing_is_left_out_in_silence(tmp_path, capsys, caplog):
+    write_category(tmp_path / "two")
+    save(tmp_path / "loose/1.png")
+    folder = write_category(tmp_path / "one")
+    before = build(IMAGE_DIR=folder, shots=-1)
+    assert not caplog.text and before.notes == []
+    for name in ("train/good/more/1.png", "test/crack/more/1.png", "train/bad/1.png"):
+        save(folder / name)
+    for name in ("test/1.jpg", "test/2.jpg", "1.png"):
+        save(folder / name)
+    (folder / "train/good/a.heic").write_bytes(b"x")
+    after = build(IMAGE_DIR=folder, shots=-1)
+    assert [i.impath for i in after.train_x] == [i.impath for i in before.train_x]
+    assert after.samples == before.samples
+    assert data_command.main(["check", str(tmp_path)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if ": note: " in line]
+    assert notes == [
+        f"{tmp_path}: note: loose holds images but no folder train: left out",
+        f"{tmp_path}: note: one: 6 images left out, in test, test/crack/more, the folder itself, "
+        "train/bad, train/good/more: images are read from train/good and the folders of test/, "
+        "not from folders in these",
+        f"{tmp_path}: note: one: 1 file left out, no images by their names: 1 .heic (HEIC "
+        "photographs are not read: save them as JPEG), such as train/good/a.heic",
+    ]
+    for note in notes[1:]:
+        assert note.partition(": one: ")[2] in caplog.text
+
+
+def test_copies_of_normal_images_are_said(tmp_path, capsys, caplog):
+    folder = write_category(tmp_path / "tile")
+    shutil.copy(folder / "train/good/000.png", folder / "test/good/leak.png")
+    assert data_command.main(["check", str(folder)]) == 2
+    said = "1 test images are copies of training images, such as test/good/leak.png of train/good/"
+    assert said in capsys.readouterr().out
+    build(IMAGE_DIR=folder, shots=-1)
+    assert said in caplog.text
+
+
 def test_shots_from_promptads_files(tmp_path):
     folder = write_category(tmp_path / "tile")
     file = tmp_path / "selected_samples_per_run.txt"
-    file.write_text("#1: 5\n#2: 4 003\n#4: 1 2 3 9\n#8: 1 x\n")
+    file.write_text(
+        "#1: 5\n#2: 4 003\n#4: 1 2 3 9\n#8: 1 x\n#5: 0000000000001234\n#6: 1 1 2\n"
+        f"#7: {'0' * 5000}1\n"
+    )
     assert drawn(folder, shots=2, SHOTS_FROM=file) == ["004", "003"]
     assert drawn(folder, shots=1, SHOTS_FROM=file) == ["005"]
-    for shots, words in ((3, "no line '#3:'"), (4, "'9'.*0 to 5"), (8, "'x'"), (-1, "NUM_SHOTS")):
+    for shots, words in ((3, "no line '#3:'"), (4, "'9'.*0 to 5"), (8, "'x'"), (-1, "NUM_SHOTS"),
+                         (5, "'1234'"), (6, "3 positions"), (7, "1 positions")):  # fmt: skip
         with pytest.raises(UsageError, match=words):
             drawn(folder, shots=shots, SHOTS_FROM=file)
 
@@ -106,6 +164,14 @@ def remove(folder, name):
         (lambda f: save(f / "ground_truth/crack/000_mask.png", (6, 8), 0, "L"), "6x8 pixels"),
         (lambda f: (f / "ground_truth/crack/000_mask.png").write_bytes(b"x"), "cannot be read"),
         (lambda f: (f / "test/good/000.png").write_bytes(b"x"), "cannot be decoded"),
+        (
+            lambda f: save(f / "test/crack/000.jpg"),
+            "crack/000_mask.png may be the mask of .*/000.jpg or of .*/000.png",
+        ),
+        (
+            lambda f: save(f / "ground_truth/crack/000.png", value=9, mode="L"),
+            "crack/000.png and .*crack/000_mask.png are both a mask of one image",
+        ),
     ],
 )
 def test_refused_in_one_line(tmp_path, spoil, words):

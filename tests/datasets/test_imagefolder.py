@@ -1,13 +1,12 @@
 import json
 import os
-import shutil
 
 import pytest
 from fake_trees import listing, make_cfg, touch
-from PIL import Image
 
 from dassl.utils import UsageError
 from datasets.classnames import read_classnames
+from datasets.folders import Found
 from datasets.imagefolder import ImageFolder
 
 
@@ -270,6 +269,25 @@ def test_csv_of_other_spreadsheets(tmp_path, sign):
     assert sizes(build(tmp_path, CSV="table.csv")) == [2, 2, 4]
 
 
+@pytest.mark.parametrize("folders", [("1", "01", "001", "10", "9")])
+def test_classes_of_one_number_have_one_order(tmp_path, folders):
+    touch(tmp_path / "x", [f"{c}/{k}.jpg" for c in folders for k in range(10)])
+    names = sorted(folders, key=lambda name: (int(name), name))
+    found = Found()
+    for keys in (folders, folders[::-1]):  # in whichever order a set has them
+        reader = ImageFolder.reader(tmp_path, image_dir="x")
+        assert list(reader._names_by_key(dict.fromkeys(keys), found)) == names
+    assert build(tmp_path, IMAGE_DIR="x").classnames == names
+
+
+def test_a_number_too_long_for_a_name_is_refused(tmp_path):
+    touch(tmp_path, [f"{k}.jpg" for k in range(8)])
+    rows = [f"{k}.jpg,{'7' * 5000 if k % 2 else '8'}" for k in range(8)]
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    with pytest.raises(UsageError, match="class name '77.* has 5,000 letters"):
+        build(tmp_path, CSV="table.csv")
+
+
 def test_numbers_for_class_names_and_unused_columns_are_said(tmp_path, caplog):
     touch(tmp_path, [f"{k}.jpg" for k in range(8)])
     rows = ["path,label,width", *(f"{k}.jpg,{k % 2},640" for k in range(8))]
@@ -409,56 +427,3 @@ def test_what_was_not_given_is_said(tmp_path):
         build(tmp_path, IMAGE_DIR="nowhere")
     with pytest.raises(UsageError, match="nothing.csv .DATASET.CSV"):
         build(tmp_path, CSV="nothing.csv")
-
-
-def pictures(folder, names):
-    for number, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / name)
-
-
-def test_images_that_do_not_decode_are_found_at_once(tmp_path):
-    pictures(
-        tmp_path, [f"{part}/{c}/{k}.png" for part in ("train", "test") for c in "ab" for k in "12"]
-    )
-    dataset = build(tmp_path, IMAGE_DIR=tmp_path)
-    dataset.verify()
-    (tmp_path / "test/a/1.png").write_bytes(b"")
-    (tmp_path / "test/b/2.png").write_text("<html>")
-    with pytest.raises(UsageError) as raised:
-        build(tmp_path, IMAGE_DIR=tmp_path).verify()
-    assert str(raised.value) == (
-        f"ImageFolder: image cannot be decoded: {tmp_path}/test/a/1.png (an empty file); replace "
-        f"or remove it; image cannot be decoded: {tmp_path}/test/b/2.png (not an image in a format "
-        "that Pillow reads); replace or remove it"
-    )
-    build(tmp_path, IMAGE_DIR=tmp_path, CHECK_IMAGES=False).verify()
-
-
-def test_an_image_is_decoded_once_until_it_changes(tmp_path, monkeypatch):
-    from datasets import verify
-
-    read = []
-    monkeypatch.setattr(
-        verify, "read_image", lambda path, reading: read.append(os.path.relpath(path, tmp_path))
-    )
-    pictures(tmp_path, [f"x/{c}/{k}.png" for c in "ab" for k in "1234"])
-    build(tmp_path, IMAGE_DIR=tmp_path / "x").verify()
-    assert len(read) == 8
-    build(tmp_path, shots=1, IMAGE_DIR=tmp_path / "x").verify()
-    assert len(read) == 8
-    content = bytearray((tmp_path / "x/a/1.png").read_bytes())
-    content[-20] ^= 1  # of the same size
-    (tmp_path / "x/a/1.png").write_bytes(content)
-    build(tmp_path, IMAGE_DIR=tmp_path / "x").verify()
-    assert read[8:] == ["x/a/1.png"]
-
-
-def test_copies_are_said(tmp_path, caplog):
-    pictures(tmp_path / "x", [*TWO_PARTS, "val/a/1.png"])
-    shutil.copy(tmp_path / "x/train/a/1.png", tmp_path / "x/train/b/copy.png")
-    for name in "12":
-        shutil.copy(tmp_path / f"x/train/a/{name}.png", tmp_path / f"x/test/a/copy{name}.png")
-    build(tmp_path, IMAGE_DIR="x").verify()
-    assert "2 test images are copies of training images, such as test/a/copy" in caplog.text
-    assert "1 image(s) are in two classes (same content)" in caplog.text

@@ -197,6 +197,7 @@ class FewShotDataset(Reader, DatasetBase):
                 "leave DATASET.SUBSAMPLE_CLASSES at all"
             )
         train, val, test = self.read()
+        self._all_train = train
         for note in self.notes:
             log.warning("%s: %s", self.name, note)
         if shots >= 1 and not self.test_is_train:
@@ -222,6 +223,21 @@ class FewShotDataset(Reader, DatasetBase):
 
     # Whether every seed trains on the same images, as there are no more than the shots asked for.
     takes_all = False
+
+    @property
+    def unlabelled(self) -> list[Datum]:
+        """All training images of all classes, whatever the shots and the subset: label 0, no name.
+
+        For methods that learn from images without labels. Test images are never among them.
+        """
+        return self.to_datums([(path, 0, "") for path, _, _ in self._all_train])
+
+    @property
+    def all_classnames(self) -> list[str]:
+        """The names of all classes, base and new, in order of label."""
+        return list(
+            dict(sorted({label: name for _, label, name in self._all_train}.items())).values()
+        )
 
     @property
     def title(self) -> str:

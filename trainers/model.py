@@ -110,11 +110,13 @@ class Loss:
         total: scalar, what is minimised.
         logits: (B, C) that the reported accuracy is taken from.
         terms: the scalars that ``total`` is made of, as they are weighted in it, by name.
+        label: (B,) that the reported accuracy is of, where it is not the batch's.
     """
 
     total: Tensor
     logits: Tensor
     terms: dict[str, Tensor]
+    label: Tensor | None = None
 
     @staticmethod
     def of(logits: Tensor, **terms: Tensor) -> Loss:
@@ -130,7 +132,7 @@ class Loss:
         if weight == 1:
             return self
         terms = {name: weight * term for name, term in self.terms.items()}
-        return Loss(weight * self.total, self.logits, terms)
+        return Loss(weight * self.total, self.logits, terms, self.label)
 
 
 class PromptLearner(nn.Module):

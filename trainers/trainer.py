@@ -347,9 +347,10 @@ class PromptTrainer(TrainerX):
 
     def _summary(self, loss: Loss, given: TrainingBatch) -> dict[str, Tensor]:
         """Return what a step reports, of all processes' images."""
+        label = given.label if loss.label is None else loss.label
         summary = {
             "loss": loss.total.detach(),
-            "acc": compute_accuracy(loss.logits.detach(), given.label)[0].detach(),
+            "acc": compute_accuracy(loss.logits.detach(), label)[0].detach(),
         }
         if len(loss.terms) > 1:
             summary |= {name: term.detach() for name, term in loss.terms.items()}

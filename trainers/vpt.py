@@ -44,7 +44,7 @@ def random_prompts(layers: int, n_tokens: int, width: int, device: Any) -> nn.Pa
     )
 
 
-def prompted_image_features(
+def raw_prompted_image_features(
     clip_model: clip.model.CLIP, embedded: Tensor, prompts: Sequence[Tensor]
 ) -> Tensor:
     """Return image features with learned tokens at the end of the sequence.
@@ -55,13 +55,20 @@ def prompted_image_features(
             each later one takes the place of the one before it.
 
     Returns:
-        (B, E) normalised, fp32.
+        (B, E), fp32, not normalised.
     """
     visual = clip_model.visual
     tokens = append_tokens(embedded, prompts[0])
     edit = ReplaceTokens(dict(enumerate(prompts[1:], start=1)), position=-len(prompts[0]))
     tokens = visual.transformer.run(visual.ln_pre(tokens), edit=edit, keep=slice(0, 1))
-    return F.normalize(visual.project(tokens[:, 0]).float(), dim=-1)
+    return visual.project(tokens[:, 0]).float()
+
+
+def prompted_image_features(
+    clip_model: clip.model.CLIP, embedded: Tensor, prompts: Sequence[Tensor]
+) -> Tensor:
+    """Return `raw_prompted_image_features`, normalised."""
+    return F.normalize(raw_prompted_image_features(clip_model, embedded, prompts), dim=-1)
 
 
 def own_prompt_name(name: str) -> str:

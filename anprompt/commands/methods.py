@@ -92,6 +92,11 @@ FACTS = {
         "Khattak et al. 2023, https://arxiv.org/abs/2307.06948",
         "MIT",
     ),
+    "PromptKD": Facts(
+        "image tokens and a projection, from a larger teacher and images without labels",
+        "Li et al. 2024, https://arxiv.org/abs/2403.02781",
+        "Apache-2.0",
+    ),
     "MMA": Facts(
         "adapters in upper blocks of both towers, with a shared middle",
         "Yang et al. 2024 (CVPR)",

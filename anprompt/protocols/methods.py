@@ -6,6 +6,7 @@ which of its files a protocol takes (all keys are optional)::
     name: zsclip          # what scripts and sweeps call it; default: the trainer's, in lower case
     learns: false         # nothing is trained: every run is an evaluation
     task: anomaly         # anomaly detection: no protocol of classification takes it
+    unlabelled: true      # it learns from all training images of all classes, without labels, too
     configs: CoOp         # the folder whose files it takes; default: its own
     crossdata: vit_b16_ep50_ctxv1
     fewshot:              # the first line that fits
@@ -32,7 +33,7 @@ from dassl.config.node import read_file
 
 PROTOCOLS_FILE = "protocols.yaml"
 _FOLDERS = ("base2new", "crossdata", "fewshot")
-_KEYS = {"name", "learns", "configs", "task", *_FOLDERS}
+_KEYS = {"name", "learns", "configs", "task", "unlabelled", *_FOLDERS}
 TASKS = (CLASSIFICATION, ANOMALY) = ("classification", "anomaly")
 
 
@@ -58,6 +59,7 @@ class Method:
         trainer: its registered name (``CoOp``).
         learns: whether it trains.
         task: one of ``TASKS``, the trainer's own.
+        unlabelled: whether it also learns from all training images of all classes, without labels.
         configs: the folder of its configurations; None for a plugin's trainer without one.
         rules: by protocol, the configurations that its ``protocols.yaml`` names.
     """
@@ -67,6 +69,7 @@ class Method:
     learns: bool = True
     configs: Path | None = None
     task: str = CLASSIFICATION
+    unlabelled: bool = False
     rules: dict[str, tuple[Rule, ...]] = field(default_factory=dict, compare=False)
 
     def config(self, protocol: str, dataset: str, shots: int) -> str:
@@ -239,9 +242,9 @@ def _read(folder: Path) -> Method:
         raise UsageError(
             f"{file}: {', '.join(unknown) or 'not a mapping'}; it takes {', '.join(sorted(_KEYS))}"
         )
-    learns = content.get("learns", True)
-    if not isinstance(learns, bool):
-        raise UsageError(f"{file}: learns is {learns!r}; expected true or false")
+    for key in ("learns", "unlabelled"):
+        if not isinstance(content.get(key, True), bool):
+            raise UsageError(f"{file}: {key} is {content[key]!r}; expected true or false")
     task = content.get("task", CLASSIFICATION)
     if task not in TASKS:
         raise UsageError(f"{file}: task is {task!r}; expected {' or '.join(TASKS)}")
@@ -249,7 +252,8 @@ def _read(folder: Path) -> Method:
         task=task,
         name=str(content.get("name", folder.name.lower())),
         trainer=folder.name,
-        learns=learns,
+        learns=content.get("learns", True),
+        unlabelled=content.get("unlabelled", False),
         configs=folder.parent / str(content.get("configs", folder.name)),
         rules={
             protocol: _rules(file, protocol, content[protocol])

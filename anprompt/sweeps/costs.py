@@ -106,6 +106,7 @@ class Costs:
             trained = float(results["train_seconds"])
             batch = int(settings.get(BATCH) or 32)
             n_train = _epoch_images(settings, n_classes, int(results["shots"]), batch)
+            n_train = _unlabelled(results["trainer"], results.get("dataset", "")) or n_train
             work = Work(
                 trainer=str(results["trainer"]),
                 backbone=str(results["backbone"]),
@@ -190,6 +191,7 @@ def _work(run: RunSpec, options: tuple[str, ...]) -> Work:
     n_test = tested.get("test", UNKNOWN["test"])
     batch = _number(settings.get(BATCH), 32)
     n_train = _epoch_images(settings, _part(trained["classes"], run.subset), run.shots, batch)
+    n_train = _unlabelled(run.method, run.source) or n_train
     return Work(
         trainer=run.method,
         backbone=run.backbone,
@@ -206,6 +208,15 @@ def _epoch_images(settings: Mapping[str, Any], n_classes: int, shots: int, batch
     fixed = (value for key, value in settings.items() if key.endswith(".STEPS_PER_SHOT"))
     steps = _number(next(fixed, 0), 0)
     return shots * (steps * batch if steps else n_classes)
+
+
+def _unlabelled(trainer: str, dataset: str) -> int:
+    """Return how many images without labels an epoch of a method reads; 0 for most methods.
+
+    Args:
+        dataset: its file's name, or the registered one.
+    """
+    return _figures().get(dataset, {}).get("train", 0) if method_of(trainer).unlabelled else 0
 
 
 def _part(number: int, subset: str) -> int:
@@ -236,7 +247,9 @@ def learn_from_folder(costs: Costs, output: str | Path) -> None:
 
 @cache
 def _figures() -> dict[str, dict[str, int]]:
-    """Return numbers of classes and images by the data set's file."""
+    """Return numbers of classes and images by the data set's file, and by its registered name."""
     catalogue = json.loads((ROOT / "datasets/catalogue.json").read_text(encoding="utf-8"))
-    figures = {name: entry["figures"] for name, entry in catalogue["datasets"].items()}
-    return figures | {"shapes": {"classes": 48, "test": 1200, "test_base": 600, "test_new": 600}}
+    entries = catalogue["datasets"].items()
+    figures = {name: entry["figures"] for file, entry in entries for name in (file, entry["name"])}
+    shapes = {"classes": 48, "train": 960, "test": 1200, "test_base": 600, "test_new": 600}
+    return figures | {"shapes": shapes, "Shapes": shapes}

@@ -100,6 +100,9 @@ def test_expectations_come_from_similar_runs():
     for run in plan("fewshot", methods("cliplora"), ["shapes", "imagenet"], [1], [4]):
         work = Costs().work(run)
         assert work.epochs * work.n_train == 500 * 4 * work.batch  # whatever the classes
+    (run, test) = plan("base2new", methods("promptkd"), ["eurosat"], [1])
+    assert Costs().work(run).n_train == 13500  # all training images of all classes, without labels
+    assert Costs().work(test).n_train == 0
 
 
 def test_expectations_come_from_results_of_the_same_kind_of_device():
@@ -117,6 +120,11 @@ def test_expectations_come_from_results_of_the_same_kind_of_device():
         costs.learn_from_results({"trainer": "CoOp"})
     assert gpu.seconds(run) == pytest.approx(420.0) and gpu.gigabytes([run]) == pytest.approx(3.0)
     assert cpu.n_known == 0
+    (run,) = plan("fewshot", methods("promptkd"), ["dtd"], [1], [4])
+    results |= {"trainer": "PromptKD", "dataset": "DescribableTextures", "epochs": 20}
+    results["config"]["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"] = 8
+    gpu.learn_from_results(results)
+    assert gpu.seconds(run) == pytest.approx(420.0)
 
 
 def test_published_times_are_met_roughly():

@@ -381,6 +381,7 @@ def test_one_yaml_file_is_a_methods_configuration_everywhere(own_method):
         ("base2new: a\nfewshoot: a\n", "fewshoot"),
         ("- a\n", "not a mapping"),
         ("learns: maybe\n", "expected true or false"),
+        ("unlabelled: 1\n", "unlabelled is 1; expected true or false"),
         ("base2new: {config: a}\n", "neither"),
         ("base2new: [{config: a, shot: 1}]\n", "neither"),
         ("base2new: [{dataset: dtd}]\n", "neither"),

@@ -73,7 +73,7 @@ def built(clip_model, tiny_clip_path):
             cfg.DATASET.SUBSAMPLE_CLASSES = "all"
             untrained = trained_from(cfg, CLASSNAMES, clip_model, {})
             learned = {  # some start at zero: no spread, no noise
-                key: x + 0.02 * torch.randn_like(x)
+                key: x + 0.02 * torch.randn_like(x) if x.is_floating_point() else x
                 for key, x in untrained.model.prompt_learner.state_dict().items()
             }
             checkpoint = {"state_dict": learned, "meta": {}} if learned else {}

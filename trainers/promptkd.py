@@ -22,12 +22,16 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
+import random
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +43,7 @@ from common.settings import Setting
 from dassl.data.data_manager import build_data_loader
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import get_rng_state, set_random_seed, set_rng_state
+from dassl.utils import set_random_seed
 
 from .base import (
     ClassPrompts,
@@ -326,7 +330,7 @@ class PromptKD(PromptTrainer):
         super().prepare_training()
         known = getattr(self.dm.dataset, "all_classnames", self.dm.dataset.classnames)
         logger.info(f"Distilled: {len(known)} classes")
-        with torch.random.fork_rng():  # building draws random numbers
+        with own_random_numbers(-1, self.device):  # building draws some
             prompts = ClassPrompts(self.model.prompts.template, known)
             whole = PromptSRC.build(self.teacher_cfg(self.cfg), self.model.teacher.clip, prompts)
         whole.prompt_learner.load_state_dict(self.model.teacher.prompt_learner.state_dict())
@@ -341,12 +345,9 @@ class PromptKD(PromptTrainer):
         else:
             path = teacher.OUTPUT_DIR
             logger.info(f"The teacher's training: PromptSRC on {teacher.MODEL.BACKBONE.NAME}")
-            state = get_rng_state()
-            if self.cfg.SEED >= 0:
-                set_random_seed(self.cfg.SEED)
-            training = TeacherTraining(teacher)
-            training.train()
-            set_rng_state(state)
+            with own_random_numbers(self.cfg.SEED, self.device):
+                training = TeacherTraining(teacher)
+                training.train()
             learned = {"state_dict": training.model.prompt_learner.state_dict()}
             logger.info("The student's training")
         load_learned(self.model.teacher, learned, where=str(path))
@@ -360,6 +361,22 @@ class PromptKD(PromptTrainer):
 _TEACHERS: weakref.WeakKeyDictionary[clip.model.CLIP, dict[str, clip.model.CLIP]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+@contextlib.contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw random numbers from a seed for a block; afterwards all generators are as before.
+
+    Args:
+        seed: negative: whatever the generators give.
+    """
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002  (set_random_seed sets it)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        if seed >= 0:
+            set_random_seed(seed)
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
 
 
 def teacher_name(cfg: Any) -> str:

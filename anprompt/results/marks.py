@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from anprompt.results.apart import is_apart
 from anprompt.results.method import Method
 from anprompt.results.table import Column, Evidence, Table
 from anprompt.results.value import Value
@@ -59,7 +60,7 @@ def marks(table: Table) -> Marks:
             (i, row.method, value)
             for i, row in enumerate(table.rows)
             if row.is_protocol
-            and not (row.published or row.is_difference)
+            and not (row.published or row.is_difference or is_apart(row.method))
             and (value := row.values[j]) is not None
             and column.best
         ]

@@ -14,6 +14,7 @@ from anprompt.results.aggregate import (
     make_grid,
     seeds_left_out,
 )
+from anprompt.results.apart import apart_notes, last
 from anprompt.results.assign import Placed
 from anprompt.results.cell import ALL, Cell, by_shots, shots_of
 from anprompt.results.measures import MEASURES, Measure
@@ -89,8 +90,9 @@ def make_tables(
             )
             for source, runs in _by_source(protocol, placed).items()
         ]
-    for table in tables if metric == "accuracy" else ():
-        table.notes += _few_images(table)
+    for table in tables:
+        table.notes += [*(_few_images(table) if metric == "accuracy" else []), *apart_notes(table)]
+        table.rows = table.rows if methods else last(table.rows)
     for table in tables if MEASURES[metric].best == "highest" else ():
         table.notes += _without_harmonic_mean(table)
     return [_of_measure(table, MEASURES[metric]) for table in tables]

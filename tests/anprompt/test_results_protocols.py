@@ -15,6 +15,7 @@ from written_runs import (
 )
 
 from anprompt.results.assign import place
+from anprompt.results.marks import marks
 from anprompt.results.protocol_tables import OF_AVERAGES, make_tables, notes_on, protocols_with_runs
 from anprompt.results.run import find_runs
 
@@ -366,3 +367,21 @@ def test_own_images_trained_on_without_a_test_are_no_other_data_set(tmp_path, da
     )
     (run,) = find_runs([tested])[0]
     assert run.trained_on == (title, "all")
+
+
+def test_what_sees_other_images_stands_last_and_is_not_bold(tmp_path):
+    """PromptKD learns from images of new classes: the best of the others is bold."""
+    for trainer, accuracy in (("PromptKD", 90), ("CoOp", 60), ("MaPLe", 70)):
+        write_base_new(tmp_path, trainer, "EuroSAT", accuracy, accuracy)
+    (found,) = tables(tmp_path, "base2new")
+    assert [row.name for row in found.rows] == ["CoOp", "MaPLe", "PromptKD"]
+    (note,) = [note for note in found.notes if "without labels" in note]
+    assert note.startswith("PromptKD also learns from all training images of all classes")
+    assert {i for i, _ in marks(found).best} == {1} and {i for i, _ in marks(found).second} == {0}
+    given = ["MaPLe", "PromptKD", "CoOp"]
+    (found,) = tables(tmp_path, "base2new", methods=given)
+    assert [row.name for row in found.rows] == given and {i for i, _ in marks(found).best} == {0}
+    shutil.rmtree(tmp_path / "base2new/train_base/eurosat/shots_16/PromptKD")
+    shutil.rmtree(tmp_path / "base2new/test_new/eurosat/shots_16/PromptKD")
+    (found,) = tables(tmp_path, "base2new")
+    assert not [note for note in found.notes if "without labels" in note]

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from anprompt.results.apart import apart_notes
 from anprompt.results.attacked_training import training_notes
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
@@ -78,7 +79,7 @@ def noise_tables(comparison: Comparison, all_kinds: bool = False) -> list[Table]
         told = "Adaptive (A) and maximal (M) calibration error in %; Brier score"
         tables.append(noise_table(comparison, finer, "", told))
     tables = [table for table in tables if table.columns]
-    tables[-1].notes += _notes(comparison, all_kinds)
+    tables[-1].notes += [*_notes(comparison, all_kinds), *apart_notes(tables[0])]
     return tables
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from anprompt.results.apart import is_apart
 from anprompt.results.marks import RULE
 from anprompt.results.report.blocks import Block, Section, Sentence, Shown, joined, listed, words
 from anprompt.results.report.context import Context
@@ -41,7 +42,7 @@ def _highlights(page: Context) -> list[Sentence]:
     """Return the first of each table, and how the highlighted method fares."""
     found = []
     for table in _said(page.data.tables.get("base2new", [])):
-        rows = [row for row in table.rows if row.is_protocol]
+        rows = [row for row in table.rows if row.is_protocol and not is_apart(row.method)]
         title = f"{_subject(table)}, base to new: highest harmonic mean"
         known = [(row.name, value) for row in rows if (value := row.values[HM])]
         best = max(known, key=lambda pair: pair[1].number)[0] if known else ""
@@ -50,13 +51,15 @@ def _highlights(page: Context) -> list[Sentence]:
         found += page.first(title, known, error)
     for table in _said(page.data.tables.get("fewshot", [])):
         title = f"{_subject(table)}, {table.columns[-1].name}: highest accuracy"
-        found += page.first(title, ((row.name, _last(row)) for row in table.rows), None)
+        rows = [row for row in table.rows if not is_apart(row.method)]
+        found += page.first(title, ((row.name, _last(row)) for row in rows), None)
     for comparison in page.data.comparisons:
         cleans = [value.number for row in comparison.rows if (value := row.value(""))]
         error = standard_error(statistics.fmean(cleans), comparison.images)
         for group in ("text", "image"):
             title = f"{page.comparison_title(comparison)}, {group} noise: highest mean accuracy"
-            pairs = ((row.method.name, row.value(group)) for row in comparison.rows)
+            own = (row for row in comparison.rows if not is_apart(row.method))
+            pairs = ((row.method.name, row.value(group)) for row in own)
             found += page.first(title, pairs, error)
     return found
 

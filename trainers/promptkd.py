@@ -39,6 +39,7 @@ from torch import Tensor, nn
 import clip
 from clip.weights import hub, names
 from common.errors import UsageError
+from common.reading import read_text
 from common.settings import Setting
 from dassl.data.data_manager import build_data_loader
 from dassl.data.transforms import build_transform
@@ -66,7 +67,7 @@ from .vpt import check_depth, random_prompts, raw_prompted_image_features
 logger = logging.getLogger(__name__)
 
 LARGE = "ViT-L/14"  # upstream's teacher, which takes images of the size that these do
-ITS_STUDENTS = ("ViT-B/32", "ViT-B/16", "RN50", "RN101")
+ITS_STUDENTS = ("ViT-B/32", "ViT-B/16")
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -194,6 +195,27 @@ class DistilledCLIP(PromptedCLIP):
 class TeacherTraining(PromptSRC):
     """The teacher's training within a student's run, whose folder keeps its checkpoints."""
 
+    def of_run(self) -> str:
+        """Return what the student's run is made of, as train.py has written it: settings, data."""
+        path = pathlib.Path(self.output_dir).parent / "identity.json"
+        return read_text(path) if path.is_file() else ""
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        return {**super().checkpoint_meta(epoch, model_name), "of_run": self.of_run()}
+
+    def check_origin(self, directory: str, path: str, meta: dict[str, Any]) -> None:
+        """Refuse a teacher that an earlier run in this folder began, with other settings or data.
+
+        Raises:
+            UsageError: so.
+        """
+        super().check_origin(directory, path, meta)
+        if meta.get("of_run", "") != self.of_run():
+            raise UsageError(
+                f"{path} is of a teacher that was begun with other settings or data; remove "
+                f"{directory} to train it anew"
+            )
+
     def after_train(self) -> None:
         """Test nothing: the teacher has no results of its own."""
         self.close_writer()
@@ -223,8 +245,8 @@ class PromptKD(PromptTrainer):
             ),
             "TEACHER_NAME": Setting(
                 "",
-                f"the teacher's backbone; empty: {LARGE} for OpenAI's smaller ones, else the run's "
-                "own",
+                f"the teacher's backbone; empty: {LARGE} for {' and '.join(ITS_STUDENTS)}, else "
+                "the run's own",
                 is_file=True,
             ),
             "TEACHER_PROMPTS": Setting(
@@ -310,21 +332,9 @@ class PromptKD(PromptTrainer):
             known[name] = load_clip(cls.teacher_cfg(cfg), cls.precision_of(cfg, device), device)
         return known[name]
 
-    def build_data_loader(self) -> None:
-        """Create the data set and its loaders; that of training has images without labels."""
-        super().build_data_loader()
-        cfg = self.cfg
-        self.train_loader_x = build_data_loader(
-            cfg,
-            sampler_type=cfg.DATALOADER.TRAIN_X.SAMPLER,
-            data_source=getattr(self.dm.dataset, "unlabelled", self.dm.dataset.train_x),
-            batch_size=cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
-            tfm=build_transform(cfg, is_train=True),
-            is_train=True,
-        )
-
     def prepare_training(self) -> None:
         """Train or read the teacher, and have it tell all classes apart."""
+        self.train_loader_x = self._unlabelled_loader()
         if not self.start_epoch:  # else the checkpoint has it
             self._take_teacher()
         super().prepare_training()
@@ -336,6 +346,21 @@ class PromptKD(PromptTrainer):
         whole.prompt_learner.load_state_dict(self.model.teacher.prompt_learner.state_dict())
         with torch.no_grad():
             self.model.taught_text = whole.to(self.device).text_features()
+
+    def _unlabelled_loader(self) -> Any:
+        cfg, dataset = self.cfg, self.dm.dataset
+        if getattr(dataset, "test_is_train", False):
+            raise UsageError(
+                f"{cfg.DATASET.NAME} has test images only: there are none to learn from"
+            )
+        return build_data_loader(
+            cfg,
+            sampler_type=cfg.DATALOADER.TRAIN_X.SAMPLER,
+            data_source=getattr(dataset, "unlabelled", dataset.train_x),
+            batch_size=cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
+            tfm=build_transform(cfg, is_train=True),
+            is_train=True,
+        )
 
     def _take_teacher(self) -> None:
         """Put the teacher's learned prompts into the model."""

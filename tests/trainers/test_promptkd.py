@@ -9,6 +9,7 @@ from test_golden import GOLDEN, golden_cfg, train_as_recorded
 from common.errors import UsageError
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
+from trainers import promptkd
 from trainers.promptkd import distillation_loss
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,10 @@ def assert_equal(some, others):
         assert torch.equal(tensor, others[name]), name
 
 
+def interrupt(trainer):
+    raise KeyboardInterrupt
+
+
 def test_loss_is_the_divergence_from_the_teacher():
     student, teacher = torch.randn(2, 3, 5, dtype=torch.float64)
     p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
@@ -88,6 +93,7 @@ def test_training_reproduces_upstream(golden, make_trainer, monkeypatch, tmp_pat
 
 def test_learns_from_all_training_images_and_classes_without_labels(make_trainer):
     trainer = make_trainer(subsample="base")
+    trainer.before_train()
     dataset, images = trainer.dm.dataset, trainer.train_loader_x.dataset.data_source
     assert len(images) == 10 * 20 and len(dataset.train_x) == 5 * 2
     assert {item.label for item in images} == {0} and {item.classname for item in images} == {""}
@@ -97,7 +103,6 @@ def test_learns_from_all_training_images_and_classes_without_labels(make_trainer
     on_new = make_trainer(output="new", subsample="new").dm.dataset
     assert not paths & {item.impath for item in [*on_new.val, *on_new.test]}
     assert dataset.all_classnames == [*dataset.classnames, *on_new.classnames]
-    trainer.before_train()
     assert trainer.model.taught_text.shape == (10, TEACHER["embed"])
     batch = next(iter(trainer.train_loader_x))
     before = trainer.loss(trainer.training_batch(batch))
@@ -129,8 +134,6 @@ def test_teacher_is_what_promptsrc_alone_learns(make_trainer, teacher_path, tmp_
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_killed_while_the_teacher_trains(epoch, make_trainer, monkeypatch):
     """After its first epoch, and when it is done: the same run goes on, and ends the same."""
-    from trainers import promptkd
-
     whole = make_trainer(output="whole")
     whole.train()
     with monkeypatch.context() as patch:
@@ -141,8 +144,7 @@ def test_killed_while_the_teacher_trains(epoch, make_trainer, monkeypatch):
                     raise KeyboardInterrupt
                 super().before_epoch()
 
-            def after_train(self):
-                raise KeyboardInterrupt
+            after_train = interrupt
 
         patch.setattr(promptkd, "TeacherTraining", Killed)
         with pytest.raises(KeyboardInterrupt):
@@ -150,6 +152,30 @@ def test_killed_while_the_teacher_trains(epoch, make_trainer, monkeypatch):
     resumed = make_trainer(output="parts")
     resumed.train()
     assert_equal(learned(whole), learned(resumed))
+
+
+def test_a_teacher_of_other_data_is_not_gone_on_with(make_trainer, monkeypatch, tmp_path):
+    """Data may be mended before the student's first checkpoint; the teacher has seen the old."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "identity.json").write_text('{"data": {"train": "1"}}')
+    with monkeypatch.context() as patch:
+        patch.setattr(promptkd.TeacherTraining, "after_train", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer().train()
+    before = sorted((tmp_path / "run" / "teacher").rglob("*.tar*"))
+    (tmp_path / "run" / "identity.json").write_text('{"data": {"train": "2"}}')
+    with pytest.raises(UsageError, match="begun with other settings or data; remove .*/teacher"):
+        make_trainer().train()
+    assert sorted((tmp_path / "run" / "teacher").rglob("*.tar*")) == before
+    (tmp_path / "run" / "identity.json").write_text('{"data": {"train": "1"}}')
+    make_trainer().train()
+
+
+def test_nothing_is_learned_from_test_images(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(type(trainer.dm.dataset), "test_is_train", True)
+    with pytest.raises(UsageError, match="EuroSAT has test images only"):
+        trainer.train()
 
 
 def test_another_teacher_is_refused(make_trainer, teacher_path, tmp_path):

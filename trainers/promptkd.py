@@ -23,6 +23,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -413,4 +414,12 @@ def teacher_name(cfg: Any) -> str:
 def weights_digest(name: str) -> str:
     """Return a digest of a backbone's file; "" for a registered name, which has no other."""
     path = names.resolve(name).path
-    return "" if path is None else hub.sha256(path)[:16]
+    if path is None:
+        return ""
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache  # noise evaluations build a model for every phrasing
+def _digest(path: pathlib.Path, *version: int) -> str:
+    return hub.sha256(path)[:16]

@@ -80,7 +80,7 @@ class Synthetic(DatasetBase):
         described = json.loads((root / "synthetic.json").read_text())
         names, half = described["names"], (len(described["names"]) + 1) // 2
         part = {"all": names, "base": names[:half], "new": names[half:]}
-        names = part[cfg.DATASET.SUBSAMPLE_CLASSES]
+        self.all_classnames, names = names, part[cfg.DATASET.SUBSAMPLE_CLASSES]
 
         def items(per_class: int) -> list[Datum]:
             return [
@@ -91,3 +91,4 @@ class Synthetic(DatasetBase):
 
         train, test = items(described["train_per_class"]), items(described["test_per_class"])
         super().__init__(train_x=train, test=test)
+        self.unlabelled = [Datum(item.impath) for item in train]

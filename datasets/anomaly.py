@@ -153,12 +153,13 @@ class AnomalyDataset(Reader, DatasetBase):
 
     # The draw
 
+    is_unseeded = False  # whether each draw gives other images
+
     def draw(self, shots: int, seed: int, shots_from: str, cfg: Any) -> list[str]:
         """Return the normal images to learn from.
 
         Raises:
-            UsageError: SHOTS_FROM cannot be read or has no such line or image; or there is neither
-                it nor a seed, and some of the images are to be drawn.
+            UsageError: SHOTS_FROM cannot be read or has no such line or image.
         """
         if shots < 1:
             if shots_from:
@@ -173,14 +174,22 @@ class AnomalyDataset(Reader, DatasetBase):
                 self._name_in_messages(), len(self._normal), shots,
             )  # fmt: skip
         order = list(self._normal)
+        self.is_unseeded = seed < 0 and shots < len(order)
         if seed >= 0:
             random.Random(seed).shuffle(order)
-        elif shots < len(order):
-            raise UsageError(
-                f"{self._name_in_messages()}: without a seed (SEED {seed}) other normal images are "
-                "drawn each time, by whoever uses the model as well; give a seed, as --seed 1"
-            )
         return order[:shots]
+
+    def check_draw(self) -> None:
+        """Refuse to use images that would be others each time.
+
+        Raises:
+            UsageError: there is neither a seed nor SHOTS_FROM, and some of the images are drawn.
+        """
+        if self.is_unseeded:
+            raise UsageError(
+                f"{self._name_in_messages()}: without a seed (SEED below 0) other normal images "
+                "are drawn each time, by whoever uses the model as well; give a seed, as --seed 1"
+            )
 
     # Checks
 
@@ -189,7 +198,9 @@ class AnomalyDataset(Reader, DatasetBase):
 
         Raises:
             DataProblems: naming what does not decode or fit.
+            UsageError: as `check_draw`.
         """
+        self.check_draw()
         problems = self.look_into(self._drawn, self.samples, self._looks_into_images)
         if problems:
             raise DataProblems(self._name_in_messages(), problems)
@@ -243,13 +254,16 @@ class AnomalyDataset(Reader, DatasetBase):
         test: list[Entry] = [(s.path, int(bool(s.defect)), f"{s.defect} {s.mask}")
                              for s in self.samples]  # fmt: skip
         masks = [sample.mask for sample in self.samples if sample.mask]
+        of_draw = {
+            "few_shot": split_digest([drawn]),
+            "train_files": Files(self.image_dir, self._drawn).digest(),
+        }
         return {
             "train": split_digest([normal]),
             "val": split_digest([[]]),
             "test": split_digest([test]),
             "test_files": Files(self.image_dir, [*(s.path for s in self.samples), *masks]).digest(),
-            "few_shot": split_digest([drawn]),
-            "train_files": Files(self.image_dir, self._drawn).digest(),
+            **({} if self.is_unseeded else of_draw),
         }
 
     def examine(self, decode: bool = True) -> tuple[dict[str, int], list[str]]:

@@ -28,7 +28,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from datasets.classnames import same_names
 from datasets.fewshot import FewShotCache
 from datasets.splits import Entry, Lists, check_split, halve, missing_images, notes_on, read_split
-from datasets.verify import Files, copies, undecodable
+from datasets.verify import NO_LABEL, Files, copies, undecodable
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +190,7 @@ class FewShotDataset(Reader, DatasetBase):
     def __init__(self, cfg: Any):
         Reader.__init__(self, cfg.DATASET.ROOT, **self.options_of(cfg))
         self._looks_into_images = self.is_own and cfg.DATASET.get("CHECK_IMAGES", True)
+        self._reads_all = bool(cfg.DATASET.get("UNLABELLED", False))
         shots, subsample = cfg.DATASET.NUM_SHOTS, cfg.DATASET.SUBSAMPLE_CLASSES
         if self.test_is_train and subsample != "all":
             raise UsageError(
@@ -228,16 +229,16 @@ class FewShotDataset(Reader, DatasetBase):
     def unlabelled(self) -> list[Datum]:
         """All training images of all classes, whatever the shots and the subset: label 0, no name.
 
-        For methods that learn from images without labels. Test images are never among them.
+        For methods that learn from images without labels. Test images are not among them, but where
+        there are no others (``test_is_train``).
         """
         return self.to_datums([(path, 0, "") for path, _, _ in self._all_train])
 
     @property
     def all_classnames(self) -> list[str]:
         """The names of all classes, base and new, in order of label."""
-        return list(
-            dict(sorted({label: name for _, label, name in self._all_train}.items())).values()
-        )
+        names = {label: name for _, label, name in self._all_train}
+        return [names[label] for label in sorted(names)]
 
     @property
     def title(self) -> str:
@@ -256,6 +257,9 @@ class FewShotDataset(Reader, DatasetBase):
             [(seen_from(item.impath, self.image_dir), item.label, "") for item in items]
             for items in (self.train_x, self.val or [], self.test or [])
         )
+        if self._reads_all:
+            known = {path for path, _, _ in train}
+            train += [(path, NO_LABEL, "") for path, _, _ in self._all_train if path not in known]
         files = Files(self.image_dir, [path for path, _, _ in (*train, *val, *test)])
         problems = undecodable(files, self.reading)
         if problems:

@@ -50,14 +50,17 @@ def identity(cfg: Any, known: dict[tuple, Any] | None = None) -> dict[str, str]:
         known[source] = reader, lists, digests
     reader, lists, digests = known[source]
     shots = 0 if reader.test_is_train else max(cfg.DATASET.NUM_SHOTS, 0)
-    run = (source, shots, cfg.SEED if shots else 0)
+    reads_all = bool(cfg.DATASET.get("UNLABELLED", False))
+    run = (source, shots, cfg.SEED if shots else 0, reads_all)
     if run not in known:
-        known[run] = _training_digests(reader, lists, shots, cfg.SEED)
+        known[run] = _training_digests(reader, lists, shots, cfg.SEED, reads_all)
     return {**digests, **known[run]}
 
 
-def _training_digests(reader: Reader, lists: Lists, shots: int, seed: int) -> dict[str, str]:
-    """Return ``few_shot`` and ``train_files``."""
+def _training_digests(
+    reader: Reader, lists: Lists, shots: int, seed: int, reads_all: bool
+) -> dict[str, str]:
+    """Return ``few_shot`` and ``train_files``, of all training images where all are read."""
     if reader.test_is_train:
         return {}
     train, val, _ = lists
@@ -68,7 +71,8 @@ def _training_digests(reader: Reader, lists: Lists, shots: int, seed: int) -> di
             return {}
         train, val = cache.get(train, val, shots, seed, keep=False)
         digests["few_shot"] = split_digest((train, val))
-    digests["train_files"] = Files(reader.image_dir, _paths(train, val)).digest()
+    read = lists[0] if reads_all else train
+    digests["train_files"] = Files(reader.image_dir, _paths(read, val)).digest()
     return digests
 
 

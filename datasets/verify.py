@@ -161,6 +161,9 @@ def _recall(memory: Path, reading: str) -> dict[str, str]:
     return {}
 
 
+NO_LABEL = -1  # of an image that is read without one
+
+
 def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[str]:
     """Return lines on images that are there twice by content, in both lists or in two classes.
 
@@ -174,7 +177,7 @@ def copies(files: Files, train: Sequence[Entry], test: Sequence[Entry]) -> list[
         source = next((path for path in known if path in trained), None)
         if source:
             leaks += [(path, source) for path in known if path in tested and path not in trained]
-        labels = {label_of[path]: path for path in known}
+        labels = {label_of[path]: path for path in known if label_of[path] != NO_LABEL}
         if len(labels) > 1:
             doubles.append(tuple(labels.values())[:2])
     lines = []

@@ -40,6 +40,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return precision
 
 
+def backbone_of(cfg: Any) -> str:
+    """Return what tells a run's backbone: its file's digest, or its registered name."""
+    return str(cfg.get("RUN", {}).get("WEIGHTS") or cfg.MODEL.BACKBONE.NAME)
+
+
 def load_clip(
     cfg: Any, precision: str, device: torch.device, any_size: bool = False
 ) -> clip.model.CLIP:

@@ -9,7 +9,13 @@ A method is three things:
 ``trainers/template.py`` is the smallest complete example.
 """
 
-from .backbone import apply_speed_settings, load_clip, require_vit, resolve_precision
+from .backbone import (
+    apply_speed_settings,
+    backbone_of,
+    load_clip,
+    require_vit,
+    resolve_precision,
+)
 from .model import (
     TOGETHER,
     Images,
@@ -44,6 +50,7 @@ __all__ = [
     "TokenizedPrompts",
     "TrainingBatch",
     "apply_speed_settings",
+    "backbone_of",
     "dataset_template",
     "encode_prompts",
     "grad_if_image_asks",

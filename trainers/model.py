@@ -218,6 +218,8 @@ class PromptedCLIP(nn.Module):
     rule = "class"
     reads_texts = True
     knows_classes = True
+    # Parts that only the classes' features are made with: what is deployed goes without.
+    only_for_texts: tuple[str, ...] = ()
     # How many of the image tower's first blocks compute what frozen CLIP's do; with any,
     # ``encode_above`` goes on from their output, and models on one CLIP may share it.
     frozen_blocks = 0
@@ -231,6 +233,11 @@ class PromptedCLIP(nn.Module):
         self.prompts = prompts
 
     # Features and logits
+
+    @property
+    def text_clip(self) -> clip.model.CLIP:
+        """The CLIP whose text tower reads the classes' texts."""
+        return self.clip
 
     @property
     def scale(self) -> Tensor | float:

@@ -41,12 +41,13 @@ import clip
 from clip.weights import hub, names
 from common.errors import UsageError
 from common.reading import read_text
-from common.settings import Setting
+from common.settings import Setting, declare
 from dassl.data.data_manager import build_data_loader
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
 
+from .backbone import NeedsViT
 from .base import (
     ClassPrompts,
     Loss,
@@ -54,11 +55,13 @@ from .base import (
     PromptLearner,
     PromptTrainer,
     TrainingBatch,
+    backbone_of,
     load_clip,
     load_learned,
     read_learned,
     require_vit,
     setting_for,
+    trained_classnames,
 )
 from .ivlp import IndependentPromptLearner
 from .promptsrc import PromptSRC, SelfRegulatedCLIP
@@ -67,6 +70,7 @@ from .vpt import check_depth, random_prompts, raw_prompted_image_features
 
 logger = logging.getLogger(__name__)
 
+TEACHER_NAME = "TRAINER.PROMPTKD.TEACHER_NAME"
 LARGE = "ViT-L/14"  # upstream's teacher, which takes images of the size that these do
 ITS_STUDENTS = ("ViT-B/32", "ViT-B/16")
 
@@ -136,6 +140,7 @@ class DistilledCLIP(PromptedCLIP):
         weight: of the loss.
     """
 
+    only_for_texts = ("teacher",)
     taught_text: Tensor  # (C', E'), of the classes that are distilled, once training is prepared
 
     def __init__(
@@ -155,6 +160,10 @@ class DistilledCLIP(PromptedCLIP):
         self.temperature = temperature
         self.weight = weight
         self.register_buffer("taught_text", None, persistent=False)
+
+    @property
+    def text_clip(self) -> clip.model.CLIP:
+        return self.teacher.clip
 
     def text_features(self) -> Tensor:
         return self.teacher.text_features()
@@ -185,16 +194,44 @@ class DistilledCLIP(PromptedCLIP):
 
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         super().check_checkpoint(checkpoint, where)
-        there = checkpoint.get("meta", {}).get("teacher_weights", self.teacher_weights)
-        if there != self.teacher_weights:
+        self.check_teacher(checkpoint.get("meta", {}), where)
+
+    def check_teacher(self, meta: dict[str, Any], where: str) -> None:
+        """Refuse what was learned with another teacher's backbone.
+
+        Raises:
+            UsageError: so.
+        """
+        if meta.get("teacher_weights", self.teacher_weights) != self.teacher_weights:
             raise UsageError(
-                f"{where}: the teacher's backbone (TRAINER.PROMPTKD.TEACHER_NAME) had other "
-                "weights in training than it has now; train anew, or put the old file back"
+                f"{where}: its teacher was another backbone, or had other weights, than "
+                "TRAINER.PROMPTKD.TEACHER_NAME names now; name that, or train anew"
             )
 
 
 class TeacherTraining(PromptSRC):
-    """The teacher's training within a student's run, whose folder keeps its checkpoints."""
+    """The teacher's training within a student's run, whose folder keeps its checkpoints.
+
+    Args:
+        clip_model: the teacher's backbone.
+
+    Attributes:
+        earlier_seconds: spent on it before a resume.
+    """
+
+    earlier_seconds = 0.0
+
+    def __init__(self, cfg: Any, clip_model: clip.model.CLIP):
+        self.clip_model = clip_model
+        super().__init__(cfg)
+
+    def load_backbone(self) -> clip.model.CLIP:
+        super().load_backbone()  # for the random numbers that it draws, as in a run of its own
+        return self.clip_model
+
+    def restore_meta(self, epoch: int, meta: dict[str, Any]) -> None:
+        super().restore_meta(epoch, meta)
+        self.earlier_seconds = self.train_seconds
 
     def of_run(self) -> str:
         """Return what the student's run is made of, as train.py has written it: settings, data."""
@@ -249,6 +286,7 @@ class PromptKD(PromptTrainer):
                 f"the teacher's backbone; empty: {LARGE} for {' and '.join(ITS_STUDENTS)}, else "
                 "the run's own",
                 is_file=True,
+                scope="inference",  # the weights are compared, wherever they lie
             ),
             "TEACHER_PROMPTS": Setting(
                 "",
@@ -262,6 +300,10 @@ class PromptKD(PromptTrainer):
             "TEACHER_LR": Setting(0.005, "its learning rate", gt=0, le=1000, **training),
         }
         declare_method(cfg, "PROMPTKD", settings)
+        all_images = Setting(
+            True, "whether all training images are read, without labels", choices=(True,)
+        )
+        declare(cfg, "DATASET", {"UNLABELLED": all_images})
 
     @classmethod
     def teacher_cfg(cls, cfg: Any) -> Any:
@@ -271,6 +313,8 @@ class PromptKD(PromptTrainer):
         teacher.defrost()
         teacher.MODEL.BACKBONE.NAME = teacher_name(cfg)
         teacher.MODEL.INIT_WEIGHTS = ""
+        if "RUN" in teacher:
+            teacher.RUN.WEIGHTS = weights_digest(teacher.MODEL.BACKBONE.NAME)
         teacher.TRAINER.NAME = "PromptSRC"
         teacher.TRAINER.PROMPTSRC.PREC = settings.PREC
         teacher.OPTIM.MAX_EPOCH = settings.TEACHER_EPOCHS
@@ -309,7 +353,10 @@ class PromptKD(PromptTrainer):
             "TRAINER.PROMPTKD.PROMPT_DEPTH_VISION",
         )
         teachers_clip = cls._teachers_clip(cfg, clip_model)
-        teacher = PromptSRC.build(cls.teacher_cfg(cfg), teachers_clip, prompts)
+        try:
+            teacher = PromptSRC.build(cls.teacher_cfg(cfg), teachers_clip, prompts)
+        except NeedsViT:
+            raise UsageError(f"{TEACHER_NAME} {teacher_name(cfg)!r}: a teacher is a ViT") from None
         width = teachers_clip.text_projection.shape[1]
         return DistilledCLIP(
             clip_model,
@@ -324,9 +371,14 @@ class PromptKD(PromptTrainer):
     @classmethod
     def _teachers_clip(cls, cfg: Any, clip_model: clip.model.CLIP) -> clip.model.CLIP:
         """Return the teacher's backbone, loaded once for all models on one student's."""
-        name = teacher_name(cfg)
-        if name == cfg.MODEL.BACKBONE.NAME:
+        name, own = teacher_name(cfg), cfg.MODEL.BACKBONE.NAME
+        if name == own:
             return clip_model
+        if clip.preprocessing(name) != clip.preprocessing(own):
+            raise UsageError(
+                f"{TEACHER_NAME} {name!r}: takes images of another size, mean or deviation than "
+                f"the student's backbone {own or 'small'!r}, and both see the same"
+            )
         known = _TEACHERS.setdefault(clip_model, {})
         if name not in known:
             device = clip_model.positional_embedding.device
@@ -339,7 +391,8 @@ class PromptKD(PromptTrainer):
         if not self.start_epoch:  # else the checkpoint has it
             self._take_teacher()
         super().prepare_training()
-        known = getattr(self.dm.dataset, "all_classnames", self.dm.dataset.classnames)
+        dataset: Any = self.dm.dataset
+        known = dataset.all_classnames
         logger.info(f"Distilled: {len(known)} classes")
         with own_random_numbers(-1, self.device):  # building draws some
             prompts = ClassPrompts(self.model.prompts.template, known)
@@ -349,7 +402,13 @@ class PromptKD(PromptTrainer):
             self.model.taught_text = whole.to(self.device).text_features()
 
     def _unlabelled_loader(self) -> Any:
-        cfg, dataset = self.cfg, self.dm.dataset
+        cfg = self.cfg
+        dataset: Any = self.dm.dataset
+        if not hasattr(dataset, "unlabelled"):
+            raise UsageError(
+                f"{cfg.DATASET.NAME}: PromptKD learns from all training images and classes; a data "
+                "set gives them as unlabelled and all_classnames (datasets.base.FewShotDataset)"
+            )
         if getattr(dataset, "test_is_train", False):
             raise UsageError(
                 f"{cfg.DATASET.NAME} has test images only: there are none to learn from"
@@ -357,7 +416,7 @@ class PromptKD(PromptTrainer):
         return build_data_loader(
             cfg,
             sampler_type=cfg.DATALOADER.TRAIN_X.SAMPLER,
-            data_source=getattr(dataset, "unlabelled", dataset.train_x),
+            data_source=dataset.unlabelled,
             batch_size=cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
             tfm=build_transform(cfg, is_train=True),
             is_train=True,
@@ -368,15 +427,36 @@ class PromptKD(PromptTrainer):
         path, teacher = self.settings.TEACHER_PROMPTS, self.teacher_cfg(self.cfg)
         if path:
             learned = read_learned(teacher, pathlib.Path(path))
+            self._check_given(learned["meta"], teacher)
         else:
             path = teacher.OUTPUT_DIR
             logger.info(f"The teacher's training: PromptSRC on {teacher.MODEL.BACKBONE.NAME}")
             with own_random_numbers(self.cfg.SEED, self.device):
-                training = TeacherTraining(teacher)
+                training = TeacherTraining(teacher, self.model.teacher.clip)
                 training.train()
+            self.train_seconds += training.earlier_seconds
             learned = {"state_dict": training.model.prompt_learner.state_dict()}
             logger.info("The student's training")
         load_learned(self.model.teacher, learned, where=str(path))
+
+    def _check_given(self, meta: dict[str, Any], teacher: Any) -> None:
+        """Refuse prompts of another backbone; warn of those that know classes they should not."""
+        there, here = meta.get("backbone"), backbone_of(teacher)
+        if there not in (None, here):
+            raise UsageError(
+                f"TRAINER.PROMPTKD.TEACHER_PROMPTS {self.settings.TEACHER_PROMPTS}: trained on "
+                f"backbone {there}, not on this teacher's, {here}"
+            )
+        more = set(trained_classnames(meta) or ()) - set(self.model.prompts.classnames)
+        if more:
+            logger.warning(
+                f"TEACHER_PROMPTS were trained with labels of {len(more)} classes that this run "
+                f"has no labels of, {sorted(more)[0]!r} among them"
+            )
+
+    def check_origin(self, directory: str, path: str, meta: dict[str, Any]) -> None:
+        super().check_origin(directory, path, meta)
+        self.model.check_teacher(meta, path)
 
     def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
         """Say as well which weights the teacher's backbone had."""
@@ -412,10 +492,10 @@ def teacher_name(cfg: Any) -> str:
 
 
 def weights_digest(name: str) -> str:
-    """Return a digest of a backbone's file; "" for a registered name, which has no other."""
+    """Return a digest of a backbone's file; of a registered one the name, which says as much."""
     path = names.resolve(name).path
     if path is None:
-        return ""
+        return name
     stat = path.stat()
     return _digest(path, stat.st_mtime_ns, stat.st_size)
 

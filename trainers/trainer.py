@@ -28,7 +28,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
-from .backbone import load_clip, resolve_precision
+from .backbone import backbone_of, load_clip, resolve_precision
 from .kept_features import FrozenTower, can_be_kept, tensors_digest, test_batches
 from .model import Images, Loss, PromptedCLIP, TrainingBatch, load_learned
 from .prompts import ClassPrompts, prompt_template
@@ -186,7 +186,7 @@ class PromptTrainer(TrainerX):
         cfg = self.cfg
         self.precision = self.precision_of(cfg, self.device)
         self._towers: dict[bool, FrozenTower] = {}
-        clip_model = load_clip(cfg, self.precision, self.device, self.any_size)
+        clip_model = self.load_backbone()
         prompts = ClassPrompts(self.fixed_template(cfg), self.dm.dataset.classnames)
         self.model = self.build(cfg, clip_model, prompts).to(self.device)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "amp" else None
@@ -205,6 +205,10 @@ class PromptTrainer(TrainerX):
                 f"{type(self).__name__}.build_optimizers registers no {self.model_name!r} that is "
                 "the whole learner, which tests read: call super().build_optimizers() first"
             )
+
+    def load_backbone(self) -> clip.model.CLIP:
+        """Return the run's frozen CLIP."""
+        return load_clip(self.cfg, self.precision, self.device, self.any_size)
 
     def build_optimizers(self) -> None:
         """Create the optimiser and its schedule, and register them with what they train.
@@ -429,6 +433,11 @@ class PromptTrainer(TrainerX):
         return self.model.inference_rules(image)
 
     # Checkpoints
+
+    def checkpoint_meta(self, epoch: int, model_name: str) -> dict[str, Any]:
+        """Say as well which backbone the tensors are for."""
+        meta: dict[str, Any] = super().checkpoint_meta(epoch, model_name)
+        return {**meta, "backbone": backbone_of(self.cfg)}
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load learned tensors from a run's folder, ours or an upstream repository's.

@@ -8,8 +8,8 @@ Of each run results.json and robustness.json are kept, without the command, the 
 settings for where things are; of other paths their last name. Of trainings that were not tested
 themselves, but are named by tests or measured under noise, config.yaml is kept in the same way.
 Once unpacked, tables print the same figures, beside those of your own runs; so of a folder inside
-output, names begin with the folders above that tables read, such as a protocol's. What tables
-refuse is not packed. Runs of upstream's code, which are logs alone, are not packed either.
+output, names begin with the folders above that tables read, such as a protocol's. Damaged files are
+refused. Runs of upstream's code, which are logs alone, are not packed either.
 
 exit status: 0 done, 2 bad input.
 """

@@ -23,5 +23,5 @@ def apart_notes(table: Table) -> list[str]:
     learns, rows = ("learns", "its rows take") if len(names) == 1 else ("learn", "their rows take")
     return [
         f"{', '.join(names)} also {learns} from all training images of all classes, without "
-        f"labels, and from a teacher: {rows} no part in bold."
+        f"labels: {rows} no part in bold."
     ]

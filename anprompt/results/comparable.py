@@ -15,7 +15,7 @@ from common.text import plain
 Settings = Mapping[str, Any]
 
 # Beside what NEUTRAL has: settings that the seeds of one row must differ in.
-OF_A_SEED = {"SEED", "RUN.MODEL_DIR"}
+OF_A_SEED = {"SEED", "RUN.MODEL_DIR", "TRAINER.PROMPTKD.TEACHER_PROMPTS"}
 # And those that the halves of one run differ in.
 OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 

@@ -137,7 +137,7 @@ class TrainedClassifier(Classifier):
         return self.model.classify(encoded, state)
 
     def noisy_words(self, rate: float, seed: int) -> contextlib.AbstractContextManager:
-        return noisy_words(self.model.clip, rate, seed)
+        return noisy_words(self.model.text_clip, rate, seed)
 
     def noisy_tokens(self, rate: float, seed: int) -> contextlib.AbstractContextManager:
         return noisy_tokens(self.model.prompt_learner, rate, seed)
@@ -145,7 +145,7 @@ class TrainedClassifier(Classifier):
     @torch.no_grad()
     def similarity(self, prompts: Sequence[str], clean: Sequence[str]) -> Tensor | None:
         texts = list(dict.fromkeys([*prompts, *clean]))
-        features = encode_prompts(self.model.clip, ClassPrompts("{}", texts, texts))
+        features = encode_prompts(self.model.text_clip, ClassPrompts("{}", texts, texts))
         features = F.normalize(features, dim=-1)
         place = {text: i for i, text in enumerate(texts)}
         noisy, without = ([place[text] for text in own] for own in (prompts, clean))

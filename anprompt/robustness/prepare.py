@@ -38,7 +38,7 @@ from anprompt.robustness.store import Store
 from anprompt.robustness.texts import Pools, read_phrasings
 from anprompt.runs.config import load_plugin
 from anprompt.runs.fingerprint import earlier_fingerprint
-from anprompt.runs.folder import refuse_redrawn
+from anprompt.runs.folder import refuse_redrawn, was_trained_on_these
 from anprompt.runs.trained import (
     build_trained,
     device_of,
@@ -46,6 +46,7 @@ from anprompt.runs.trained import (
     quiet,
     read_cfg,
     trainer_class,
+    training_folder,
     versions,
 )
 from common.errors import UsageError
@@ -189,8 +190,8 @@ class Preparation:
                 trainer_class(cfg).settings_of(cfg).PREC = ATTACKED_IN
                 cfg.INEXACT.TF32 = False
             tests = self._test_set(tests, folder, cfg)
-            if tests.is_drawn:
-                refuse_redrawn(folder, self._data_of(cfg))
+            if tests.is_drawn and was_trained_on_these(training_folder(cfg), cfg):
+                refuse_redrawn(training_folder(cfg), self._data_of(cfg))
             trained = build_trained(
                 cfg, tests.classnames, self._backbone(cfg), self.args.load_epoch
             )

@@ -66,6 +66,7 @@ class AnomalyPredictor:
         if model.needs_memory:
             with quiet():
                 dataset: Any = build_dataset(cfg)
+            dataset.check_draw()
             now = {key: value for key, value in dataset.digests().items() if key in MEMORY}
             refuse_changed_data(folder, now, "its memory is made of normal images")
             method: Any = trained.method

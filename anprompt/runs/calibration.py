@@ -147,7 +147,7 @@ def _for(trained: TrainedModel, classnames: Sequence[str]) -> TrainedModel:
 def _zero_shot(trained: TrainedModel, classnames: Sequence[str]) -> Tensor:
     """Return zero-shot CLIP's class features (C, E), normalised, by the hand-written prompt."""
     prompts = ClassPrompts(prompt_template(trained.cfg), list(classnames))
-    return F.normalize(encode_prompts(trained.model.clip, prompts), dim=-1)
+    return F.normalize(encode_prompts(trained.model.text_clip, prompts), dim=-1)
 
 
 def read_calibration(folder: str | Path) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def default_cfg(trainer: str = "") -> Config:
         for name in declared():
             extend(cfg, name)
         cfg.INPUT = get_cfg_default().INPUT  # which methods may have given other defaults
+        cfg.DATASET.pop("UNLABELLED", None)  # what PromptKD reads is nothing to others
     if trainer in trainer_names():
         extend(cfg, trainer)
     here = {name for name, _ in leaves(cfg)}

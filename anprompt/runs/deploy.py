@@ -170,6 +170,8 @@ def _without_text_tower(model: Any) -> Any:
     small.clip = _shallow(model.clip)
     for name in TEXT_ONLY:
         del small.clip._modules[name]
+    for name in model.only_for_texts:
+        del small._modules[name]
     for name, part in small._modules.items():
         if isinstance(part, PromptedCLIP):  # DePT's host, with the same CLIP
             small._modules[name] = _without_text_tower(part)

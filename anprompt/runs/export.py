@@ -37,6 +37,8 @@ LEARNED = "learned."
 TRAINED_ROWS = "of the classes trained on"
 CLASS_FEATURES = "class_features"
 MERGED = "merged."
+# What a model needs to know of its training; see `PromptedCLIP.check_checkpoint`.
+_KEPT_META = ("dataset", "classnames", "teacher_weights")
 CONTENT = {
     "format": Number(FORMAT, FORMAT, whole=True),
     "trainer": str,
@@ -155,7 +157,7 @@ def write_export(trained: TrainedModel, classnames: Sequence[str], folder: str |
     description = describe(trained, classnames) | {
         "format": FORMAT,
         "rows": TRAINED_ROWS,
-        "trained_on": {key: meta[key] for key in ("dataset", "classnames") if key in meta},
+        "trained_on": {key: meta[key] for key in _KEPT_META if key in meta},
         "config": _plain(cfg),
     }
     content = save_safetensors(tensors)

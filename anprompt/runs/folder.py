@@ -6,6 +6,7 @@ is decided by the settings and the content they record, never by times. Reading 
 PyTorch, so that tables appear at once.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,10 +300,26 @@ def check_division(cfg: CfgNode, dataset: Any, known: dict | None = None) -> Non
     Raises:
         UsageError: so; `refuse_redrawn` says why.
     """
-    recorded = recorded_config(model_dir(cfg)) or {}
-    is_own = all(recorded.get(f"DATASET.{key}") == cfg.DATASET.get(key) for key in _IMAGES)
-    if is_own and getattr(dataset, "is_drawn", False):
+    if getattr(dataset, "is_drawn", False) and was_trained_on_these(model_dir(cfg), cfg):
         refuse_redrawn(model_dir(cfg), identity_of(cfg, known=known)["data"])
+
+
+def was_trained_on_these(training: str | Path, cfg: CfgNode) -> bool:
+    """Return whether a training's images are those that a configuration names, however it does."""
+    recorded = recorded_config(training) or {}
+    root = str(recorded.get("DATASET.ROOT", ""))
+    return all(
+        _place(recorded.get(f"DATASET.{key}"), key, root)
+        == _place(cfg.DATASET.get(key), key, cfg.DATASET.ROOT)
+        for key in _IMAGES
+    )
+
+
+def _place(value: Any, key: str, root: str) -> Any:
+    if key == "NAME" or not value:
+        return value or ""
+    parts = map(os.path.expanduser, (root, str(value)))
+    return os.path.realpath(os.path.join(*parts))
 
 
 def refuse_redrawn(folder: str | Path, data: Mapping[str, str]) -> None:

@@ -33,6 +33,7 @@ from anprompt.runs.trained import (
     TrainedModel,
     build_trained,
     check_dataset,
+    checkpoint_path,
     load_backbone,
     quiet,
     read_cfg,
@@ -45,7 +46,7 @@ from dassl.data.datasets import build_dataset
 from datasets import identity
 from datasets.classnames import same_names
 from datasets.splits import name_problem
-from trainers.base import trained_classnames
+from trainers.base import read_learned, trained_classnames
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Predictor:
                     "predict answers with it"
                 )
             check_dataset(cfg, folder)
-            own = _classnames_of(folder, cfg)
+            own = _classnames_of(folder, cfg, epoch)
             chosen = _chosen(classnames, own)
             cfg = _portable(cfg) if portable else cfg
             trained = build_trained(cfg, chosen, load_backbone(cfg), epoch, own)
@@ -320,8 +321,9 @@ def _portable(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:
-    """Return the classes that a run was tested on: from its results, else from its data set.
+def _classnames_of(folder: Path, cfg: CfgNode, epoch: int | None) -> list[str]:
+    """Return the classes that a run was tested on: from its results, else those that it was
+    trained on by its checkpoint, else those of its data set.
 
     Raises:
         UsageError: there are no results, and the data set has changed since the run.
@@ -329,6 +331,10 @@ def _classnames_of(folder: Path, cfg: CfgNode) -> list[str]:
     results = read_results(folder) or {}
     if results.get("classnames"):
         return results["classnames"]
+    path = None if cfg.RUN.MODEL_DIR else checkpoint_path(cfg, epoch)
+    known = {} if path is None else read_learned(cfg, path).get("meta", {})
+    if known.get("classnames"):
+        return list(known["classnames"])
     now = {"train": identity(cfg)["train"]}
     refuse_changed_data(folder, now, "it was not tested, so its classes are those of its images")
     with quiet():

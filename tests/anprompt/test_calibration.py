@@ -247,10 +247,12 @@ def test_images_that_were_divided_anew_are_not_tested_on(train_on, tmp_path):
     for refused in (
         lambda: calibrate.main([str(tmp_path / "tested")]),
         lambda: robustness.main(["--model-dir", str(run), "--noise", "jpeg"]),
-        lambda: Predictor.load(run),
     ):
         with pytest.raises(UsageError, match="have changed since the run .the list of training"):
             refused()
+    assert len(Predictor.load(run).classnames) == 3  # its checkpoint says them
+    spelt_otherwise = tmp_path / "own" / ".." / "own"
+    assert train_on(spelt_otherwise, (), *again, str(tmp_path / "other")) == 2
 
 
 def test_no_image_is_fitted_on_and_tested():

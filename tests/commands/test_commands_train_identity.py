@@ -438,7 +438,11 @@ def test_own_code_is_part_of_a_run(run, tmp_path, monkeypatch):
         "from helper_of_test import WORD\n\n"
         "@TRAINER_REGISTRY.register()\nclass MineOfTest(CoOp):\n    word = WORD\n"
     )
-    helper.write_text("WORD = 'one'\n")
+    helper.write_text("from package_of_test.inner import WORD\n")
+    (tmp_path / "package_of_test").mkdir()
+    (tmp_path / "package_of_test" / "inner.py").write_text("from word_of_test import WORD\n")
+    word = tmp_path / "word_of_test.py"  # beside the plugin, not beside what imports it
+    word.write_text("WORD = 'one'\n")
     (tmp_path / "beside.py").write_text("")
     how = {"trainer": "MineOfTest", "options": ("OPTIM.MAX_EPOCH", "1")}
     more = ("--plugin", str(plugin))
@@ -446,7 +450,7 @@ def test_own_code_is_part_of_a_run(run, tmp_path, monkeypatch):
     assert run("stock", *more)[0] == 0
     (tmp_path / "beside.py").write_text("EDITED = True\n")
     assert "Finished already" in run("own", *more, **how)[1]
-    helper.write_text("WORD = 'two'\n")
+    word.write_text("WORD = 'two'\n")
     status, _, err = run("own", *more, **how)
     assert status == 2 and "what has changed: the code of --plugin" in err
     how["options"] = ("OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "2")

@@ -11,7 +11,7 @@ from anprompt.commands import data as data_command
 from common.errors import UsageError
 from common.images import read_mask
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, task_of
+from dassl.data.datasets import DATASET_REGISTRY, build_dataset, task_of
 from datasets import defect_tiles, identity
 from datasets._defect_pictures import DEFECTS, TEXTURES, picture_of
 
@@ -83,8 +83,10 @@ def test_a_draw_without_a_seed_is_refused(tmp_path):
     folder = write_category(tmp_path / "tile")
     file = tmp_path / "shots.txt"
     file.write_text("#2: 4 3\n")
-    with pytest.raises(UsageError, match=r"without a seed .SEED -1. .*give a seed, as --seed 1"):
-        drawn(folder, shots=2, seed=-1)
+    cfg = cfg_of(IMAGE_DIR=folder, shots=2, seed=-1)
+    assert not {"few_shot", "train_files"} & identity(cfg).keys()  # a finished run is recognised
+    with pytest.raises(UsageError, match=r"without a seed .*give a seed, as --seed 1"):
+        build_dataset(cfg).verify()
     assert drawn(folder, shots=2, seed=-1, SHOTS_FROM=file) == ["004", "003"]
     for shots, named in ((2, {"SHOTS_FROM": file}), (6, {}), (-1, {})):
         cfg = cfg_of(IMAGE_DIR=folder, shots=shots, seed=-1, **named)

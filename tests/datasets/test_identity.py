@@ -122,3 +122,15 @@ def test_needs_no_torch(tmp_path):
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, check=True)
+
+
+def test_where_all_training_images_are_read_they_all_count(tmp_path):
+    """PromptKD learns from those beside the few shots, too, without labels."""
+    folder = write_eurosat(tmp_path)
+    some, all_of_them = of(EuroSAT, tmp_path, 1), of(EuroSAT, tmp_path, 1, UNLABELLED=True)
+    drawn = {item.impath for item in EuroSAT(make_cfg(EuroSAT, tmp_path, 1)).train_x}
+    split = json.loads((folder / "split_zhou_EuroSAT.json").read_text())
+    paths = [folder / "2750" / path for path, *_ in split["train"]]
+    next(path for path in paths if str(path) not in drawn).write_text("other pixels")
+    assert changed(some, of(EuroSAT, tmp_path, 1)) == set()
+    assert changed(all_of_them, of(EuroSAT, tmp_path, 1, UNLABELLED=True)) == {"train_files"}

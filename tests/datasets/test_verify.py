@@ -132,3 +132,23 @@ def test_a_class_that_cannot_be_divided_hides_no_other_problem(tmp_path, train_p
     assert "class 'lone' has 1 image(s)" in found.no_split and found.problems[0] == found.no_split
     assert any("x/a/2.png (an empty file)" in line for line in found.problems[1:])
     assert "1 file left out" in found.notes[0]
+
+
+def test_images_without_labels_are_looked_at_where_they_are_read(tmp_path, caplog):
+    names = [f"{part}/{c}/{k}.png" for part in ("train", "test") for c in "ab" for k in "123"]
+    pictures(tmp_path, names)
+    how = {"shots": 1, "IMAGE_DIR": tmp_path}
+    drawn = {os.path.relpath(item.impath, tmp_path) for item in build(tmp_path, **how).train_x}
+    spare = next(name for name in names if name.startswith("train/b") and name not in drawn)
+    shutil.copy(tmp_path / "test/a/1.png", tmp_path / spare)  # and in another class
+    build(tmp_path, **how).verify()
+    assert "copies" not in caplog.text
+    build(tmp_path, UNLABELLED=True, **how).verify()
+    assert f"1 test images are copies of training images, such as test/a/1.png of {spare}" in (
+        caplog.text
+    )
+    assert "two classes" not in caplog.text  # its own is not read
+    (tmp_path / spare).write_text("")
+    build(tmp_path, **how).verify()
+    with pytest.raises(UsageError, match=f"cannot be decoded: .*{spare} .an empty file"):
+        build(tmp_path, UNLABELLED=True, **how).verify()

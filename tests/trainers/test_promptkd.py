@@ -1,14 +1,22 @@
 """PromptKD: parity with upstream, its teacher's training within a run, and what it sees of data."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from inputs import random_clip_state_dict
 from safetensors.torch import load_file
 from test_golden import GOLDEN, golden_cfg, train_as_recorded
 
+from anprompt.robustness.texts import noisy_words
+from anprompt.runs.deploy import _without_text_tower
+from anprompt.runs.export import write_export
+from anprompt.runs.trained import trained_from
 from common.errors import UsageError
 from dassl.engine import build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed
+from datasets.base import FewShotDataset
 from trainers import promptkd
 from trainers.promptkd import distillation_loss
 
@@ -179,14 +187,75 @@ def test_nothing_is_learned_from_test_images(make_trainer, monkeypatch):
 
 
 def test_another_teacher_is_refused(make_trainer, teacher_path, tmp_path):
+    """In a test, in going on from another folder, and as the backbone of prompts that are given."""
     trainer = make_trainer()
     trainer.train()
+    seconds = load_checkpoint(tmp_path / "run/teacher/VLPromptLearner/model.pth.tar-2")["meta"]
+    assert trainer.train_seconds > seconds["train_seconds"] > 0
     other = tmp_path / "other.pt"
     torch.save(random_clip_state_dict(TEACHER, seed=8), other)
-    with pytest.raises(UsageError, match=r"teacher's backbone .* other weights"):
+    said = "its teacher was another backbone, or had"
+    with pytest.raises(UsageError, match=said):
         make_trainer(output="test", TEACHER_NAME=str(other)).load_model(str(tmp_path / "run"))
+    longer = make_trainer(output="longer", TEACHER_NAME=str(other))
+    longer.cfg.defrost()
+    longer.cfg.RESUME = str(tmp_path / "run")
+    with pytest.raises(UsageError, match=said):
+        longer.train()
+    moved = tmp_path / "moved.pt"
+    shutil.copy(teacher_path, moved)
+    make_trainer(output="moved", TEACHER_NAME=str(moved)).load_model(str(tmp_path / "run"))
+    prompts = str(tmp_path / "run/teacher/VLPromptLearner/model.pth.tar-2")
+    given = make_trainer(output="given", TEACHER_NAME=str(other), TEACHER_PROMPTS=prompts)
+    with pytest.raises(UsageError, match="TEACHER_PROMPTS .* trained on backbone"):
+        given.train()
+
+
+def test_an_export_knows_its_teacher(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.save_model(0, str(tmp_path / "run"))
+    checkpoint = load_checkpoint(tmp_path / "run/VLPromptLearner/model.pth.tar-1")
+    names = list(trainer.dm.dataset.classnames)
+    trained = trained_from(trainer.cfg, names, trainer.model.clip, checkpoint)
+    write_export(trained, names, tmp_path / "export")
+    meta = json.loads((tmp_path / "export" / "model.json").read_text())["trained_on"]
+    assert meta["teacher_weights"] == trainer.model.teacher_weights != ""
+    assert not hasattr(_without_text_tower(trained.model), "teacher")
+
+
+def test_noise_in_words_is_noise_for_the_teacher_that_reads_them(make_trainer):
+    trainer = make_trainer()
+    own, names = trainer.model.clip, list(trainer.dm.dataset.classnames)
+    learned = {"state_dict": trainer.model.prompt_learner.state_dict(), "meta": {}}
+    trained = trained_from(trainer.cfg, names, own, learned)
+    texts = trained.model.prompts.texts
+    with torch.no_grad():
+        clean = trained.model.class_state()
+        with noisy_words(trained.model.text_clip, 0.3, 1):
+            noisy = trained.with_texts(texts).class_state()
+        assert torch.equal(trained.with_texts(texts).class_state(), clean)
+    assert trained.model.text_clip is not own and (noisy - clean).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"TEACHER_NAME": "small"}, "'small': takes images of another size"),
+        ({"PROMPT_DEPTH_VISION": 13}, "PROMPTKD.PROMPT_DEPTH_VISION 13: choose 1 to 12"),
+    ],
+)
+def test_what_does_not_fit_is_named(settings, said, make_trainer):
+    with pytest.raises(UsageError, match=said):
+        make_trainer(**settings)
+
+
+def test_batches_of_one_and_data_sets_without_such_images_are_refused(make_trainer, monkeypatch):
+    trainer = make_trainer()
     with pytest.raises(UsageError, match="BATCH_SIZE 1"):
         cfg = trainer.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 1
         build_trainer(cfg)
+    monkeypatch.delattr(FewShotDataset, "unlabelled")
+    with pytest.raises(UsageError, match="EuroSAT: PromptKD learns from all training images"):
+        trainer.train()

@@ -29,6 +29,7 @@ PATIENCE = 900  # seconds
 PUBLIC = {
     "dassl.config": ["get_cfg_default"],
     "dassl.data": ["DataManager"],
+    "dassl.data.data_manager": ["build_data_loader"],
     "dassl.data.datasets": ["DATASET_REGISTRY", "DatasetBase", "Datum", "build_dataset"],
     "dassl.data.transforms": ["INTERPOLATION_MODES", "build_transform"],
     "dassl.engine": [

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from anprompt.results.apart import apart_notes
+from anprompt.results.apart import apart_notes, last
 from anprompt.results.attacked_training import training_notes
 from anprompt.results.noise.cells import is_attack
 from anprompt.results.noise.compare import Comparison
@@ -105,10 +105,12 @@ def noise_table(
             for name, (group, measure) in columns.items()
             if name in read
         ],
-        rows=[
-            Row(row.method, tuple(values[i] for values in read.values()), row.rule, (row.count,))
-            for i, row in enumerate(comparison.rows)
-        ],
+        rows=last(
+            [
+                Row(row.method, tuple(own[i] for own in read.values()), row.rule, (row.count,))
+                for i, row in enumerate(comparison.rows)
+            ]
+        ),
         subject=f"{comparison.dataset}, {comparison.subset} classes",
         measure=measure,
         counted="runs",

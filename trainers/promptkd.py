@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import clip
+from clip.weights import names
 from common.errors import UsageError
 from common.settings import Setting, declare
 from dassl.data.data_manager import build_data_loader
@@ -58,7 +59,7 @@ from .base import (
 from .ivlp import IndependentPromptLearner
 from .promptsrc import PromptSRC, SelfRegulatedCLIP
 from .settings import by_dataset, count, declare_method, precision
-from .teachers import TeacherTraining, own_random_numbers, weights_digest
+from .teachers import TeacherTraining, own_random_numbers
 from .vpt import check_depth, random_prompts, raw_prompted_image_features
 
 logger = logging.getLogger(__name__)
@@ -257,7 +258,7 @@ class PromptKD(PromptTrainer):
         teacher.MODEL.BACKBONE.NAME = teacher_name(cfg)
         teacher.MODEL.INIT_WEIGHTS = ""
         if "RUN" in teacher:
-            teacher.RUN.WEIGHTS = weights_digest(teacher.MODEL.BACKBONE.NAME)
+            teacher.RUN.WEIGHTS = names.weights_digest(teacher.MODEL.BACKBONE.NAME)
         teacher.TRAINER.NAME = "PromptSRC"
         teacher.TRAINER.PROMPTSRC.PREC = settings.PREC
         teacher.OPTIM.MAX_EPOCH = settings.TEACHER_EPOCHS
@@ -306,7 +307,8 @@ class PromptKD(PromptTrainer):
             DistilledPromptLearner(settings, clip_model, teacher.prompt_learner, width),
             prompts,
             teacher=teacher,
-            teacher_weights=weights_digest(teacher_name(cfg)),
+            # A registered name has no file of its own here, and says as much.
+            teacher_weights=names.weights_digest(teacher_name(cfg)) or teacher_name(cfg),
             temperature=settings.TEMPERATURE,
             weight=setting_for(dataset, settings.KD_WEIGHT, settings.KD_WEIGHT_BY_DATASET),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 import random
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 import clip
-from clip.weights import hub, names
 from common.errors import UsageError
 from common.reading import read_text
 from dassl.utils import set_random_seed
@@ -82,20 +80,8 @@ def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         if seed >= 0:
             set_random_seed(seed)
-        yield
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
-
-
-def weights_digest(name: str) -> str:
-    """Return a digest of a backbone's file; of a registered one the name, which says as much."""
-    path = names.resolve(name).path
-    if path is None:
-        return name
-    stat = path.stat()
-    return _digest(path, stat.st_mtime_ns, stat.st_size)
-
-
-@functools.cache  # noise evaluations build a model for every phrasing
-def _digest(path: pathlib.Path, *version: int) -> str:
-    return hub.sha256(path)[:16]
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002

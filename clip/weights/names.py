@@ -18,6 +18,7 @@ that is not safetensors.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -214,6 +215,24 @@ def preprocessing(name: str) -> Preprocessing:
     if backbone.architecture:
         return pixels
     return replace(pixels, resolution=files.resolution(backbone.path) or pixels.resolution)
+
+
+def weights_digest(name: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a backbone's file; "" for a registered name.
+
+    Raises:
+        UsageError: as `resolve`.
+    """
+    path = resolve(name).path
+    if path is None:
+        return ""
+    stat = path.stat()
+    return _digest(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.cache  # sweeps build hundreds of configurations with one backbone, noise tests models
+def _digest(path: Path, *version: int) -> str:
+    return hub.sha256(path)[:16]
 
 
 def verify_bundled() -> None:

@@ -24,6 +24,7 @@ from anprompt.results.table import Column, Row, Table
 from anprompt.results.value import Value, mean
 from anprompt.runs.recorded import recorded_config
 from common.errors import UsageError
+from noise.masking import UnderAttacks
 
 OF_SHOTS = {"DATASET.NUM_SHOTS", "TASK"}
 """What tests of a method that learns nothing may differ in as well."""
@@ -48,7 +49,7 @@ class AttackedRun(Run):
 
     Attributes:
         attacked: by inference rule.
-        attacks: accuracy in percent under every attack that was made, by its name and bound.
+        attacks: what every attack that was made leaves.
         part: how many of the test images were attacked, in words; "" for all.
         natural: accuracy on the images attacked, where that was measured.
         attacked_on: how many images were attacked, and a digest of them; None without an attack.
@@ -58,7 +59,7 @@ class AttackedRun(Run):
     """
 
     attacked: dict[str, Value] = field(default_factory=dict, repr=False)
-    attacks: dict[tuple[str, int], float] = field(default_factory=dict, repr=False)
+    attacks: UnderAttacks = field(default=UnderAttacks(), repr=False)
     part: str = ""
     natural: Value | None = None
     attacked_on: tuple[int, str] | None = None
@@ -317,7 +318,7 @@ def _starts(table: Table) -> list[str]:
 
 def _signs(table: Table) -> list[str]:
     """Return the signs of masked gradients for each row, by what its columns are of."""
-    by_name: dict[str, dict[int, dict[tuple[str, int], float]]] = {}
+    by_name: dict[str, dict[int, UnderAttacks]] = {}
     shown: set[str] = set()
     for row in table.rows if table.subject else ():
         for run in _runs(row) if row.is_protocol else ():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from noise.adversarial import dlr, pgd, unscaled_cross_entropy
-from noise.masking import masking_checks
+from noise.masking import UnderAttacks, masking_checks
 from noise.torch_seeding import torch_generator_for
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 4
@@ -189,7 +189,7 @@ def test_only_losses_without_scale_find_what_saturates(name):
 # Signs of masked gradients
 
 
-def results(changes=()):
+def results(changes=(), images=1000):
     accuracy = {
         ("pgd2", 1): 40.0,
         ("pgd10", 1): 31.0,
@@ -200,7 +200,8 @@ def results(changes=()):
         ("square", 1): 35.0,
         ("apgd", 1): 29.0,
     } | dict(changes)
-    return {key: value for key, value in accuracy.items() if value is not None}
+    known = {key: value for key, value in accuracy.items() if value is not None}
+    return UnderAttacks(known, images)
 
 
 def test_nothing_is_masked_where_stronger_attacks_do_more_harm():
@@ -233,11 +234,16 @@ def test_each_sign_is_seen(key, value, failed):
 def test_what_was_not_run_is_not_claimed(missing, unknown):
     checks = masking_checks(results({missing: None}))
     assert checks[unknown].passed is None
-    assert all(check.passed is None for check in masking_checks({}))
+    assert all(check.passed is None for check in masking_checks(UnderAttacks()))
 
 
-def test_chance_alone_is_no_sign():
-    assert masking_checks(results({("pgd10", 1): 29.6}))[0].passed
+@pytest.mark.parametrize(
+    ("images", "pgd10", "passed"),
+    [(1000, 29.6, True), (1000, 29.4, False), (100, 29.0, True), (100, 28.0, False)],
+)
+def test_chance_alone_is_no_sign(images, pgd10, passed):
+    """Half a point, and with few images one of them."""
+    assert masking_checks(results({("pgd10", 1): pgd10}, images))[0].passed is passed
 
 
 @pytest.mark.parametrize(("kind", "check"), [("transfer", 3), ("square", 4)])

@@ -32,6 +32,7 @@ from common.schema import COUNT, PERCENT, WHOLE, Each, Number, mismatch
 from common.text import plain
 from common.walk import folders_with
 from noise.cells import Cell
+from noise.masking import UnderAttacks
 
 FILE_NAME = "robustness.json"
 FORMAT = 2
@@ -223,8 +224,8 @@ class Evaluation:
         """Return all cells, under the headline rule."""
         return measured(self.part, self.headline_rule)
 
-    def under_attacks(self) -> dict[tuple[str, int], float]:
-        """Return accuracy in percent under every attack on images, by its name and bound.
+    def under_attacks(self) -> UnderAttacks:
+        """Return the accuracy under every attack on images.
 
         Files of earlier versions have several starts: the mean over them.
         """
@@ -232,7 +233,8 @@ class Evaluation:
         for cell in self.cells():
             if cell.group == "adversarial":
                 every.setdefault((cell.kind, cell.severity), []).append(cell.figures["accuracy"])
-        return {key: statistics.fmean(figures) for key, figures in every.items()}
+        accuracy = {key: statistics.fmean(figures) for key, figures in every.items()}
+        return UnderAttacks(accuracy, self.attacked["used"])
 
 
 def read_content(path: Path) -> dict[str, Any] | None:

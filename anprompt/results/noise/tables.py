@@ -10,7 +10,7 @@ from anprompt.results.noise.compare import Comparison
 from anprompt.results.noise.imagenet_c import imagenet_c_tables
 from anprompt.results.table import Column, Row, Table
 from noise.cells import GROUPS, Cell
-from noise.masking import Check, masking_checks
+from noise.masking import Check, UnderAttacks, masking_checks
 
 NOISE_NOTES = [
     "Accuracy in %: mean over kinds, severities and noise seeds; +- over a method's runs.",
@@ -228,20 +228,20 @@ def masking_notes(comparison: Comparison) -> list[str]:
 
 
 def signs_of_masking(
-    by_name: Mapping[str, Mapping[int, Mapping[tuple[str, int], float]]], shown: Collection[str]
+    by_name: Mapping[str, Mapping[int, UnderAttacks]], shown: Collection[str]
 ) -> list[str]:
     """Return the signs of masked gradients in words, once where they are the same of several.
 
     Every run is checked by all of its own attacks, whatever others were attacked with.
 
     Args:
-        by_name: accuracy in percent by attack and bound in 255ths, by seed, by whose it is.
+        by_name: what attacks leave, by seed, by whose it is.
         shown: whose accuracy under an attack the table has; others are left out where nothing was
             checked.
     """
     names: dict[str, list[str]] = {}
     for name, by_seed in by_name.items():
-        checks = {seed: masking_checks(accuracy) for seed, accuracy in by_seed.items()}
+        checks = {seed: masking_checks(left) for seed, left in by_seed.items()}
         is_checked = any(c.passed is not None for own in checks.values() for c in own)
         if name in shown or is_checked:
             names.setdefault(_told(checks), []).append(name)

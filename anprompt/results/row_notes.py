@@ -1,5 +1,6 @@
 """What is to be said about rows: in what their runs are not alike."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from anprompt.results.cell import Cell, Cells, is_shots, places
@@ -14,6 +15,7 @@ from anprompt.results.method import Method
 from anprompt.results.run import Run
 
 # What a method's results depend on; data sets and protocols bring settings of their own.
+MOST_VERSIONS = 4  # that a note lists
 _OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
 
 
@@ -32,6 +34,7 @@ def notes_on_rows(named: Mapping[Method, Method], rows: Mapping[Method, Cells]) 
         + _unlike_settings(rows)
         + _unlike_precisions(by_name)
         + _unlike_tests(by_name)
+        + _unlike_code(by_name)
     )
 
 
@@ -168,6 +171,29 @@ def _unlike_tests(rows: Mapping[Method, Cells]) -> list[str]:
         listed = [f"{', '.join(names)}: {digest[:8]}" for digest, names in files.items()]
         if len(files) > 1:
             notes.append(f"{backbone}: not all rows have the same weights: {'; '.join(listed)}")
+    return notes
+
+
+def _unlike_code(rows: Mapping[Method, Cells]) -> list[str]:
+    """Return notes on runs that were not all made by one commit of this code, or one PyTorch."""
+    runs = {run.file: run for cells in rows.values() for run in _runs(cells)}.values()
+    commits, torches = Counter[str](), Counter[str]()
+    for run in runs:
+        code = run.results.get("code") or {}
+        if code.get("commit"):
+            changed = " with changes" if code.get("dirty") else ""
+            commits[f"{code['commit'][:7]}{changed}"] += 1
+        if torch := (run.results.get("versions") or {}).get("torch"):
+            torches[torch] += 1
+    notes = []
+    for what, found in (("commit of this code", commits), ("PyTorch", torches)):
+        if len(found) < 2:
+            continue
+        listed = found.most_common(MOST_VERSIONS)
+        if rest := found.total() - sum(number for _, number in listed):
+            listed.append(("others", rest))
+        told = [f"{name} ({number} run{'s' * (number > 1)})" for name, number in listed]
+        notes.append(f"Not all runs are of one {what}: {', '.join(told)}.")
     return notes
 
 

@@ -131,14 +131,27 @@ class Store:
         return len(sizes), sum(sizes)
 
     def clear(self) -> int:
-        """Remove all pieces and what killed processes left; return how many pieces there were."""
-        entries = self._entries()
-        for entry in entries:
-            with contextlib.suppress(OSError):
+        """Remove all pieces and what killed processes left; return how many pieces that were.
+
+        Raises:
+            UsageError: some cannot be removed; the others are.
+        """
+        removed, kept = 0, None
+        for entry in self._entries():
+            try:
                 entry.path.unlink()
+                removed += 1
+            except FileNotFoundError:  # another process was faster
+                continue
+            except OSError as error:
+                kept = error
         remove_abandoned(self.folder)
         self._size = None
-        return len(entries)
+        if kept is not None:
+            raise UsageError(
+                f"{self.folder}: {removed} pieces were removed, others cannot be ({kept.strerror})"
+            )
+        return removed
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.kept"
@@ -148,7 +161,7 @@ class Store:
         found = []
         try:
             for item in os.scandir(self.folder):
-                if _NAME.fullmatch(item.name):
+                if _NAME.fullmatch(item.name) and not item.is_dir(follow_symlinks=False):
                     with contextlib.suppress(OSError):  # removed since
                         stat = item.stat(follow_symlinks=False)
                         found.append(_Entry(stat.st_mtime_ns, stat.st_size, Path(item.path)))

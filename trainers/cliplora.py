@@ -30,7 +30,14 @@ from common.errors import UsageError
 from common.settings import Setting
 from dassl.engine import TRAINER_REGISTRY
 
-from .base import ClassPrompts, PromptedCLIP, PromptLearner, PromptTrainer, require_vit
+from .base import (
+    ClassPrompts,
+    PromptedCLIP,
+    PromptLearner,
+    PromptTrainer,
+    prompt_template,
+    require_vit,
+)
 from .mma import changed_image_features, text_below
 from .settings import count, declare_method, precision
 
@@ -169,6 +176,11 @@ class CLIPLoRA(PromptTrainer):
             "ENCODER": Setting("both", "towers", choices=("text", "vision", "both")),
             "PARAMS": Setting(list(MAPS), "maps that are changed", choices=MAPS, length=(1, 3)),
             "POSITION": Setting("all", "blocks that are changed", choices=POSITIONS),
+            "CTX_INIT": Setting(
+                "",
+                "words before the class name where DATASET.TEMPLATE gives none; empty: the data "
+                "set's own hand-written prompt",
+            ),
             "STEPS_PER_SHOT": Setting(
                 5,
                 "steps of an epoch for each of DATASET.NUM_SHOTS; 0: an epoch is the images once, "
@@ -187,6 +199,13 @@ class CLIPLoRA(PromptTrainer):
         maps = list(cls.settings_of(cfg).PARAMS)
         if len(set(maps)) != len(maps):
             raise UsageError(f"TRAINER.CLIPLORA.PARAMS {maps}: name each map once")
+
+    @classmethod
+    def fixed_template(cls, cfg: Any) -> str:
+        words = cls.settings_of(cfg).CTX_INIT
+        if words and not cfg.DATASET.get("TEMPLATE"):
+            return f"{words} {{}}."
+        return prompt_template(cfg)
 
     def steps_per_epoch(self) -> int:
         return self.settings.STEPS_PER_SHOT * max(self.cfg.DATASET.NUM_SHOTS, 0)

@@ -17,18 +17,19 @@ from common.errors import UsageError
 from common.store import feature_store
 
 UNITS = {"": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def parse_size(text: str) -> int:
     """Return a number of bytes.
 
-    >>> parse_size("500MB"), parse_size("1.5 GB"), parse_size("0")
-    (500000000, 1500000000, 0)
+    >>> parse_size("500MB"), parse_size("1.5 GiB"), parse_size("0")
+    (500000000, 1610612736, 0)
 
     Raises:
         UsageError: it is none.
     """
-    units = {name.casefold(): factor for name, factor in UNITS.items()}
+    units = {name.casefold(): factor for name, factor in {**UNITS, **BINARY}.items()}
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)", text.strip().casefold())
     if found is None or found[2] not in units:
         raise UsageError(f"--limit {text!r}: takes a size such as 500MB or 4GB; 0 keeps nothing")
@@ -56,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     store = feature_store()
     if args.limit is not None:
         store.set_limit(parse_size(args.limit))
+    limit = store.limit
     if args.clear:
         print(f"Removed {store.clear():,} pieces.")
     count, size = store.figures()
-    print(f"{store.folder}: {count:,} pieces, {shown(size)} of at most {shown(store.limit)}")
+    print(f"{store.folder}: {count:,} pieces, {shown(size)} of at most {shown(limit)}")
     return 0

@@ -110,17 +110,17 @@ FACTS = {
     "DePTCoOp": Facts(
         "as CoOp, and a head for base classes; knows base from new",
         "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
-        "GPL-3; from the paper",
+        "GPL-2; from the paper",
     ),
     "DePTKgCoOp": Facts(
         "as KgCoOp, and a head for base classes; knows base from new",
         "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
-        "GPL-3; from the paper",
+        "GPL-2; from the paper",
     ),
     "DePTMaPLe": Facts(
         "as MaPLe, and a head for base classes; knows base from new",
         "Zhang et al. 2024, https://arxiv.org/abs/2309.07439",
-        "GPL-3; from the paper",
+        "GPL-2; from the paper",
     ),
     "TipAdapter": Facts(
         "nothing: a cache of training images' features",
@@ -224,7 +224,8 @@ def rows(names: list[str]) -> list[list[str]]:
         UsageError: there is no such method.
     """
     found = []
-    for method in [find_method(name, task="") for name in names] or all_methods(task=""):
+    asked = dict.fromkeys(find_method(name, task="") for name in names)
+    for method in asked or all_methods(task=""):
         facts = FACTS.get(method.trainer, Facts("", "", ""))
         protocols = ", ".join(text for key, text in PROTOCOL_NAMES.items() if key in method.rules)
         if method.task == ANOMALY:

@@ -112,7 +112,7 @@ class Environment:
         if not self.data:
             raise UsageError(
                 "DATA is not set: it names the folder that holds the data sets, "
-                "DATA=/path/to/datasets bash ... (shapes and imagefolder need none)"
+                "export DATA=/path/to/datasets (shapes and imagefolder need none)"
             )
         if not Path(self.data).is_dir():
             raise UsageError(

@@ -58,7 +58,7 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
 
 
 # What settings of a later version stood at before there were any, by the node they are in.
-_BEFORE = {"TRAINER.CLIPLORA": {"STEPS_PER_SHOT": 0}}
+_BEFORE = {"TRAINER.CLIPLORA": {"STEPS_PER_SHOT": 0, "CTX_INIT": ""}}
 
 
 ALL_IMAGES = -1  # DATASET.NUM_SHOTS of a training on all images; any setting below 1 means it

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from anprompt.protocols.methods import find_method
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from common.errors import UsageError
@@ -62,6 +63,35 @@ def test_mmrls_values_by_data_set_apply_whichever_file_is_used(cfg_of):
     few = str(ROOT / "configs/trainers/MMRL/vit_b16_few_shot.yaml")
     assert mmrl_values(cfg_of("MMRL", "--config-file", few)) == (0.01, 2048)
     assert mmrl_values(cfg_of("MMRL", "--config-file", few, dataset="shapes")) == (0.5, 512)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("imagenet", (12, 4, 8.0, 8)),
+        ("caltech101", (12, 4, 4.0, 8)),
+        ("oxford_pets", (12, 2, 0.1, 8)),
+        ("stanford_cars", (12, 4, 4.0, 8)),
+        ("oxford_flowers", (9, 4, 8.0, 8)),
+        ("food101", (9, 4, 0.5, 5)),
+        ("fgvc_aircraft", (9, 4, 2.0, 8)),
+        ("sun397", (12, 4, 8.0, 8)),
+        ("dtd", (12, 2, 8.0, 8)),
+        ("eurosat", (12, 2, 0.1, 8)),
+        ("ucf101", (12, 4, 2.0, 8)),
+        ("shapes", (9, 2, 1.0, 8)),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["base2new", "crossdata", "fewshot"])
+def test_coprompts_values_are_those_that_its_code_sets_by_data_set(
+    cfg_of, protocol, dataset, expected
+):
+    """Layers, tokens, weight and epochs; whatever its file says."""
+    name = find_method("coprompt").config(protocol, dataset, 16)
+    file = str(ROOT / f"configs/trainers/CoPrompt/{name}.yaml")
+    cfg = cfg_of("CoPrompt", "--config-file", file, dataset=dataset)
+    node = cfg.TRAINER.COPROMPT
+    assert expected == (node.PROMPT_DEPTH, node.N_CTX, node.W, cfg.OPTIM.MAX_EPOCH)
 
 
 def test_flags_and_files_that_do_nothing_there_either(cfg_of, caplog):

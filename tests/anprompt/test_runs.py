@@ -185,11 +185,15 @@ def test_earlier_runs_are_recognised(cfg_of, tmp_path):
 def test_a_setting_that_came_later_stood_at_something_before(cfg_of, tmp_path):
     content = yaml.safe_load(cfg_of(trainer="CLIPLoRA").dump())
     assert content["TRAINER"]["CLIPLORA"].pop("STEPS_PER_SHOT") == 5
+    assert content["TRAINER"]["CLIPLORA"].pop("CTX_INIT") == ""
     (tmp_path / "run/config.yaml").write_text(yaml.safe_dump(content))
     assert recorded_config(tmp_path / "run")["TRAINER.CLIPLORA.STEPS_PER_SHOT"] == 0
     check_same_settings(cfg_of("TRAINER.CLIPLORA.STEPS_PER_SHOT", "0", trainer="CLIPLoRA"))
     with pytest.raises(UsageError, match="STEPS_PER_SHOT is 0 there, 5 now"):
         check_same_settings(cfg_of(trainer="CLIPLoRA"))
+    words = cfg_of("TRAINER.CLIPLORA.CTX_INIT", "a photo of a", trainer="CLIPLoRA")
+    with pytest.raises(UsageError, match="CTX_INIT 'a photo of a': the training has ''"):
+        compare_with_training(words, recorded_config(tmp_path / "run"))
     record_config(cfg_of())
     assert "TRAINER.CLIPLORA.STEPS_PER_SHOT" not in recorded_config(tmp_path / "run")
 

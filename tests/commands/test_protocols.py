@@ -413,6 +413,7 @@ def test_default_yaml_is_taken_where_there_are_several(own_method):
         ("mma", "caltech101", 16, "vit_b16_ep5"),
         ("prograd", "imagenet", 4, "vit_b16_ep50"),
         ("tipadapterf", "eurosat", 16, "vit_b16_ep100"),
+        ("coprompt", "shapes", 16, "coprompt"),
     ],
 )
 @pytest.mark.parametrize("protocol", ["base2new", "crossdata", "fewshot"])

@@ -1,8 +1,10 @@
 """Kept bytes: bounded, checked, shared by processes; and the command that shows them."""
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -148,5 +150,39 @@ def test_command_shows_bounds_and_clears(capsys, tmp_path, monkeypatch):
     assert main(["cache", "--limit", "0"]) == 0
 
 
+def test_nothing_is_cleared_where_the_limit_cannot_be_read(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path))
+    feature_store().put(KEYS[0], piece(0))
+    (tmp_path / "features" / "limit").write_text("plenty")
+    assert main(["cache", "--clear"]) == 2
+    assert "Removed" not in capsys.readouterr().out and feature_store().has(KEYS[0])
+
+
+def test_what_cannot_be_removed_is_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANPROMPT_CACHE", str(tmp_path))
+    for number in (0, 1):
+        feature_store().put(KEYS[number], piece(number))
+    unlink = Path.unlink
+
+    def refuse(path, *args, **kwargs):
+        if path.name.startswith(KEYS[0]):
+            raise OSError(errno.EROFS, "Read-only file system")
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert main(["cache", "--clear"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
+    assert "1 pieces were removed, others cannot be (Read-only file system)" in printed.err
+    assert feature_store().has(KEYS[0]) and not feature_store().has(KEYS[1])
+
+
+def test_a_folder_of_a_piece_s_name_is_none(tmp_path):
+    (tmp_path / f"{KEYS[0]}.kept").mkdir()
+    store = Store(tmp_path)
+    assert store.figures() == (0, 0) and store.clear() == 0
+
+
 def test_sizes():
+    assert parse_size("2 GiB") == 2 * 2**30
     assert parse_size("0") == 0 and parse_size("12kb") == 12000 and parse_size("2TB") == 2 * 10**12

@@ -50,6 +50,21 @@ def test_answers_as_clip_with_changed_weights(changed, tiny_clip_state_dict, tin
     assert (untouched.eval()(images) - expected).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("words", "own", "expected"),
+    [
+        ("", "", "a centered satellite photo of {}."),
+        ("a photo of a", "", "a photo of a {}."),
+        ("a photo of a", "a map of {}", "a map of {}"),
+    ],
+)
+def test_whose_words_stand_before_the_class_name(words, own, expected, tiny_clip_path):
+    cfg = method_cfg("CLIPLoRA", tiny_clip_path)
+    cfg.DATASET.NAME, cfg.DATASET.TEMPLATE = "EuroSAT", own
+    cfg.TRAINER.CLIPLORA.CTX_INIT = words
+    assert CLIPLoRA.fixed_template(cfg) == expected
+
+
 def test_a_map_named_twice_is_refused(tiny_clip_path, fake_eurosat, tmp_path):
     cfg = golden_cfg({}, "CLIPLoRA", tiny_clip_path, fake_eurosat, tmp_path)
     cfg.TRAINER.CLIPLORA.PARAMS = ["q", "q"]

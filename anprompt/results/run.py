@@ -19,6 +19,7 @@ from anprompt.runs.identity import OWN_CODE
 from anprompt.runs.recorded import (
     CONFIG,
     RESULTS,
+    contradiction,
     is_anomaly,
     known_shots,
     read_results,
@@ -246,6 +247,8 @@ def is_of_anomaly(folder: Path) -> bool:
 
 def _check(content: Any, description: Any, path: Path) -> None:
     problem = mismatch(content, description)
+    if description is _RESULTS:
+        problem = problem or contradiction(content)
     if problem:
         raise UsageError(
             f"{path}: not the results of a run ({problem}); remove it and run again, or give "

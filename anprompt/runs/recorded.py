@@ -24,6 +24,7 @@ _METRICS = {
     "num_test?": COUNT,
     "per_class?": Each(PERCENT),
 }
+_ROUNDED = 1e-3  # percentage points that figures of one file may differ by
 _ABOUT = {"config?": dict, "classnames?": [str]}
 _RESULTS = {**_METRICS, "rules?": Each(_METRICS), **_ABOUT}
 
@@ -135,11 +136,24 @@ def read_results(folder: str | Path) -> dict | None:
     if isinstance(results, dict) and results.get("finished") is not True:
         return None
     problem = mismatch(results, _ANOMALY_RESULTS if is_anomaly(results) else _RESULTS)
+    problem = problem or contradiction(results)
     if problem:
         raise UsageError(f"{path}: not the results of a run ({problem}); remove it and run again")
     if results.get("identity") is not None:
         check_identity(results["identity"], path)
     return results
+
+
+def contradiction(results: Mapping[str, Any]) -> str:
+    """Return in what figures of one file contradict each other, as after an edit; else ""."""
+    rules = results.get("rules") or {}
+    accuracy, own = results.get("accuracy"), rules.get(str(results.get("headline_rule")))
+    for figures in (results, *rules.values()):
+        if "error" in figures and abs(figures["accuracy"] + figures["error"] - 100) > _ROUNDED:
+            return f"accuracy {figures['accuracy']} and error {figures['error']} are not 100"
+    if own and "accuracy" in own and abs(own["accuracy"] - accuracy) > _ROUNDED:
+        return f"accuracy {accuracy} is not that of its rule, {own['accuracy']}"
+    return ""
 
 
 def is_anomaly(results: Any) -> bool:

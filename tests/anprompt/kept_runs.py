@@ -26,9 +26,12 @@ def keep(folder: Path, is_correct: np.ndarray, classes: int = 4, name: str = "cl
     names = [f"{name} {c}" for c in range(classes)]
     paths = [f"{content['dataset']}/{name}/{i:05d}.png" for i in range(count)]
     said = write_predictions(str(folder), paths, labels.tolist(), names, {"logits": kept})
+    accuracy = 100 * float(np.mean(is_correct))
+    if own := content["rules"].get(content["headline_rule"]):
+        own["accuracy"] = accuracy
     content |= {
         "predictions": said,
-        "accuracy": 100 * float(np.mean(is_correct)),
+        "accuracy": accuracy,
         "num_test": count,
         "classnames": names,
     }

@@ -30,6 +30,8 @@ def test_missing_and_unfinished_runs_are_shown_as_such(trained_output, tmp_path)
 def rewritten(source: Path, target: Path, model_dir: str = "", **changes) -> Path:
     """A copy of a run's results that says something else."""
     content = json.loads((source / "results.json").read_text()) | changes
+    for figures in (content, content["rules"].get(content["headline_rule"], {})):
+        figures |= {"accuracy": content["accuracy"], "error": 100 - content["accuracy"]}
     content["dataset_title"] = content["dataset"]
     content["config"]["RUN"]["MODEL_DIR"] = model_dir
     target.mkdir(parents=True)
@@ -165,7 +167,7 @@ def test_runs_of_no_table_are_named_and_left_out(trained_output, tmp_path):
     output = tmp_path / "output"
     shutil.copytree(trained_output, output)
     results = run_folder(output, "CoOp", "test_new") / "results.json"
-    content = json.loads(results.read_text()) | {"split": "val", "accuracy": 99.9}
+    content = json.loads(results.read_text()) | {"split": "val", "accuracy": 99.9, "error": 0.1}
     results.write_text(json.dumps(content))
     path = tmp_path / "report.html"
     assert report([str(output), "-o", str(path)]) == 0

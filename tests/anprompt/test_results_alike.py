@@ -336,3 +336,22 @@ def test_runs_of_several_versions_of_the_code_are_pointed_out(tmp_path):
         f"{commits}, bbbbbbb (1 run), ccccccc (1 run), others (2 runs).",
         "Not all runs are of one PyTorch: 2.14.1 (4 runs), 2.13.0 (3 runs).",
     ]
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"error": 50}, "accuracy 99.9 and error 50 are not 100"),
+        (
+            {"rules": {"mix": {"accuracy": 50}}, "headline_rule": "mix"},
+            "accuracy 99.9 is not that of its rule, 50",
+        ),
+        ({"rules": {"mix": {"accuracy": 50, "error": 40}}}, "accuracy 50 and error 40 are not 100"),
+    ],
+)
+def test_an_edited_accuracy_is_no_result(tmp_path, capsys, figures, said):
+    folder = write_few_shot(tmp_path, "ANPrompt", "EuroSAT", 4, 99.9, **figures)
+    assert table([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(folder / "results.json") in error
+    assert len(error.splitlines()) == 1

@@ -289,6 +289,7 @@ NONSENSE = [
     {"accuracy": "NaN"}, {"accuracy": 999.0}, {"accuracy": -1}, {"accuracy": "83"},
     {"accuracy": None}, {"accuracy": [50]}, {"accuracy": True}, {"per_class": {"circle": 101}},
     {"per_class": []}, {"rules": {"mix": {"accuracy": 1e9}}}, {"rules": 5}, {"config": []},
+    {"error": 40.0}, {"rules": {"mix": {"accuracy": 49.0}}, "headline_rule": "mix"},
     {"classnames": "abc"}, {"macro_f1": {}}, {"identity": 3}, {"identity": {"data": [1]}},
 ]  # fmt: skip
 

@@ -15,8 +15,8 @@ from anprompt.results.method import Method
 from anprompt.results.run import Run
 
 # What a method's results depend on; data sets and protocols bring settings of their own.
-MOST_VERSIONS = 4  # that a note lists
 _OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
+_MOST_VERSIONS = 4  # that a note lists
 
 
 def notes_on_rows(named: Mapping[Method, Method], rows: Mapping[Method, Cells]) -> list[str]:
@@ -189,7 +189,7 @@ def _unlike_code(rows: Mapping[Method, Cells]) -> list[str]:
     for what, found in (("commit of this code", commits), ("PyTorch", torches)):
         if len(found) < 2:
             continue
-        listed = found.most_common(MOST_VERSIONS)
+        listed = found.most_common(_MOST_VERSIONS)
         if rest := found.total() - sum(number for _, number in listed):
             listed.append(("others", rest))
         told = [f"{name} ({number} run{'s' * (number > 1)})" for name, number in listed]

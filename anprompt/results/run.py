@@ -36,7 +36,12 @@ from common.walk import folders_with
 HEADLINE = "headline"  # the rule that a method's protocol prescribes
 METRICS = ("accuracy", "macro_f1")
 
-_FIGURES = {"accuracy": PERCENT, "macro_f1?": PERCENT, "per_class?": Each(PERCENT)}
+_FIGURES = {
+    "accuracy": PERCENT,
+    "error?": PERCENT,
+    "macro_f1?": PERCENT,
+    "per_class?": Each(PERCENT),
+}
 _AMOUNT = Number(0)
 _RESULTS = {
     **_FIGURES,

@@ -146,6 +146,8 @@ def read_results(folder: str | Path) -> dict | None:
 
 def contradiction(results: Mapping[str, Any]) -> str:
     """Return in what figures of one file contradict each other, as after an edit; else ""."""
+    if is_anomaly(results):
+        return ""
     rules = results.get("rules") or {}
     accuracy, own = results.get("accuracy"), rules.get(str(results.get("headline_rule")))
     for figures in (results, *rules.values()):

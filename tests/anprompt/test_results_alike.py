@@ -342,6 +342,7 @@ def test_runs_of_several_versions_of_the_code_are_pointed_out(tmp_path):
     ("figures", "said"),
     [
         ({"error": 50}, "accuracy 99.9 and error 50 are not 100"),
+        ({"error": "half"}, "not the results of a run (error"),
         (
             {"rules": {"mix": {"accuracy": 50}}, "headline_rule": "mix"},
             "accuracy 99.9 is not that of its rule, 50",

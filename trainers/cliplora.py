@@ -203,9 +203,7 @@ class CLIPLoRA(PromptTrainer):
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:
         words = cls.settings_of(cfg).CTX_INIT
-        if words and not cfg.DATASET.get("TEMPLATE"):
-            return f"{words} {{}}."
-        return prompt_template(cfg)
+        return prompt_template(cfg, f"{words} {{}}." if words else "")
 
     def steps_per_epoch(self) -> int:
         return self.settings.STEPS_PER_SHOT * max(self.cfg.DATASET.NUM_SHOTS, 0)

@@ -93,9 +93,7 @@ class KgCoOp(CoOp):
     @classmethod
     def build(cls, cfg: Any, clip_model: clip.model.CLIP, prompts: ClassPrompts) -> PromptedCLIP:
         settings = cls.settings_of(cfg)
-        template = prompt_template(cfg)
-        if not cfg.DATASET.get("TEMPLATE"):
-            template = OWN_TEMPLATES.get(cfg.DATASET.NAME, template)
+        template = prompt_template(cfg, OWN_TEMPLATES.get(cfg.DATASET.NAME, ""))
         learner = CoOpPromptLearner(settings, clip_model, prompts)
         return KnowledgeGuidedCLIP(
             clip_model, learner, prompts, template=template, weight=settings.W

@@ -49,10 +49,7 @@ SWITCH = "a photo of a"  # what CTX_INIT True means to CoOp's settings
 
 def hand_written(cfg: Any) -> str:
     """Return the prompt of zero-shot CLIP in a run, ``{}`` for the class name."""
-    template = prompt_template(cfg)
-    return (
-        template if cfg.DATASET.get("TEMPLATE") else OWN_TEMPLATES.get(cfg.DATASET.NAME, template)
-    )
+    return prompt_template(cfg, OWN_TEMPLATES.get(cfg.DATASET.NAME, ""))
 
 
 def project(a: Tensor, b: Tensor, strength: float) -> Tensor:

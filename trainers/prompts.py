@@ -24,13 +24,16 @@ def dataset_template(dataset: str) -> str:
     return CUSTOM_TEMPLATES.get(dataset, "a photo of a {}.")
 
 
-def prompt_template(cfg: Any) -> str:
+def prompt_template(cfg: Any, of_method: str = "") -> str:
     """Return the hand-written prompt of a run: ``DATASET.TEMPLATE``, or the data set's own.
+
+    Args:
+        of_method: what a method has in place of the data set's own; "" for none.
 
     Raises:
         UsageError: the setting has no place for the class name.
     """
-    template = cfg.DATASET.get("TEMPLATE") or dataset_template(cfg.DATASET.NAME)
+    template = cfg.DATASET.get("TEMPLATE") or of_method or dataset_template(cfg.DATASET.NAME)
     if PLACEHOLDER not in template:
         raise UsageError(
             f"DATASET.TEMPLATE {template!r}: it needs {PLACEHOLDER} for the class name"

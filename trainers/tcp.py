@@ -180,9 +180,7 @@ class TCP(PromptTrainer):
                 f"TRAINER.TCP.LAYER {settings.LAYER}: the text tower's last block is "
                 f"{clip_model.transformer.layers - 1}"
             )
-        template = prompt_template(cfg)
-        if not cfg.DATASET.get("TEMPLATE"):
-            template = HAND_WRITTEN.get(cfg.DATASET.NAME, template)
+        template = prompt_template(cfg, HAND_WRITTEN.get(cfg.DATASET.NAME, ""))
         learner = ClassAwarePromptLearner(settings, clip_model, prompts, template)
         return ClassAwareCLIP(clip_model, learner, prompts, layer=settings.LAYER, weight=settings.W)
 

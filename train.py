@@ -241,6 +241,8 @@ class _Run:
 
 if __name__ == "__main__":
     status = main()
-    if status and "WORLD_SIZE" in os.environ:  # threads of the lost group would end it their way
+    if "WORLD_SIZE" in os.environ:
+        # All is written and flushed. PyTorch keeps the group's threads until the interpreter is
+        # taken apart, which now and then aborts a process, and torchrun with it.
         os._exit(status)
     cli.leave(status)

@@ -87,7 +87,7 @@ def test_killed_and_resumed_on_other_processes(data, tmp_path):
     kill_after_first_epoch(command(3, data, shared), shared)
     assert not (shared / "results.json").exists()
     done = run(2, data, shared)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("=> result") == 1, "the first process alone speaks"
     log = (shared / "log.txt").read_text()
     assert log.count("epoch [1/4] batch [3/3]") == log.count("epoch [4/4] batch [3/3]") == 1
@@ -102,6 +102,21 @@ def test_killed_and_resumed_on_other_processes(data, tmp_path):
     assert tested.returncode == 0, tested.stderr
     result = json.loads((tmp_path / "tested/results.json").read_text())
     assert result["accuracy"] == own["accuracy"]
+
+
+ABORTS_AT_THE_END = """
+import atexit, os
+
+atexit.register(os.abort)
+"""
+
+
+def test_a_finished_process_ends_without_taking_the_interpreter_apart(data, tmp_path):
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(ABORTS_AT_THE_END)
+    done = run(2, data, tmp_path / "run", "--plugin", str(plugin), "OPTIM.MAX_EPOCH", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Elapsed:" in done.stdout, "what is printed last is there"
 
 
 OTHERWISE = """

@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
@@ -59,6 +59,16 @@ def code() -> dict[str, Any]:
         changes = _git("status", "--porcelain", "--untracked-files=no")
         dirty = None if changes is None else bool(changes)
     return {"version": _version(), "commit": commit, "dirty": dirty}
+
+
+def commit_text(code: Mapping[str, Any]) -> str:
+    """Return what is said of a commit that `code` returned; nothing of one that is not known.
+
+    >>> commit_text({"commit": "0123456789abcdef", "dirty": True}), commit_text({"commit": None})
+    ('0123456789ab with changes', '')
+    """
+    commit = str(code.get("commit") or "")[:12]
+    return f"{commit} with changes" if commit and code.get("dirty") else commit
 
 
 def changes(names: Sequence[str]) -> list[str] | None:

@@ -13,6 +13,7 @@ from anprompt.results.comparable import (
 )
 from anprompt.results.method import Method
 from anprompt.results.run import Run
+from common.provenance import commit_text
 
 # What a method's results depend on; data sets and protocols bring settings of their own.
 _OF_A_METHOD = ("TRAINER.", "OPTIM.", "MODEL.", "INPUT.", "DATALOADER.TRAIN_X.")
@@ -179,10 +180,8 @@ def _unlike_code(rows: Mapping[Method, Cells]) -> list[str]:
     runs = {run.file: run for cells in rows.values() for run in _runs(cells)}.values()
     commits, torches = Counter[str](), Counter[str]()
     for run in runs:
-        code = run.results.get("code") or {}
-        if code.get("commit"):
-            changed = " with changes" if code.get("dirty") else ""
-            commits[f"{code['commit'][:7]}{changed}"] += 1
+        if commit := commit_text(run.results.get("code") or {}):
+            commits[commit] += 1
         if torch := (run.results.get("versions") or {}).get("torch"):
             torches[torch] += 1
     notes = []

@@ -15,6 +15,7 @@ from anprompt.sweeps.costs import Costs
 from anprompt.sweeps.shards import pack
 from common.errors import UsageError
 from common.lock import FolderLock
+from common.provenance import commit_text
 
 Queue = Mapping[tuple[str, int], slurm.Task]
 
@@ -142,8 +143,8 @@ def submit(
         raise
     return (
         f"submitted: runs {len(runs)}, shards {len(shards)} of {max(longest, 1):.0f} min at most, "
-        f"job {', '.join(numbers)}; commit {str(code['commit'])[:9]}"
-        f"{' and changes' if code['dirty'] else ''}; files in {batch.folder}"
+        f"job {', '.join(numbers)}; commit {commit_text(code) or 'unknown'}; "
+        f"files in {batch.folder}"
     )
 
 

@@ -316,7 +316,7 @@ def test_a_row_of_unlike_precisions_under_one_setting_is_pointed_out(tmp_path):
 
 def test_runs_of_several_versions_of_the_code_are_pointed_out(tmp_path):
     def write(seed: int, commit: str, torch: str = "2.13.0", dirty: bool = False) -> None:
-        made = {"code": {"commit": commit * 8, "dirty": dirty}, "versions": {"torch": torch}}
+        made = {"code": {"commit": commit * 20, "dirty": dirty}, "versions": {"torch": torch}}
         write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=seed, **made)
 
     def told() -> list[str]:
@@ -327,13 +327,13 @@ def test_runs_of_several_versions_of_the_code_are_pointed_out(tmp_path):
     write_few_shot(tmp_path, "CoOp", "EuroSAT", 4, 50, seed=3)
     assert told() == []
     write(4, "aaaaa", dirty=True)
-    commits = "Not all runs are of one commit of this code: aaaaaaa (2 runs), "
-    commits += "aaaaaaa with changes (1 run)"
+    commits = f"Not all runs are of one commit of this code: {'a' * 12} (2 runs), "
+    commits += f"{'a' * 12} with changes (1 run)"
     assert told() == [f"{commits}."]
     for seed, commit in enumerate("bcde", start=5):
         write(seed, commit, "2.14.1")
     assert told() == [
-        f"{commits}, bbbbbbb (1 run), ccccccc (1 run), others (2 runs).",
+        f"{commits}, {'b' * 12} (1 run), {'c' * 12} (1 run), others (2 runs).",
         "Not all runs are of one PyTorch: 2.14.1 (4 runs), 2.13.0 (3 runs).",
     ]
 

@@ -289,7 +289,7 @@ def test_page_names_code_machines_and_dates(tmp_path):
     assert report([tmp_path, "-o", page]) == 0
     text = " ".join(Reader(page.read_text(encoding="utf-8")).text)
     assert "Run 2026-01-01 to 2026-01-03" in text and "Machines: node7" in text
-    assert "Code: 0.2.0 abcdef012345 changed" in text
+    assert "Code: 0.2.0 abcdef012345 with changes" in text
     assert f"python -m anprompt report {tmp_path}" in text
 
 

@@ -63,7 +63,7 @@ def test_arrays_are_split_at_the_sites_limit(cluster, monkeypatch, capsys):
         assert (flags["partition"], flags["time"], flags["cpus-per-task"]) == ("gpu", "1590", "3")
         assert {"exclusive", "requeue"} <= set(flags) and "gpus-per-node" not in flags
         assert "module load cuda\ncd " in script.read_text()
-    assert "job 1, 2; commit None" in capsys.readouterr().out
+    assert "job 1, 2; commit unknown" in capsys.readouterr().out
     for file in batch.folder.glob("*/*_submitted.pkl"):  # a function's name and two texts
         words = [arg for _, arg, _ in pickletools.genops(file.read_bytes()) if arg is not None]
         assert "run_shard" in words and str(batch.folder) in words

@@ -18,6 +18,7 @@ from anprompt.results.run import Run, find_runs, without_backbone
 from anprompt.results.table import Table
 from anprompt.results.value import Value, over_seeds
 from common.errors import UsageError
+from common.provenance import commit_text
 
 WHOLE = "vit_b16"  # the configuration that a trainer's ablations change
 
@@ -351,5 +352,4 @@ def code_of(runs: Iterable[Run]) -> list[str]:
 
 def code_text(code: dict[str, Any]) -> str:
     """Return a version of this code: number, commit, whether it was changed since."""
-    parts = [code.get("version"), (code.get("commit") or "")[:12], code.get("dirty") and "changed"]
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, [code.get("version"), commit_text(code)]))

@@ -162,6 +162,7 @@ class LowRankCLIP(PromptedCLIP):
 @TRAINER_REGISTRY.register()
 class CLIPLoRA(PromptTrainer):
     method = "CLIPLORA"
+    keeps_last = True
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:

@@ -57,6 +57,7 @@ class LinearProbe(FeatureTrainer):
     method = "ADAPTER"
     model_name = "adapter"
     pooled = True
+    has_fp16 = False
     model_class: type[PrototypeCLIP] = PrototypeCLIP
 
     @staticmethod

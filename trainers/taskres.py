@@ -69,6 +69,7 @@ class TaskResCLIP(FrozenTextCLIP):
 @TRAINER_REGISTRY.register()
 class TaskRes(FeatureTrainer):
     method = "TaskRes"
+    has_fp16 = False
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:

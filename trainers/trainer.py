@@ -81,6 +81,7 @@ class PromptTrainer(TrainerX):
         task: what it is for, classification or anomaly (detection); data sets have one as well.
         any_size: whether images may be of another size than the backbone was trained on.
         shares_steps: True: several processes can share one run, see ``common.ranks``.
+        has_fp16: False for a method that is fp32 where fp16 is set, as its authors' program is.
     """
 
     method = ""
@@ -89,6 +90,7 @@ class PromptTrainer(TrainerX):
     task = "classification"
     any_size = False
     shares_steps = True
+    has_fp16 = True
     train_seconds = 0.0  # so far; Dassl.pytorch counts none
 
     # What a method is; none of it needs a run
@@ -137,7 +139,13 @@ class PromptTrainer(TrainerX):
     @classmethod
     def precision_of(cls, cfg: Any, device: torch.device) -> str:
         """Return the precision that a run of this method really has on a device."""
-        return resolve_precision(cls.settings_of(cfg).PREC, device)
+        precision = resolve_precision(cls.settings_of(cfg).PREC, device)
+        if precision == "fp16" and not cls.has_fp16:
+            logger.info(
+                f"Precision: {cls.__name__} runs in fp32 where fp16 is set, as upstream does"
+            )
+            return "fp32"
+        return precision
 
     @classmethod
     def check_cfg(cls, cfg: Any) -> None:
@@ -305,7 +313,7 @@ class PromptTrainer(TrainerX):
         """Return the share of a step's images that this process has, being given so many."""
         here = ranks.here()
         if here.size > 1:
-            images = min(self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, len(self.dm.dataset.train_x))
+            images = self.train_loader_x.batch_sampler.size_of(self.batch_idx)
         return here.share(images)
 
     @contextlib.contextmanager

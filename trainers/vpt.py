@@ -138,6 +138,7 @@ class VPTCLIP(PromptedCLIP):
 @TRAINER_REGISTRY.register()
 class VPT(PromptTrainer):
     method = "VPT"
+    has_fp16 = False
 
     @staticmethod
     def extend_cfg(cfg: Any) -> None:
@@ -148,15 +149,6 @@ class VPT(PromptTrainer):
             "PROMPT_DEPTH_VISION": count(1, "layers with tokens, the first included"),
         }
         declare_method(cfg, "VPT", settings)
-
-    @classmethod
-    def precision_of(cls, cfg: Any, device: torch.device) -> str:
-        """Return the precision; fp16 means fp32, as upstream, whose VPT is never halved."""
-        precision = super().precision_of(cfg, device)
-        if precision == "fp16":
-            logger.info("Precision: VPT runs in fp32 where fp16 is set, as upstream does")
-            return "fp32"
-        return precision
 
     @classmethod
     def fixed_template(cls, cfg: Any) -> str:

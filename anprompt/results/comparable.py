@@ -24,6 +24,9 @@ OF_A_HALF = {"DATASET.SUBSAMPLE_CLASSES", "RUN.EVAL_ONLY", "RUN.LOAD_EPOCH"}
 _OF_A_TRAINING = ("DATASET.NUM_SHOTS", "INPUT.TRANSFORMS")
 _OF_A_TEST = ("TEST.", "DATALOADER.TEST.", "MODEL.CLASSES_AT_ONCE")
 
+# Of methods that are fp32 where fp16 is set, on a GPU as well.
+NODES_WITHOUT_FP16 = ("VPT", "TaskRes", "ADAPTER")
+
 OF_TRAININGS = "their trainings' "  # before the name of a setting of the trainings behind tests
 
 # What a run records digests of: what seeds share, and what the halves of one run share as well.
@@ -108,8 +111,9 @@ def precision_notes(whose: str, runs: Iterable[tuple[Settings, str]]) -> list[st
     devices: dict[tuple[str, str], Counter[str]] = {}
     for settings, device in runs:
         for key, value in settings.items():
-            is_of_gpu = value in ("fp16", "amp") and (key, value) != ("TRAINER.VPT.PREC", "fp16")
-            if key.endswith(".PREC") and is_of_gpu and device:  # VPT has no fp16 on a GPU either
+            node = key.removeprefix("TRAINER.").removesuffix(".PREC")
+            is_of_gpu = value == "amp" or (value == "fp16" and node not in NODES_WITHOUT_FP16)
+            if key.endswith(".PREC") and is_of_gpu and device:
                 devices.setdefault((key, value), Counter())[plain(device)] += 1
     notes = []
     for (key, value), counts in devices.items():

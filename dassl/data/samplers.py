@@ -58,6 +58,12 @@ class SharedBatches(Sampler):
             elif number % self.share.size == self.share.rank:
                 yield batch
 
+    def size_of(self, number: int) -> int:
+        """Return how many images the ``number``-th batch of an epoch has, over all processes."""
+        once = self.batches.batches if isinstance(self.batches, RepeatedBatches) else self.batches
+        before = number % len(once) * once.batch_size
+        return min(once.batch_size, len(once.sampler) - before)  # type: ignore[arg-type]
+
     def __len__(self) -> int:
         total = len(self.batches)
         return len(range(self.share.rank, total, self.share.size)) if self.whole else total

@@ -85,12 +85,6 @@ class SimpleTrainer(TrainerBase):
         """Create the data set and its loaders."""
         from dassl.data import DataManager  # torchvision takes a second to import
 
-        if self.keeps_last and here().size > 1:
-            raise UsageError(
-                f"trainer {self.cfg.TRAINER.NAME} keeps an epoch's last, incomplete batch, which "
-                "processes do not share: run it in one process, without torchrun"
-            )
-
         dm = DataManager(self.cfg, steps=self.steps_per_epoch(), keeps_last=self.keeps_last)
         self.dm = dm
         self.train_loader_x = dm.train_loader_x

@@ -300,6 +300,7 @@ def test_a_row_of_unlike_precisions_under_one_setting_is_pointed_out(tmp_path):
         ("ANPrompt", "ANPROMPT", "amp"),
         ("CLIPAdapter", "CLIPADAPTER", "fp32"),
         ("VPT", "VPT", "fp16"),  # which is fp32 everywhere, as upstream's
+        ("CLAP", "ADAPTER", "fp16"),
     ):
         for seed, device in ((1, "cpu"), (2, "NVIDIA H200"), (3, "NVIDIA H200")):
             options = {"TRAINER": {node: {"PREC": precision}}}

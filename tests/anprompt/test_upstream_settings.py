@@ -18,6 +18,7 @@ import torch
 from anprompt.commands.sweep import make_parser as make_sweep_parser
 from anprompt.protocols.methods import find_method, own_backbone
 from anprompt.protocols.plan import DATASETS, IMAGENET_VARIANTS, PROTOCOLS, run_spec
+from anprompt.results.comparable import NODES_WITHOUT_FP16
 from anprompt.runs.arguments import make_parser
 from anprompt.runs.config import build_cfg
 from dassl.engine import TRAINER_REGISTRY
@@ -78,17 +79,8 @@ DIFFERENT = [
         "promptkd", "DATASET.SUBSAMPLE_CLASSES", "base",
         "its teacher's classes; the student has images of all", protocols="base2new",
     ),
-    # Not decided: different as things stand, and nothing says so.
-    Different(
-        "promptkd", "TRAINER.PROMPTKD.KD_WEIGHT", 200.0,
-        "base-to-new's weight by data set; in transfers theirs is 1000 for all",
-        protocols="crossdata", datasets=("fgvc_aircraft", "oxford_flowers", "dtd"),
-    ),
 ]  # fmt: skip
-# Not decided either, of what is no setting.
-DROPS_LAST_BATCH = {"cliplora"}
-READS_BLANKS = {"clap", "linearprobe", "taskres"}  # in place of underscores in class names
-STAYS_FP16 = {"clap", "linearprobe", "taskres"}  # theirs is turned into fp32 before training
+READS_BLANKS = {"clap", "linearprobe", "taskres"}  # for underscores in names: docs/FEATURES.md
 
 
 @dataclass(frozen=True)
@@ -246,7 +238,7 @@ def test_wordings_of_a_class_of_imagenet(method):
 def test_last_incomplete_batches():
     keep = {method for method in METHODS if trainer_of(method).keeps_last}
     theirs = set(RECORDED["last incomplete batch is used"])
-    assert keep - {"tipadapter"} == theirs - DROPS_LAST_BATCH  # tipadapter trains nothing
+    assert keep - {"tipadapter"} == theirs  # tipadapter trains nothing
 
 
 def test_class_names_have_blanks_in_place_of_underscores():
@@ -261,4 +253,6 @@ def test_fp16_that_is_fp32():
         cfg, trainer = cfg_of(method, "fewshot", "eurosat", 16), trainer_of(method)
         if trainer.settings_of(cfg).PREC == "fp16":
             ours |= {method} if trainer.precision_of(cfg, torch.device("cuda")) == "fp32" else set()
-    assert ours == theirs - STAYS_FP16
+    assert ours == theirs
+    nodes = {trainer_of(method).method for method in ours}
+    assert nodes == set(NODES_WITHOUT_FP16)

@@ -9,19 +9,16 @@ accuracy and kept answers are compared in fp32 as well, as a run has it.
 
 import contextlib
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from inputs import random_clip_state_dict
-from test_contract import method_cfg
 from test_golden import golden_cfg
 
 import trainers  # noqa: F401  (registers them)
 from benchmarks.processes import Together
-from common.errors import UsageError
-from dassl.engine import TRAINER_REGISTRY, build_trainer, simple
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from trainers.adversarial import AttackedTraining
 
 pytestmark = pytest.mark.slow
@@ -188,6 +185,8 @@ CASES = {
     "a divergence attacked": ("AdvVPT", ("TRAINER.ADVERSARIAL.LOSS", "trades", *WEAK)),
     "contexts of classes": ("CoOp", ("TRAINER.COOP.CSC", True)),
     "best epoch": ("CoOp", ("TEST.FINAL_MODEL", "best_val")),
+    "a last batch of two images": ("CLIPLoRA", ("DATALOADER.TRAIN_X.BATCH_SIZE", 3)),
+    "a last batch of one image": ("CLIPLoRA", ("DATALOADER.TRAIN_X.BATCH_SIZE", 19)),
 }
 
 
@@ -200,11 +199,3 @@ def test_special_cases(case, together, alone, micro_clip, fake_eurosat, tmp_path
         for key, tensor in expected[1].items():
             np.testing.assert_allclose(result[1][key], tensor, rtol=1e-8, atol=1e-10, err_msg=key)
         assert result[2] == expected[2]
-
-
-def test_last_incomplete_batches_are_not_shared(monkeypatch):
-    trainer = object.__new__(TRAINER_REGISTRY.get("CoOp"))
-    trainer.cfg, trainer.keeps_last = method_cfg("CoOp"), True
-    monkeypatch.setattr(simple, "here", lambda: SimpleNamespace(size=2))
-    with pytest.raises(UsageError, match="trainer CoOp keeps an epoch's last, incomplete batch"):
-        trainer.build_data_loader()

@@ -313,7 +313,8 @@ class PromptTrainer(TrainerX):
         """Return the share of a step's images that this process has, being given so many."""
         here = ranks.here()
         if here.size > 1:
-            images = self.train_loader_x.batch_sampler.size_of(self.batch_idx)
+            batches: Any = self.train_loader_x.batch_sampler
+            images = batches.size_of(self.batch_idx)
         return here.share(images)
 
     @contextlib.contextmanager

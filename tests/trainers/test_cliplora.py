@@ -72,7 +72,7 @@ def test_a_map_named_twice_is_refused(tiny_clip_path, fake_eurosat, tmp_path):
         build_trainer(cfg)
 
 
-@pytest.mark.parametrize(("shots", "steps_per_shot", "steps"), [(2, 3, 6), (1, 5, 5), (2, 0, 2)])
+@pytest.mark.parametrize(("shots", "steps_per_shot", "steps"), [(2, 3, 6), (1, 5, 5), (2, 0, 3)])
 def test_an_epoch_has_as_many_steps_as_its_authors_have(
     shots, steps_per_shot, steps, tiny_clip_path, fake_eurosat, tmp_path
 ):
@@ -82,6 +82,7 @@ def test_an_epoch_has_as_many_steps_as_its_authors_have(
     cfg.TRAINER.CLIPLORA.STEPS_PER_SHOT = steps_per_shot
     trainer = build_trainer(cfg)
     assert len(trainer.train_loader_x) == steps
+    assert {len(batch["label"]) for batch in trainer.train_loader_x} == {4, 2 if shots == 2 else 1}
 
 
 def test_a_dassl_whose_epochs_are_the_images_once_is_refused(

@@ -102,7 +102,7 @@ class Claim:
     def give_back(self) -> None:
         """Remove the file; does nothing where it is not this process's."""
         with _lock:
-            _beating.discard(self)
+            _beating.discard(self)  # a beat that is under way has ended
         if self._owner == os.getpid() and (seen := _look(self.path)) and seen.text == self.text:
             with contextlib.suppress(OSError):
                 os.remove(self.path)
@@ -134,6 +134,8 @@ class Claim:
 
     def _set_aside(self, seen: _Seen) -> None:
         """Remove a claim of the dead, unless another process was faster and this is its new one."""
+        if _look(self.path) != seen:  # another process was faster
+            return
         aside = temporary_name(self.path)  # goes with the abandoned files if this is killed
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, aside)
@@ -194,7 +196,8 @@ def _beat() -> None:
             claims = list(_beating)
         for claim in claims:
             try:
-                is_ours = claim.beat()
+                with _lock:  # not between `give_back` and the file's removal, nor after it
+                    is_ours = claim not in _beating or claim.beat()
             except OSError:  # the server is away: nobody else can claim the folder either
                 continue
             if not is_ours and claim in _beating:

@@ -15,6 +15,7 @@ import contextlib
 import datetime
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -250,6 +251,7 @@ def joined() -> Iterator[Ranks]:
         if not _is_first_failure(store):
             with _nowhere() as nowhere:
                 os.dup2(nowhere.fileno(), 2)
+            time.sleep(1)  # torchrun ends all once one has ended, and the first is still to speak
         raise
     finally:
         _here = Ranks()

@@ -17,12 +17,17 @@ for path in (ROOT, ROOT / "tests"):
 # Small tensors: more threads cost more than they bring, and results do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: E402
 import inputs  # noqa: E402
 import torch  # noqa: E402
 
 import common.torchvision_compat  # noqa: E402, F401
 
 torch.set_num_threads(1)
+
+# A busy machine may take long over any example, and what fails is to fail again.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 TINY_DIGEST = "31440182e0164b9564c2cb56e568dc257b2332f48f6573b84a2b0fd4c97f0a96"
 PIXELS_DIGEST = "709a5225c6363670950e92d2899a935bb42ef847275a779fd11d5f9e753501d5"

@@ -221,16 +221,23 @@ def train_script(run: RunSpec, method: Method) -> str:
 
 def _call(command: list[str]) -> int:
     """Run a command and return its exit status; what tells this process to end tells it as well."""
-    process = subprocess.Popen(command)
+    process: subprocess.Popen | None = None
+    early: list[int] = []  # came before there was a process to tell
 
     def pass_on(number: int, frame: object) -> None:
-        if number != signal.SIGINT:  # a terminal's Ctrl-C has reached the run, which says so
+        if process is None:
+            early.append(number)
+        elif number != signal.SIGINT:  # a terminal's Ctrl-C has reached the run, which says so
             process.send_signal(number)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     caught = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    caught = [number for number in caught if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, pass_on) for number in caught}
     try:
+        process = subprocess.Popen(command)
+        for number in early:
+            process.send_signal(number)
         status = process.wait()
     finally:
         for number, handler in before.items():

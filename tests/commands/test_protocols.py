@@ -311,6 +311,19 @@ def test_ending_the_command_ends_its_run(number, tmp_path):
     assert ran.read_text().split() == ["began", "ended"]
 
 
+def test_a_signal_that_comes_while_the_run_starts_is_passed_on(monkeypatch):
+    start = subprocess.Popen
+
+    def told_meanwhile(command):
+        process = start(command)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", told_meanwhile)
+    waits = [sys.executable, "-c", "import time; time.sleep(60)"]
+    assert run_command._call(waits) == 128 + signal.SIGTERM
+
+
 def test_the_configurations_own_backbone_where_it_is_at_hand(commands, tmp_path):
     (one,) = commands("coop/base2new_train", "eurosat", "1", BACKBONE="")
     assert value_of(one, "--backbone") == "small"

@@ -5,6 +5,7 @@ script that puts one up, run as root: it prints lines of ``export NAME=VALUE``, 
 ``stop`` beside it ends what it started.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -132,6 +133,14 @@ class Sweeps:
             assert time.monotonic() < deadline, self.sweep("--status")
             time.sleep(0.2)
 
+    def kill_one(self) -> bool:
+        """Kill a training, if one is under way."""
+        for pid in self.trainings()[:1]:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
+                return True
+        return False
+
     def trainings(self) -> list[int]:
         """Processes of this sweep's trainings."""
         found = []
@@ -153,12 +162,11 @@ def test_cancelled_killed_and_submitted_again_equals_a_local_sweep(slurm, data, 
     (batch,) = batches.read_all(sweeps.output)
     assert batch.n_shards > 3
     sweeps.wait_until(sweeps.trainings)
-    assert "0 to submit" in sweeps.sweep(*CLUSTER)
     waiting = [job for job, state in sweeps.jobs().items() if state == "PENDING"]
+    assert "0 to submit" in sweeps.sweep(*CLUSTER)
     # Half of the shards are cancelled, and a run is killed in the middle.
     subprocess.run(["scancel", *waiting[: batch.n_shards // 2]], env=sweeps.variables, check=True)
-    sweeps.wait_until(sweeps.trainings)
-    os.kill(sweeps.trainings()[0], signal.SIGKILL)
+    sweeps.wait_until(sweeps.kill_one)
     sweeps.wait_until(lambda: not sweeps.jobs())
     told = sweeps.sweep("--status")
     assert "stopped" in told and "20 runs: 20 finished" not in told

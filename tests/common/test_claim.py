@@ -97,6 +97,8 @@ def test_the_folder_of_a_machine_that_died_is_taken_once_it_is_silent(tmp_path):
     says(first, "held")
     first.send_signal(signal.SIGKILL)
     first.wait()
+    later = time.time() + 60  # the second is not to find it silent already, however late it starts
+    os.utime(tmp_path / f"{LOCK}{CLAIM}", (later, later))
     second = machine("node-b", tmp_path, silence=1)
     says(second, "waiting to see whether process")
     says(second, "held")

@@ -38,7 +38,6 @@ class Different:
 
     Attributes:
         methods, protocols: whose; no protocols: all.
-        datasets: trained on; none: all.
         ours: its value here.
     """
 
@@ -47,7 +46,6 @@ class Different:
     ours: object
     why: str
     protocols: str = ""
-    datasets: tuple[str, ...] = ()
 
     def is_of(self, run: "Run", setting: str) -> bool:
         """Return whether a setting of a run is meant."""
@@ -55,7 +53,6 @@ class Different:
             setting == self.setting
             and run.method in self.methods.split()
             and (not self.protocols or run.protocol in self.protocols.split())
-            and (not self.datasets or run.dataset in self.datasets)
         )
 
 
@@ -165,7 +162,6 @@ def test_what_is_said_to_be_different_is():
         about = [run for run in runs if one.is_of(run, one.setting)]
         assert {run.method for run in about} == set(one.methods.split()), one
         assert all(run.settings[one.setting] != one.ours for run in about), one
-        assert set(one.datasets) <= {run.dataset for run in about}, one
 
 
 def test_seeds_and_numbers_of_shots_are_the_authors():
